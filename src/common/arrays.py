@@ -1,0 +1,59 @@
+"""The prepared arrays: one folder a part, `images.npy` and `labels.npy`, never pickled."""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+
+PREPARED = Path("data/prepared")
+SPLIT = Path("data/split")
+
+
+def save(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """images (N, H, W, C) uint8 and labels (N,) uint8, into an existing folder."""
+    np.save(folder / "images.npy", images, allow_pickle=False)
+    np.save(folder / "labels.npy", labels, allow_pickle=False)
+
+
+def load(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The prepared images (N, H, W, C) uint8 and labels (N,) uint8 of `part`, train or test.
+
+    Raises:
+        InputError: a file is missing, damaged, or not of this form.
+    """
+    images = load_array(PREPARED / part / "images.npy", np.uint8, 4)
+    labels = load_labels(part)
+    if len(images) != len(labels):
+        raise InputError(
+            f"{PREPARED / part} must hold as many images as labels; received {len(images)} and {len(labels)}"
+        )
+    return images, labels
+
+
+def load_labels(part: str) -> np.ndarray:
+    """The labels (N,) uint8 alone."""
+    return load_array(PREPARED / part / "labels.npy", np.uint8, 1)
+
+
+def load_rows(name: str) -> np.ndarray:
+    """The row numbers (N,) int64 of `name`, train or val, into the prepared train arrays."""
+    return load_array(SPLIT / f"{name}.npy", np.int64, 1)
+
+
+def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:
+    """An .npy file, refused unless it has this type and number of dimensions."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} must exist (dvc repro writes it, dvc pull or checkout brings it); received no file"
+        ) from None
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path} must be a whole .npy file; received: {error}") from None
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:
+        raise InputError(
+            f"{path} must hold {np.dtype(dtype).name} in {dimensions} dimensions; "
+            f"received {getattr(array, 'dtype', type(array).__name__)} in {getattr(array, 'ndim', 'no')}"
+        )
+    return array

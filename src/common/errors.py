@@ -1,0 +1,32 @@
+"""How every script of this repository ends when it cannot go on: one line, never a traceback.
+
+Importing this module installs the hook, so a script imports it before anything slow. Programming
+errors still show their traceback: only what the reader can mend is reduced to a line.
+"""
+
+import os
+import sys
+from types import TracebackType
+
+
+class InputError(Exception):
+    """A file, parameter or source is wrong. The message gives the rule, then the value."""
+
+
+def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Replaces `sys.excepthook`; Python still chooses the exit status (1; 130 for Ctrl-C)."""
+    # DVC removes a stage's outputs before it runs the command, and names the stage to it.
+    restore = (
+        "; to get back the outputs that dvc removed: dvc checkout && git restore metrics"
+        if "DVC_STAGE" in os.environ
+        else ""
+    )
+    if issubclass(kind, InputError):
+        print(f"error: {error}{restore}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print(f"interrupted{restore}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _one_line

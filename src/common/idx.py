@@ -1,0 +1,78 @@
+"""The IDX format of MNIST and its descendants: unsigned bytes behind a big-endian header.
+
+Layout (http://yann.lecun.com/exdb/mnist): two zero bytes, the type (0x08, unsigned byte), the
+number of dimensions, then each dimension as a 32-bit big-endian integer, then the data.
+"""
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+
+UNSIGNED_BYTE = 0x08
+MAX_BYTES = 2**31  # of data; Fashion-MNIST's largest file has 47 million
+
+
+def decode(content: bytes, name: str) -> np.ndarray:
+    """IDX bytes to a uint8 array of the shape that their header gives; `name` is for errors.
+
+    Raises:
+        InputError: wrong magic number, header cut short, or a size other than announced.
+    """
+    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]) or not 1 <= content[3] <= 4:
+        raise InputError(
+            f"{name} must begin with an IDX magic number of unsigned bytes (00 00 08 01 to 04); "
+            f"received {content[:4].hex(' ') or 'an empty file'}"
+        )
+    dimensions = content[3]
+    start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise InputError(
+            f"{name} must hold {dimensions} dimensions of 4 bytes; received {len(content) - 4} bytes"
+        )
+    shape = struct.unpack(f">{dimensions}I", content[4:start])
+    announced = 1
+    for length in shape:  # Python integers: cannot overflow
+        announced *= length
+    if len(content) - start != announced:
+        raise InputError(
+            f"{name} must hold the {announced:,} bytes that its header announces ({' x '.join(map(str, shape))}); "
+            f"received {len(content) - start:,}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def encode(array: np.ndarray) -> bytes:
+    """A uint8 array to IDX bytes."""
+    if array.dtype != np.uint8:
+        raise TypeError(f"array must be uint8; received {array.dtype}")
+    header = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.tobytes()
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a file, unpacked if its name ends in .gz; never more than `limit` bytes in memory.
+
+    Raises:
+        InputError: unreadable, not gzip, cut short, damaged, or larger than `limit` when unpacked.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                content = file.read(limit + 1)
+        else:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} must be a whole gzip file; received: {error}") from None
+    except OSError as error:
+        raise InputError(
+            f"{path} must be a readable file; received: {error.strerror or error}"
+        ) from None
+    if len(content) > limit:
+        raise InputError(f"{path} must unpack to at most {limit:,} bytes; received more")
+    return content

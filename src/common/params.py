@@ -1,0 +1,157 @@
+"""params.yaml and its one schema: strict, frozen, and without defaults, so the file says everything.
+
+A stage calls `load()` and passes on the values it needs. The file is read as YAML 1.2, like DVC
+reads it, so that `1e-3` is a number here too.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+from ruamel.yaml import YAML, YAMLError
+
+from common.errors import InputError
+
+ARCHITECTURES = Path(__file__).resolve().parents[1] / "architectures"
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Options = dict[str, dict[str, Any]]  # keyed by the name that they belong to
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Synthetic(Section):
+    train_images: Annotated[int, Field(ge=10, le=1_000_000)]
+    test_images: Annotated[int, Field(ge=10, le=1_000_000)]
+    seed: Seed
+
+
+class Data(Section):
+    source: Literal["fashion-mnist", "synthetic"]
+    synthetic: Synthetic
+
+
+class Split(Section):
+    train_size: Count | None
+    val_size: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Model(Section):
+    architecture: str
+    options: Options
+
+    @pydantic.field_validator("architecture")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        names = sorted(path.stem for path in ARCHITECTURES.glob("[!_]*.py"))
+        if name not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return name
+
+
+class Augmentation(Section):
+    flip: Literal["none", "random", "alternating"]
+    shift: Annotated[int, Field(ge=0, le=8)]
+    cutout: Annotated[int, Field(ge=0, le=28)]
+
+
+class Train(Section):
+    seed: Seed
+    epochs: Count
+    batch_size: Count
+    optimizer: Literal[
+        "sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion"
+    ]
+    optimizer_options: Options
+    learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup: Fraction
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    averaging: Annotated[float, Field(ge=0, lt=1)]
+    keep: Literal["last", "best"]
+    early_stopping: Count | None
+    reduce_on_plateau: Count | None
+    normalisation: Literal["standard", "unit"]
+    augmentation: Augmentation
+    precision: Literal["float32", "bfloat16"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class Evaluate(Section):
+    parts: Annotated[tuple[Literal["val", "test"], ...], Field(min_length=1, strict=False)]
+
+    @pydantic.field_validator("parts")
+    @classmethod
+    def _once_each(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(parts)) < len(parts):
+            raise ValueError("must name each part once")
+        return parts
+
+
+class Params(Section):
+    data: Data
+    split: Split
+    model: Model
+    train: Train
+    evaluate: Evaluate
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> "Params":
+        train = self.train
+        if self.split.val_size == 0:
+            for key, wants_val in {
+                "train.keep: best": train.keep == "best",
+                "train.early_stopping": train.early_stopping is not None,
+                "train.reduce_on_plateau": train.reduce_on_plateau is not None,
+                "evaluate.parts: val": "val" in self.evaluate.parts,
+            }.items():
+                if wants_val:
+                    raise ValueError(f"{key} needs val rows (split.val_size above 0)")
+        if train.reduce_on_plateau is not None and train.schedule != "constant":
+            raise ValueError("train.reduce_on_plateau needs train.schedule: constant")
+        return self
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Reads and checks the parameters of the working directory.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or breaks a rule; the first rule broken is
+            named with the key and the value received.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} must exist in the working directory; received {Path.cwd()}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} must be UTF-8; received byte {error.object[error.start]:#04x}"
+        ) from None
+    except YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" on line {where.line + 1}" if where else ""
+        raise InputError(
+            f"{path} must be valid YAML; received {getattr(error, 'problem', None) or error}{line}"
+        ) from None
+    try:
+        return Params.model_validate(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        rule = first["msg"].removeprefix("Value error, ")
+        rule = rule[0].lower() + rule[1:]
+        if not key:  # a rule over several keys names them itself
+            raise InputError(f"{path}: {rule}") from None
+        received = "" if first["type"] == "missing" else f"; received {first['input']!r}"
+        raise InputError(f"{path}: {key}: {rule}{received}") from None
