@@ -1,0 +1,42 @@
+"""One CNN a file, one `build(input_shape, classes, **options)` each, found by file name.
+
+`build` returns an uncompiled Keras model of stock layers, from normalised float32 images
+(N, H, W, C) to logits (N, classes). Adding an architecture is adding a file.
+"""
+
+import importlib
+import inspect
+from typing import Any
+
+from common import backend
+from common.errors import InputError
+
+# isort: split
+import keras
+
+
+def build(
+    name: str, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]
+) -> keras.Model:
+    """Builds the architecture in the file called `name`, with layer names that do not depend on
+    what the process has built before.
+
+    Raises:
+        InputError: the file's `build` has no such option, or refuses a value.
+    """
+    architecture = importlib.import_module(f"architectures.{name}")
+    known = list(inspect.signature(architecture.build).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"model.options.{name} must use the options of src/architectures/{name}.py "
+                f"({', '.join(known) or 'none'}); received {option}"
+            )
+    keras.utils.clear_session(free_memory=False)
+    try:
+        return architecture.build(input_shape, classes, **options)
+    except (ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"model.options.{name} must make a network; received {options}: {reason}"
+        ) from error
