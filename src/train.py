@@ -1,0 +1,164 @@
+"""Stage 4: trains the chosen architecture on the train rows and watches it on the val rows."""
+
+from common import errors  # first: from here on an interruption is one line
+
+# isort: split
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common import arrays, backend, files, params
+from common.errors import InputError
+
+# isort: split
+import keras
+import torch
+
+import architectures
+from training import model_file
+from training.augmentation import Augmentation
+from training.batches import Batches
+from training.callbacks import Curves, LearningRate, Progress, Weights
+from training.step import NativeModel
+
+CURVES = Path("metrics/curves")
+
+
+def choose_device(wanted: str) -> str:
+    """Gives cpu or cuda; auto takes cuda where there is one."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "train.device must be cpu or auto where PyTorch finds no GPU; received cuda"
+        )
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,) that raw pixels are normalised with.
+
+    Args:
+        images: (N, H, W, C) uint8, the training rows alone.
+        kind: "standard" for those of the images, "unit" for pixels / 255.
+    """
+    channels = images.shape[-1]
+    if kind == "unit":
+        return np.zeros(channels), np.full(channels, 255.0)
+    pixels = images.reshape(-1, channels)
+    # from counts of the 256 values: exact, and without a float copy of the images
+    counts = np.stack(
+        [np.bincount(pixels[:, c], minlength=256) for c in range(channels)]
+    )  # (C, 256)
+    values = np.arange(256)
+    mean = counts @ values / len(pixels)
+    std = np.sqrt(counts @ values**2 / len(pixels) - mean**2)
+    return mean, np.where(std > 0, std, 1.0)  # a channel of one value stays as it is
+
+
+def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Optimizer:
+    """One of Keras' optimizers by its lower-case name."""
+    try:
+        return keras.optimizers.get(
+            {"class_name": name, "config": {"learning_rate": learning_rate, **options}}
+        )
+    except (ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"train.optimizer_options.{name} must fit keras' {name}; received {options}: {reason}"
+        ) from None
+
+
+def main() -> None:
+    chosen = params.load()
+    settings = chosen.train
+    images, labels = arrays.load("train")
+    train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
+    class_names = json.loads((arrays.PREPARED / "classes.json").read_text("utf-8"))
+
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(True)
+    # filling what nothing reads costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    device = choose_device(settings.device)
+    # one seed, one independent stream for each purpose
+    init_seed, order_seed, augmentation_seed = (
+        int(word) for word in np.random.SeedSequence(settings.seed).generate_state(3)
+    )
+    keras.utils.set_random_seed(init_seed)
+
+    train_images = images[train_rows]
+    mean, std = normalisation(train_images, settings.normalisation)
+    augmentation = Augmentation(
+        settings.augmentation.flip,
+        settings.augmentation.shift,
+        settings.augmentation.cutout,
+        len(train_rows),
+        augmentation_seed,
+    )
+    train = Batches(
+        train_images,
+        labels[train_rows],
+        mean,
+        std,
+        settings.batch_size,
+        device,
+        augmentation,
+        order_seed,
+    )
+    val = Batches(images[val_rows], labels[val_rows], mean, std, 1000, device)
+
+    with keras.device(device):
+        network = architectures.build(
+            chosen.model.architecture,
+            images.shape[1:],
+            len(class_names),
+            chosen.model.options.get(chosen.model.architecture, {}),
+        )
+        model = NativeModel(network.inputs, network.outputs[0], name=chosen.model.architecture)
+        model.prepare(
+            make_optimizer(
+                settings.optimizer,
+                settings.learning_rate,
+                settings.optimizer_options.get(settings.optimizer, {}),
+            ),
+            settings.label_smoothing,
+            settings.precision,
+        )
+        curves = Curves(CURVES)
+        callbacks = [
+            LearningRate(
+                settings.learning_rate,
+                settings.schedule,
+                settings.warmup,
+                settings.epochs * len(train),
+            ),
+            Weights(settings.averaging, settings.keep),
+            curves,
+            Progress(settings.epochs, len(train)),
+        ]
+        if settings.reduce_on_plateau:
+            callbacks.append(
+                keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau)
+            )
+        if settings.early_stopping:
+            callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping))
+        print(
+            f"{chosen.model.architecture}: {model.count_params():,} parameters, "
+            f"{len(train_rows):,} training images, {settings.precision} on {device}"
+        )
+        model.fit(
+            train.loader(),
+            validation_data=val.loader() if len(val_rows) else None,
+            epochs=settings.epochs,
+            callbacks=callbacks,
+            shuffle=False,  # Batches does it
+            verbose=0,
+        )
+    model_file.save(
+        model_file.with_preprocessing(network, mean, std), class_names, Path("models/model.keras")
+    )
+    files.write_json(Path("metrics/train.json"), curves.last)
+
+
+if __name__ == "__main__":
+    main()

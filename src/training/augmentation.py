@@ -1,0 +1,69 @@
+"""Random changes of whole batches of raw images; pixels that come in from outside are black."""
+
+import torch
+from torch.nn import functional as F
+
+
+class Augmentation:
+    """Flip, then shift, then cutout.
+
+    Args:
+        flip: "none"; "random", each image with probability one half at every visit; "alternating",
+            a random half of the rows in the first epoch, the other half in the next, and so on
+            (airbench, https://arxiv.org/abs/2404.00498, section 3.6).
+        shift: by how many pixels at most, drawn for each image and direction.
+        cutout: side in pixels of a square set to 0, its centre anywhere in the image
+            (https://arxiv.org/abs/1708.04552); 0 for none.
+        rows: how many rows the training set has.
+        seed: where all draws come from.
+    """
+
+    def __init__(self, flip: str, shift: int, cutout: int, rows: int, seed: int):
+        self.flip, self.shift, self.cutout = flip, shift, cutout
+        self.generator = torch.Generator().manual_seed(seed)
+        self.flipped_first = torch.rand(rows, generator=self.generator) < 0.5
+
+    def __call__(self, images: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
+        """images (B, H, W, C) of any type, the rows (B,) that they are, and the epoch from 0."""
+        if self.flip != "none":
+            images = self._flip(images, rows, epoch)
+        if self.shift:
+            images = self._shift(images)
+        if self.cutout:
+            images = self._cutout(images)
+        return images
+
+    def _flip(self, images: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
+        if self.flip == "alternating":
+            flipped = self.flipped_first.to(rows.device)[rows] ^ (epoch % 2 == 1)
+        else:
+            flipped = (torch.rand(len(images), generator=self.generator) < 0.5).to(images.device)
+        return torch.where(flipped[:, None, None, None], images.flip(2), images)
+
+    def _shift(self, images: torch.Tensor) -> torch.Tensor:
+        batch, height, width, _ = images.shape
+        padded = F.pad(images, (0, 0, self.shift, self.shift, self.shift, self.shift))
+        top, left = self._draw(2 * self.shift + 1, batch, images.device)
+        y = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
+        x = left[:, None] + torch.arange(width, device=images.device)  # (B, W)
+        image = torch.arange(batch, device=images.device)[:, None, None]
+        return padded[image, y[:, :, None], x[:, None, :]]  # (B, H + 2s, W + 2s, C) -> (B, H, W, C)
+
+    def _cutout(self, images: torch.Tensor) -> torch.Tensor:
+        batch, height, width, _ = images.shape
+        (y,), (x,) = (
+            self._draw(height, batch, images.device, 1),
+            self._draw(width, batch, images.device, 1),
+        )
+        in_rows = self._inside(y, height, images.device)  # (B, H)
+        in_columns = self._inside(x, width, images.device)  # (B, W)
+        inside = in_rows[:, :, None] & in_columns[:, None, :]  # (B, H, W)
+        return images.masked_fill(inside[..., None], 0)
+
+    def _inside(self, centre: torch.Tensor, length: int, device: torch.device) -> torch.Tensor:
+        start = centre[:, None] - self.cutout // 2
+        position = torch.arange(length, device=device)
+        return (position >= start) & (position < start + self.cutout)
+
+    def _draw(self, below: int, batch: int, device: torch.device, count: int = 2) -> torch.Tensor:
+        return torch.randint(below, (count, batch), generator=self.generator).to(device)

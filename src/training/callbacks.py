@@ -1,0 +1,170 @@
+"""What happens around the training steps, as Keras callbacks."""
+
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import backend
+
+# isort: split
+import dvclive
+import keras
+import torch
+from tqdm import tqdm
+
+Logs = dict[str, Any] | None
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Sets the learning rate before each step: up in a straight line, then by `schedule`.
+
+    Args:
+        peak: the highest value.
+        schedule: "constant" at the peak, "linear" to 0, or "cosine" to 0.
+        warmup: share of all steps on the way up; the first step has peak / warm-up steps.
+        steps: of the whole training.
+    """
+
+    def __init__(self, peak: float, schedule: str, warmup: float, steps: int):
+        super().__init__()
+        self.peak, self.schedule, self.steps = peak, schedule, steps
+        self.warmup_steps = round(warmup * steps)
+        self.step = 0
+
+    def value(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.peak
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if self.schedule == "linear":
+            return self.peak * (1 - done)
+        return self.peak * (1 + math.cos(math.pi * done)) / 2
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        if self.schedule != "constant" or self.step <= self.warmup_steps:
+            # beyond that a constant rate is left to ReduceLROnPlateau
+            self.model.optimizer.learning_rate.assign(self.value(self.step))
+        self.step += 1
+
+
+class Weights(keras.callbacks.Callback):
+    """Which weights validation sees, and which the model has in the end.
+
+    Args:
+        averaging: decay per step of an exponential moving average over all weights, moving
+            statistics included; 0 for none. Validation, "best" and the final model use the average.
+        keep: "last", or "best": those of the epoch with the highest val accuracy, the first such.
+    """
+
+    def __init__(self, averaging: float, keep: str):
+        super().__init__()
+        self.averaging, self.keep = averaging, keep
+        self.average: list[torch.Tensor] | None = None
+        self.training: list[torch.Tensor] | None = None  # set aside while validation runs
+        self.best: list[torch.Tensor] | None = None
+        self.best_accuracy = -1.0
+
+    def _live(self) -> list[torch.Tensor]:
+        return [variable.value.detach() for variable in self.model.variables]
+
+    def _copy(self) -> list[torch.Tensor]:
+        return [tensor.clone() for tensor in self._live()]
+
+    def _set(self, tensors: list[torch.Tensor]) -> None:
+        for live, tensor in zip(self._live(), tensors, strict=True):
+            live.copy_(tensor)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if not self.averaging:
+            return
+        if self.average is None:
+            self.average = self._copy()
+            return
+        for average, live in zip(self.average, self._live(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(live, 1 - self.averaging)
+            else:  # states of random generators
+                average.copy_(live)
+
+    @torch.no_grad()
+    def on_test_begin(self, logs: Logs = None) -> None:
+        if self.average is not None:
+            self.training = self._copy()
+            self._set(self.average)
+
+    @torch.no_grad()
+    def on_test_end(self, logs: Logs = None) -> None:
+        accuracy = float((logs or {})["accuracy"])
+        if self.keep == "best" and accuracy > self.best_accuracy:
+            self.best, self.best_accuracy = self._copy(), accuracy
+        if self.training is not None:
+            self._set(self.training)
+            self.training = None
+
+    @torch.no_grad()
+    def on_train_end(self, logs: Logs = None) -> None:
+        final = self.best if self.keep == "best" else self.average
+        if final is not None:
+            self._set(final)
+
+
+class Curves(keras.callbacks.Callback):
+    """Train and val curves with dvclive, one point an epoch.
+
+    dvclive's own Keras callback needs TensorFlow; `Live` is told to leave dvc.yaml and DVC's
+    experiments alone, since the pipeline declares the curves itself.
+
+    Args:
+        folder: belongs to dvclive alone: it is emptied first.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        self.last: dict[str, float] = {}  # figures of the last epoch
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.live = dvclive.Live(str(self.folder), dvcyaml=None, report=None, save_dvc_exp=False)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self.live.step = self.last["epochs"] = epoch + 1
+        for name, value in (logs or {}).items():
+            part, measure = ("val", name[4:]) if name.startswith("val_") else ("train", name)
+            if measure in ("loss", "accuracy"):
+                self.last[f"{part}_{measure}"] = float(value)
+                self.live.log_metric(f"{part}/{measure}", float(value))
+        self.live.make_summary()
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        self.live.end()
+        Path(self.live.metrics_file).unlink()  # `last` is the same, without a step
+
+
+class Progress(keras.callbacks.Callback):
+    """On a terminal a bar over all steps, with the time left; everywhere one plain line an epoch."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int):
+        super().__init__()
+        self.epochs = epochs
+        self.bar = tqdm(
+            total=epochs * steps_per_epoch,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        figures = ", ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
+        self.bar.write(f"epoch {epoch + 1}/{self.epochs}: {figures}", file=sys.stdout)
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        self.bar.close()

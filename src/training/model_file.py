@@ -1,0 +1,70 @@
+"""The canonical model file: plain Keras, and the same weights give the same bytes in any process.
+
+`model.save` alone writes three things that differ each time: the date in metadata.json, the time
+of the zip members, and memory addresses as `shared_object_id` in config.json.
+"""
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from common import backend, files
+
+# isort: split
+import keras
+import numpy as np
+from keras import layers
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
+
+
+def with_preprocessing(model: keras.Model, mean: np.ndarray, std: np.ndarray) -> keras.Model:
+    """From pixel values 0–255 (N, H, W, C) to class probabilities (N, classes), sharing `model`'s weights.
+
+    Args:
+        model: from normalised images to logits.
+        mean, std: (C,) of the pixel values that the model was trained with.
+    """
+    inputs = layers.Input(model.input_shape[1:], name="pixels")
+    scale, offset = (1 / std).tolist(), (-mean / std).tolist()
+    if len(scale) == 1:
+        (scale,), (offset,) = scale, offset
+    x = layers.Rescaling(scale, offset, name="rescaling")(inputs)
+    return keras.Model(inputs, layers.Softmax(name="probabilities")(model(x)), name="classifier")
+
+
+def save(model: keras.Model, class_names: list[str], path: Path) -> None:
+    """Writes `model` to `path`, a .keras file with the class names in its metadata.json."""
+    with tempfile.TemporaryDirectory() as folder, files.whole_file(path) as part:
+        plain = Path(folder) / "plain.keras"
+        model.save(plain)
+        with zipfile.ZipFile(plain) as source, zipfile.ZipFile(part, "w") as target:
+            for name in sorted(source.namelist()):
+                content = source.read(name)
+                if name == "config.json":
+                    content = _dump(_renumbered(json.loads(content), {}))
+                elif name == "metadata.json":
+                    metadata = json.loads(content)
+                    del metadata["date_saved"]
+                    content = _dump(metadata | {"class_names": class_names})
+                target.writestr(zipfile.ZipInfo(name, EPOCH), content)
+
+
+def _dump(content: Any) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def _renumbered(config: Any, numbers: dict[int, int]) -> Any:
+    """Replaces each `shared_object_id` by the order of its first appearance."""
+    if isinstance(config, list):
+        return [_renumbered(item, numbers) for item in config]
+    if isinstance(config, dict):
+        return {
+            key: numbers.setdefault(value, len(numbers))
+            if key == "shared_object_id"
+            else _renumbered(value, numbers)
+            for key, value in sorted(config.items())
+        }
+    return config

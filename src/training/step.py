@@ -1,0 +1,164 @@
+"""Keras `fit` with training and validation steps close to what PyTorch can do by hand.
+
+Three things make stock Keras layers slow on PyTorch, and this module goes round each:
+
+- `BatchNormalization` is five element-wise operations in float32; PyTorch has it in one kernel.
+- Mixed precision casts at the border of every layer; autocast casts where an operation gains.
+- Metrics are computed by Keras at every batch; two running sums are enough.
+
+The weights stay those of the Keras layers, so callbacks, optimizers and saving know no difference.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from common import backend
+
+# isort: split
+import keras
+import torch
+from keras import layers
+from torch.nn import functional as F
+
+Layer = Any  # Keras' annotations cover all of its backends at once
+Tensors = tuple[torch.Tensor, torch.Tensor]
+
+
+def _conv2d(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
+    x = F.conv2d(
+        x.permute(0, 3, 1, 2),  # (N, H, W, C) -> (N, C, H, W), in memory channels_last
+        # (h, w, in, out) -> (out, in, h, w); where images have one channel, the layout of the
+        # weight alone tells PyTorch to go on in channels_last
+        layer.kernel.value.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last),
+        layer.bias.value if layer.use_bias else None,
+        padding=layer.kernel_size[0] // 2 if layer.padding == "same" else 0,
+    ).permute(0, 2, 3, 1)
+    return layer.activation(x)
+
+
+def _max_pooling(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
+    x = F.max_pool2d(x.permute(0, 3, 1, 2), layer.pool_size, layer.strides)
+    return x.permute(0, 2, 3, 1)
+
+
+def _dense(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
+    x = F.linear(x, layer.kernel.value.t(), layer.bias.value if layer.use_bias else None)
+    return layer.activation(x)
+
+
+def _batch_normalization(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
+    mean, variance = layer.moving_mean.value, layer.moving_variance.value
+    if training:  # copies, since the backward pass must find what the forward pass was given
+        new_mean, new_variance = mean.clone(), variance.clone()
+    else:
+        new_mean, new_variance = mean, variance
+    x = F.batch_norm(
+        x.movedim(-1, 1),
+        new_mean,
+        new_variance,
+        layer.gamma.value,
+        layer.beta.value,
+        training=training,
+        momentum=1 - layer.momentum,  # Keras' momentum is one minus PyTorch's
+        eps=layer.epsilon,
+    ).movedim(1, -1)
+    if training:
+        count = x.numel() // x.shape[-1]  # values a channel
+        with torch.no_grad():
+            mean.copy_(new_mean)
+            # PyTorch's batch variance is sum / (count - 1), Keras' sum / count
+            batch_share = new_variance - layer.momentum * variance
+            variance.mul_(layer.momentum).add_(batch_share, alpha=(count - 1) / count)
+    return x
+
+
+def _has_native(layer: layers.Layer) -> Callable[..., torch.Tensor] | None:
+    """The function that computes `layer`, or None where the layer's own `call` must do it."""
+    if type(layer) is layers.Conv2D:
+        odd_square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2
+        plain = layer.strides == (1, 1) == layer.dilation_rate and layer.groups == 1
+        if plain and (layer.padding == "valid" or odd_square):
+            return _conv2d
+    elif type(layer) is layers.MaxPooling2D and layer.padding == "valid":
+        return _max_pooling
+    elif type(layer) is layers.Dense:
+        return _dense
+    elif type(layer) is layers.BatchNormalization and layer.scale and layer.center:
+        return _batch_normalization
+    return None
+
+
+class NativeModel(keras.Model):
+    """A functional Keras model whose `fit` and `evaluate` run as native PyTorch operations.
+
+    Batches are (images, labels): normalised float32 (N, H, W, C) and int64 (N,). The model ends in
+    logits. The logs hold the mean cross-entropy in nats, without label smoothing, and the accuracy.
+    """
+
+    _loss_sum: torch.Tensor | float
+    _correct: torch.Tensor | float
+
+    def prepare(self, optimizer: keras.Optimizer, label_smoothing: float, precision: str) -> None:
+        """Compiles the model; `precision` is float32 or bfloat16 (by autocast, in training only)."""
+        self.compile(optimizer=optimizer)
+        optimizer.build(self.trainable_variables)
+        self._label_smoothing = label_smoothing
+        self._autocast = precision == "bfloat16"
+        self._variables_to_train = list(self.trainable_variables)
+        self._has_regularizers = any(v.regularizer for v in self._variables_to_train)
+        self._natives = {id(layer): _has_native(layer) for layer in self.layers}
+
+    def logits(self, images: torch.Tensor, training: bool) -> torch.Tensor:
+        """(N, H, W, C) -> (N, classes), float32."""
+
+        def operation(layer: Layer) -> Callable[..., torch.Tensor]:
+            native = self._natives[id(layer)]
+            if native is not None:
+                return lambda x, **_: native(layer, x, training)  # images have no mask
+            # `call`, not the layer itself: that would cast its input to float32
+            if getattr(layer, "_call_has_training_arg", False):
+                return lambda *args, **kwargs: layer.call(*args, **kwargs | {"training": training})
+            return layer.call
+
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+            return self._run_through_graph(images, operation_fn=operation).float()
+
+    def train_step(self, data: Tensors) -> dict[str, torch.Tensor]:
+        images, labels = data
+        for variable in self._variables_to_train:
+            variable.value.grad = None
+        log_probabilities = self.logits(images, training=True).log_softmax(-1)  # (N, classes)
+        cross_entropy = F.nll_loss(log_probabilities, labels)
+        smooth = self._label_smoothing
+        loss = (1 - smooth) * cross_entropy - smooth * log_probabilities.mean()
+        if self._has_regularizers:
+            loss = loss + sum(self.losses)
+        loss.backward()
+        with torch.no_grad():
+            gradients = [variable.value.grad for variable in self._variables_to_train]
+            self.optimizer.apply(gradients, self._variables_to_train)
+        return self._tally(cross_entropy, log_probabilities, labels)
+
+    @torch.no_grad()
+    def test_step(self, data: Tensors) -> dict[str, torch.Tensor]:
+        images, labels = data
+        log_probabilities = self.logits(images, training=False).log_softmax(-1)
+        return self._tally(F.nll_loss(log_probabilities, labels), log_probabilities, labels)
+
+    @torch.no_grad()
+    def _tally(
+        self, cross_entropy: torch.Tensor, log_probabilities: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Means since the last `reset_metrics`; tensors, so that nothing waits for the device."""
+        self._rows += len(labels)
+        self._loss_sum = self._loss_sum + cross_entropy.detach().double() * len(labels)
+        self._correct = self._correct + (log_probabilities.argmax(-1) == labels).sum().double()
+        return {"loss": self._loss_sum / self._rows, "accuracy": self._correct / self._rows}
+
+    def reset_metrics(self) -> None:
+        self._rows = 0
+        self._loss_sum = self._correct = 0.0
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        return []  # the steps return their own logs
