@@ -1,0 +1,99 @@
+"""Stage 5: the finished model on the val rows and on the test images.
+
+The one stage that holds a model against the test images. Figures are of one plain forward pass of
+models/model.keras in float32, as Keras loads it.
+"""
+
+from common import errors  # first: from here on an interruption is one line
+
+# isort: split
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common import arrays, backend, files, params
+from common.errors import InputError
+
+# isort: split
+import keras
+import torch
+
+from analysis import statistics
+
+METRICS = Path("metrics")
+MODEL = Path("models/model.keras")
+BATCH_SIZE = 1000
+
+
+def load_model(path: Path, image_shape: tuple[int, ...], class_count: int) -> keras.Model:
+    """The model, in safe mode: nothing but Keras' own layers is accepted.
+
+    Raises:
+        InputError: no such file, no such model, or one for other images or classes.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path} must be a model that plain Keras loads; received: {reason}"
+        ) from None
+    expected = ((None, *image_shape), (None, class_count))
+    if (model.input_shape, model.output_shape) != expected:
+        raise InputError(
+            f"{path} must map {expected[0]} to {expected[1]}; received {model.input_shape} to {model.output_shape}"
+        )
+    return model
+
+
+def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row numbers (N,) in the prepared arrays, images (N, H, W, C) and labels (N,) of val or test."""
+    if part == "test":
+        images, labels = arrays.load("test")
+        return np.arange(len(labels)), images, labels
+    images, labels = arrays.load("train")
+    rows = arrays.load_rows("val")
+    return rows, images[rows], labels[rows]
+
+
+def main() -> None:
+    chosen = params.load()
+    names = json.loads((arrays.PREPARED / "classes.json").read_text("utf-8"))
+    torch.set_num_threads(chosen.train.threads)
+    model = None
+    with (
+        files.whole_folder(METRICS / "predictions") as predictions,
+        files.whole_folder(METRICS / "classes") as per_class,
+        files.whole_folder(METRICS / "reliability") as reliability,
+    ):
+        results: dict[str, dict] = {
+            "val": {},
+            "test": {},
+        }  # a part that is not asked for stays empty
+        for part in chosen.evaluate.parts:
+            rows, images, labels = select(part)
+            model = model or load_model(MODEL, images.shape[1:], len(names))
+            with keras.device("cpu"):
+                probabilities = model.predict(
+                    images, batch_size=BATCH_SIZE, verbose=0
+                )  # (N, classes)
+            results[part] = {"source": chosen.data.source} | statistics.summary(
+                labels, probabilities
+            )
+            statistics.predictions(rows, labels, probabilities, names).to_csv(
+                predictions / f"{part}.csv", index=False
+            )
+            statistics.per_class(labels, probabilities, names).to_csv(
+                per_class / f"{part}.csv", index=False
+            )
+            statistics.reliability(labels, probabilities).to_csv(
+                reliability / f"{part}.csv", index=False
+            )
+            print(f"{part}: " + ", ".join(f"{key} {value}" for key, value in results[part].items()))
+    for name, result in results.items():
+        files.write_json(METRICS / f"{name}.json", result)
+
+
+if __name__ == "__main__":
+    main()
