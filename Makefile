@@ -1,0 +1,52 @@
+# Each target sets up what it needs; a second call does nothing but check.
+# The environment comes first in PATH, since DVC's stages run `python` from there.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export DVC_NO_ANALYTICS := 1
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test test-all lint check readme lock clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+repro: .venv/run ## from nothing to metrics: runs every stage that is not up to date
+	dvc repro
+
+test: .venv/dev ## the test suite
+	pytest
+
+test-all: .venv/dev ## the slow tests too
+	pytest -m ""
+
+lint: .venv/dev ## formatter, linters and type checker
+	ruff format --check .
+	ruff check .
+	mypy src tests
+	zizmor --offline --quiet .github
+
+check: .venv/run ## that dvc.lock, metrics and README belong to this code
+	python src/check.py
+
+readme: .venv/run ## writes the figures of metrics/ into README.md
+	python src/report.py
+
+lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements*.txt
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+		--group run --output-file requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+		--group dev --constraints requirements.txt --output-file requirements-dev.txt
+
+clean: ## removes the environment and what experiments left behind; data and models stay in DVC's cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+
+.venv/run: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
