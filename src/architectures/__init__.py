@@ -6,6 +6,7 @@
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 from common import backend
@@ -22,8 +23,11 @@ def build(
     what the process has built before.
 
     Raises:
-        InputError: the file's `build` has no such option, or refuses a value.
+        InputError: no such file, or its `build` has no such option or refuses a value.
     """
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    if name not in names:
+        raise InputError(f"model.architecture must be one of {', '.join(names)}; received {name!r}")
     architecture = importlib.import_module(f"architectures.{name}")
     known = list(inspect.signature(architecture.build).parameters)[2:]
     for option in options:
