@@ -27,10 +27,13 @@ lint: .venv/dev ## formatter, linters and type checker
 	zizmor --offline --quiet .github
 
 check: .venv/run ## that dvc.lock, metrics and README belong to this code
-	python src/check.py
+	@dvc repro --allow-missing --dry | tee .dvc/tmp/check | grep -q "Data and pipelines are up to date" \
+		|| { cat .dvc/tmp/check; echo "error: dvc.lock must be up to date (make repro, then commit); received the stages above" >&2; exit 1; }
+	@echo "dvc.lock is up to date"
+	python src/readme.py --check
 
 readme: .venv/run ## writes the figures of metrics/ into README.md
-	python src/report.py
+	python src/readme.py
 
 lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements*.txt
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
