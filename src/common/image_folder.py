@@ -1,0 +1,106 @@
+"""Pictures sorted into folders by class, of any size and colour, as arrays of one shape.
+
+Either `train/CLASS/…` and `test/CLASS/…`, or one tree `CLASS/…`, which has no test part. Names that
+begin with a dot are passed over; anything else in a class folder must be a picture.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from common.errors import InputError
+
+MAX_PIXELS = 100_000_000  # of one picture; refused before it is unpacked
+MAX_CLASSES = 256  # labels are uint8
+Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
+
+
+def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Class names, and for each part its images (N, H, W, C) and labels (N,), both uint8.
+
+    The part test has no rows where there is one tree. Rows are in the order of class and file name.
+
+    Raises:
+        InputError: no classes, an empty class, a class in test that train lacks, a file that is no
+            picture.
+    """
+    has_parts = (folder / "train").is_dir()
+    if not has_parts and (folder / "test").is_dir():
+        raise InputError(f"{folder} must hold train/ beside test/; received test/ alone")
+    train = folder / "train" if has_parts else folder
+    names = sorted(path.name for path in _visible(train) if path.is_dir())
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise InputError(
+            f"{train} must hold 2 to {MAX_CLASSES} folders, one a class; received {len(names)}"
+        )
+    parts = {"train": _read_part(train, names, shape)}
+    test = folder / "test"
+    if has_parts and test.is_dir():
+        unknown = {path.name for path in _visible(test) if path.is_dir()} - set(names)
+        if unknown:
+            raise InputError(
+                f"{test} must hold classes that {train} has; received {sorted(unknown)[0]}"
+            )
+        present = [name for name in names if (test / name).is_dir()]
+        parts["test"] = _read_part(test, present, shape, names)
+    else:
+        parts["test"] = np.empty((0, *shape), np.uint8), np.empty(0, np.uint8)
+    return names, parts
+
+
+def to_array(path: Path, shape: Shape) -> np.ndarray:
+    """One picture (H, W, C) uint8: turned as its EXIF data says, transparency laid on black, scaled
+    to fit without distortion, black bars where its form differs.
+    """
+    height, width, channels = shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InputError(
+                        f"{path} must have at most {MAX_PIXELS:,} pixels; received {image.width} x {image.height}"
+                    )
+                picture = ImageOps.exif_transpose(image)
+                if picture.mode.startswith("I;16"):  # to 8 bits: Pillow would clip instead
+                    picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+                if picture.has_transparency_data:
+                    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+                    picture = Image.alpha_composite(black, picture.convert("RGBA"))
+                picture = picture.convert("L" if channels == 1 else "RGB")
+                picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS)
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} must have at most {MAX_PIXELS:,} pixels; received more") from None
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path} must be a picture that Pillow reads; received something else"
+        ) from None
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} must be a whole picture; received: {reason}") from error
+    return np.asarray(picture).reshape(shape)
+
+
+def _read_part(
+    folder: Path, present: list[str], shape: Shape, names: list[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    names = names or present
+    files, labels = [], []
+    for name in present:
+        of_class = sorted(_visible(folder / name))
+        if not of_class:
+            raise InputError(f"{folder / name} must hold at least one picture; received none")
+        files += of_class
+        labels += [names.index(name)] * len(of_class)
+    images = np.empty((len(files), *shape), np.uint8)
+    for row, path in enumerate(files):
+        images[row] = to_array(path, shape)
+    return images, np.array(labels, np.uint8)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
