@@ -19,7 +19,7 @@ from common.errors import InputError
 import keras
 import torch
 
-from analysis import statistics
+from analysis import figures, statistics
 
 METRICS = Path("metrics")
 MODEL = Path("models/model.keras")
@@ -66,6 +66,7 @@ def main() -> None:
         files.whole_folder(METRICS / "predictions") as predictions,
         files.whole_folder(METRICS / "classes") as per_class,
         files.whole_folder(METRICS / "reliability") as reliability,
+        files.whole_folder(Path("plots/mistakes")) as mistakes,
     ):
         results: dict[str, dict] = {
             "val": {},
@@ -90,6 +91,7 @@ def main() -> None:
             statistics.reliability(labels, probabilities).to_csv(
                 reliability / f"{part}.csv", index=False
             )
+            figures.mistakes(images, labels, probabilities, names, mistakes / f"{part}.png")
             print(f"{part}: " + ", ".join(f"{key} {value}" for key, value in results[part].items()))
     for name, result in results.items():
         files.write_json(METRICS / f"{name}.json", result)

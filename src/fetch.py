@@ -2,7 +2,8 @@
 
 `data.source: fashion-mnist` takes the dataset from the first place that has it, in the order of
 `PLACES`, and accepts nothing but the published content (SHA-256 of each file, unpacked).
-`data.source: synthetic` draws images of our own in the same format.
+`data.source: synthetic` draws images of our own in the same format. The other sources are read from
+data/input/ by the next stage; then data/raw/ says so and holds nothing else.
 """
 
 from common import errors  # first: from here on an interruption is one line
@@ -113,7 +114,7 @@ def from_system() -> dict[str, bytes]:
 
 
 def from_upstream(
-    addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, retries: int = 2
+    addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, retries: int = 1
 ) -> dict[str, bytes]:
     """Downloads the four .gz files from the first address that gives all of them."""
     import pooch  # brings requests: only when something is downloaded
@@ -224,7 +225,9 @@ def fetch() -> dict[str, bytes]:
 
 def main() -> None:
     data = params.load().data
-    if data.source == "synthetic":
+    if data.source == "fashion-mnist":
+        contents = fetch()
+    elif data.source == "synthetic":
         from common import synthetic  # draws with Pillow: only when asked for
 
         print(f"drawing synthetic images, seed {data.synthetic.seed}: not Fashion-MNIST")
@@ -232,7 +235,8 @@ def main() -> None:
             data.synthetic.train_images, data.synthetic.test_images, data.synthetic.seed
         )
     else:
-        contents = fetch()
+        print(f"source {data.source} is read from data/input/ by prepare")
+        contents = {"README": b"The images are read from data/input/.\n"}  # DVC drops empty folders
     with files.whole_folder(RAW) as folder:
         for name, content in contents.items():
             (folder / name).write_bytes(content)

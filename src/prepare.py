@@ -1,4 +1,4 @@
-"""Stage 2: the raw files as uint8 arrays, train and test apart, with a table of what they hold."""
+"""Stage 2: every source as uint8 arrays, train and test apart, with tables and figures of them."""
 
 from common import errors  # first: from here on an interruption is one line
 
@@ -8,77 +8,178 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common import arrays, classes, files, idx
+from analysis import figures
+from common import arrays, classes, files, idx, image_folder, kaggle_csv, params
 from common.errors import InputError
 
 RAW = Path("data/raw")
-PARTS = {"train": "train", "test": "t10k"}  # ours: the prefix of the IDX files
+INPUT = Path("data/input")
+IDX_PREFIX = {"train": "train", "test": "t10k"}
+Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and labels (N,), both uint8
 
 
-def read_part(prefix: str, class_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, H, W, 1) and labels (N,), both uint8, of one part.
+def read_csv() -> tuple[list[str], dict[str, Part]]:
+    """The two Kaggle files in data/input/."""
+    names = list(classes.FASHION_MNIST)
+    return names, {
+        part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv", len(names))
+        for part in ("train", "test")
+    }
+
+
+def read_idx(folder: Path, names: list[str]) -> tuple[list[str], dict[str, Part]]:
+    """The four IDX files in `folder`.
 
     Raises:
-        InputError: the two files do not fit each other or the classes.
+        InputError: two files do not fit each other, or a label has no name.
     """
-    images_file, labels_file = (
-        RAW / f"{prefix}-images-idx3-ubyte",
-        RAW / f"{prefix}-labels-idx1-ubyte",
-    )
-    images = idx.decode(idx.read_bytes(images_file), str(images_file))
-    labels = idx.decode(idx.read_bytes(labels_file), str(labels_file))
-    if images.ndim != 3 or 0 in images.shape:
-        raise InputError(
-            f"{images_file} must hold images in 3 dimensions, none of them 0; received {images.shape}"
-        )
-    if labels.ndim != 1:
-        raise InputError(f"{labels_file} must hold labels in 1 dimension; received {labels.ndim}")
-    if len(images) != len(labels):
-        raise InputError(
-            f"{images_file} must hold one image a label ({len(labels):,}); received {len(images):,}"
-        )
-    if (wrong := np.flatnonzero(labels >= class_count)).size:
-        raise InputError(
-            f"{labels_file} must hold labels 0 to {class_count - 1}; received {labels[wrong[0]]} in row {wrong[0]}"
-        )
-    return images[..., None], labels  # (N, H, W) -> (N, H, W, 1)
+    parts = {}
+    for part, prefix in IDX_PREFIX.items():
+        images_file = _packed_or_not(folder / f"{prefix}-images-idx3-ubyte")
+        labels_file = _packed_or_not(folder / f"{prefix}-labels-idx1-ubyte")
+        images = idx.decode(idx.read_bytes(images_file), str(images_file))
+        labels = idx.decode(idx.read_bytes(labels_file), str(labels_file))
+        if images.ndim != 3:
+            raise InputError(
+                f"{images_file} must hold images in 3 dimensions; received {images.ndim}"
+            )
+        if labels.ndim != 1:
+            raise InputError(
+                f"{labels_file} must hold labels in 1 dimension; received {labels.ndim}"
+            )
+        if len(images) != len(labels):
+            raise InputError(
+                f"{images_file} must hold one image a label ({len(labels):,}); received {len(images):,}"
+            )
+        if (wrong := np.flatnonzero(labels >= len(names))).size:
+            raise InputError(
+                f"{labels_file} must hold labels from 0 to {len(names) - 1}; "
+                f"received {labels[wrong[0]]} in row {wrong[0]}"
+            )
+        parts[part] = images[..., None], labels  # (N, H, W) -> (N, H, W, 1)
+    return names, parts
 
 
-def summarise(
-    part: str, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
-) -> pd.DataFrame:
-    """One row a class and one for all: number of images, mean and standard deviation of their pixels (0–255)."""
-    pixels = images.reshape(len(images), -1)
-    groups = {"all": np.ones(len(labels), bool)} | {
-        name: labels == label for label, name in enumerate(names)
-    }
+def _packed_or_not(path: Path) -> Path:
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.exists() and not path.exists() else path
+
+
+def class_names() -> list[str]:
+    """The lines of data/input/classes.txt, or the ten digits where there is none."""
+    path = INPUT / "classes.txt"
+    if not path.exists():
+        return [str(digit) for digit in range(10)]
+    try:
+        names = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} must be a readable UTF-8 file; received: {error}") from None
+    names = [name.strip() for name in names if name.strip()]
+    if not 2 <= len(set(names)) == len(names) <= image_folder.MAX_CLASSES:
+        raise InputError(
+            f"{path} must hold 2 to {image_folder.MAX_CLASSES} different names; received {len(names)}"
+        )
+    return names
+
+
+def check(parts: dict[str, Part], shape: tuple[int, int, int], wants_test: bool) -> None:
+    """Refuses what no later stage could work with.
+
+    Raises:
+        InputError: another shape than data.height, data.width and data.channels, no rows, or parts
+            that look swapped.
+    """
+    train, test = (len(parts[part][0]) for part in ("train", "test"))
+    for part, (images, _) in parts.items():
+        if images.shape[1:] != shape:
+            raise InputError(
+                f"{part} images must be {_size(shape)} (data.height, data.width, data.channels); "
+                f"received {_size(images.shape[1:])}"
+            )
+    if train == 0:
+        raise InputError("train must hold at least one image; received none")
+    if train < test:
+        raise InputError(
+            f"train must hold at least as many images as test; received {train:,} and {test:,} (swapped?)"
+        )
+    if wants_test and test == 0:
+        raise InputError("evaluate.parts must leave out test where there are no test images")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str]) -> pd.DataFrame:
+    """How many images, and mean and standard deviation of their pixels (0–255): one row for all,
+    then one a class.
+    """
+    groups = {"all": np.ones(len(labels), bool)}
+    groups |= {name: labels == label for label, name in enumerate(names)}
     return pd.DataFrame(
         [
             {
                 "part": part,
                 "class": name,
                 "images": int(rows.sum()),
-                "pixel_mean": pixels[rows].mean() if rows.any() else np.nan,
-                "pixel_std": pixels[rows].std() if rows.any() else np.nan,
+                "pixel_mean": round(float(images[rows].mean()), 2) if rows.any() else None,
+                "pixel_std": round(float(images[rows].std()), 2) if rows.any() else None,
             }
             for name, rows in groups.items()
         ]
-    ).round(2)
+    )
+
+
+def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
+    """How many images have an exact copy, within train, within test, and in test of one in train.
+
+    `label_differs` counts those of them whose copy carries another label.
+    """
+    frames = {
+        part: pd.DataFrame({"image": [image.tobytes() for image in images], "label": labels})
+        for part, (images, labels) in parts.items()
+    }
+    rows = []
+    for part, frame in frames.items():
+        copies = frame[frame.duplicated("image", keep=False)]
+        labels_of = copies.groupby("image")["label"].transform("nunique")
+        rows.append((f"within {part}", len(copies), int((labels_of > 1).sum())))
+    shared = frames["test"][frames["test"]["image"].isin(frames["train"]["image"])]
+    pairs = shared.reset_index().merge(frames["train"], on="image", suffixes=("", "_in_train"))
+    differs = pairs.loc[pairs["label"] != pairs["label_in_train"], "index"].nunique()
+    rows.append(("test images also in train", len(shared), differs))
+    return pd.DataFrame(rows, columns=["where", "images", "label_differs"])
 
 
 def main() -> None:
-    names = classes.FASHION_MNIST
-    tables = []
-    for part, prefix in PARTS.items():
-        images, labels = read_part(prefix, len(names))
+    chosen = params.load()
+    data = chosen.data
+    if data.source == "csv":
+        names, parts = read_csv()
+    elif data.source == "folder":
+        names, parts = image_folder.read(INPUT, (data.height, data.width, data.channels))
+    elif data.source == "idx":
+        names, parts = read_idx(INPUT, class_names())
+    else:
+        names, parts = read_idx(RAW, list(classes.FASHION_MNIST))
+    check(parts, (data.height, data.width, data.channels), "test" in chosen.evaluate.parts)
+
+    table = pd.concat([summarise(part, *parts[part], names) for part in parts])
+    copies = duplicates(parts)
+    print(table.to_string(index=False), copies.to_string(index=False), sep="\n\n")
+
+    for part, (images, labels) in parts.items():
         with files.whole_folder(arrays.PREPARED / part) as folder:
             arrays.save(folder, images, labels)
-        tables.append(summarise(part, images, labels, names))
-    table = pd.concat(tables)
-    files.write_json(arrays.PREPARED / "classes.json", list(names))
-    with files.whole_file(Path("metrics/data.csv")) as part_file:
-        table.to_csv(part_file, index=False)
-    print(table.to_string(index=False))
+    files.write_json(arrays.PREPARED / "classes.json", names)
+    with files.whole_folder(Path("metrics/data")) as folder:
+        table.to_csv(folder / "classes.csv", index=False)
+        copies.to_csv(folder / "duplicates.csv", index=False)
+    with files.whole_folder(Path("plots/data")) as folder:
+        images, labels = parts["train"]
+        figures.first_images(images[:9], labels[:9], names, folder / "first_images.png")
+        figures.class_means(images, labels, names, folder / "class_means.png")
+        figures.class_counts(table, folder / "class_counts.png")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,23 @@ class Synthetic(Section):
 
 
 class Data(Section):
-    source: Literal["fashion-mnist", "synthetic"]
+    source: Literal["fashion-mnist", "csv", "folder", "idx", "synthetic"]
+    height: Annotated[int, Field(ge=8, le=512)]
+    width: Annotated[int, Field(ge=8, le=512)]
+    channels: Literal[1, 3]
     synthetic: Synthetic
+
+    @pydantic.model_validator(mode="after")
+    def _shape_fits(self) -> "Data":
+        shape = (self.height, self.width, self.channels)
+        if self.source in ("fashion-mnist", "csv", "synthetic") and shape != (28, 28, 1):
+            raise ValueError(
+                f"height, width and channels must be 28, 28 and 1 for source {self.source}; "
+                f"received {', '.join(map(str, shape))}"
+            )
+        if self.source == "idx" and self.channels != 1:
+            raise ValueError("channels must be 1 for source idx; received 3")
+        return self
 
 
 class Split(Section):
@@ -143,5 +158,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
         rule = rule[0].lower() + rule[1:]
         if not key:  # a rule over several keys names them itself
             raise InputError(f"{path}: {rule}") from None
-        received = "" if first["type"] == "missing" else f"; received {first['input']!r}"
+        # a rule over several keys has said what it received
+        told = first["type"] == "missing" or "; received " in rule
+        received = "" if told else f"; received {first['input']!r}"
         raise InputError(f"{path}: {key}: {rule}{received}") from None

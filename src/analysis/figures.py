@@ -1,0 +1,93 @@
+"""Pictures of data and of mistakes, as PNG files with the same bytes each time."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+mpl.use("Agg")  # draws into files, whatever screen there is
+
+# isort: split
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def first_images(images: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
+    """Images (N, H, W, C) in the order given, three a row, each under its class name."""
+    figure, places = _grid(len(images), 3, 2.0)
+    for place, image, label in zip(places, images, labels, strict=False):
+        _show(place, image, names[label])
+    _save(figure, path)
+
+
+def class_means(images: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
+    """The mean image of each class that has any; images (N, H, W, C) uint8, labels (N,)."""
+    present = np.unique(labels)
+    figure, places = _grid(len(present), 5, 1.8)
+    for place, label in zip(places, present, strict=False):
+        _show(place, images[labels == label].mean(0).astype(np.uint8), names[label])
+    _save(figure, path)
+
+
+def class_counts(table: pd.DataFrame, path: Path) -> None:
+    """Bars of `images` by `class` and `part`; the row of all classes is left out."""
+    wide = table[table["class"] != "all"].pivot_table(
+        index="class", columns="part", values="images", sort=False
+    )
+    figure, axes = plt.subplots(figsize=(6, 1 + 0.35 * len(wide)), layout="constrained")
+    wide.plot.barh(ax=axes, width=0.8)
+    axes.invert_yaxis()  # the first class at the top
+    axes.set(xlabel="images", ylabel="")
+    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    _save(figure, path)
+
+
+def mistakes(
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str], path: Path
+) -> None:
+    """The 25 mistakes with the highest confidence, the true class above the predicted one.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        labels: (N,).
+        probabilities: (N, classes).
+    """
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    figure, places = _grid(max(1, len(worst)), 5, 1.9)
+    for place, row in zip(places, worst, strict=False):
+        title = f"true: {names[labels[row]]}\nsaid: {names[predicted[row]]} {confidence[row]:.2f}"
+        _show(place, images[row], title)
+    if not worst.size:
+        places[0].set_title("no mistakes")
+    _save(figure, path)
+
+
+def _grid(count: int, columns: int, inches: float) -> tuple[Figure, list[Axes]]:
+    """Places for `count` images, a row at a time, without axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)  # rounded up
+    figure, places = plt.subplots(
+        rows,
+        columns,
+        figsize=(inches * columns, inches * rows * 1.15),
+        squeeze=False,
+        layout="constrained",
+    )
+    for place in places.flat:
+        place.axis("off")
+    return figure, list(places.flat)
+
+
+def _show(place: Axes, image: np.ndarray, title: str) -> None:
+    """One image (H, W, C) uint8, grey where C is 1."""
+    place.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+    place.set_title(title, fontsize=7)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=100, metadata={"Software": None})  # the version would change the bytes
+    plt.close(figure)
