@@ -44,12 +44,13 @@ lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements
 clean: ## removes the environment and what experiments left behind; data and models stay in DVC's cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
-.venv/run: requirements.txt
+.venv/run: requirements.txt src/offline_plots.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --requirement requirements.txt
+	python -m pip install --quiet --requirement requirements.txt
+	python src/offline_plots.py
 	touch $@
 
 .venv/dev: requirements-dev.txt .venv/run
-	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
