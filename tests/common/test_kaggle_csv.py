@@ -1,0 +1,344 @@
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import kaggle_csv
+from common.errors import InputError
+
+HEADER = ",".join(kaggle_csv.COLUMNS)
+ROW = ["3", *["1"] * 784]
+CLASSES = 10
+
+
+def row(label: str = "3", cell: str = "1", last: str = "1") -> str:
+    cells = ROW.copy()
+    cells[0], cells[400], cells[784] = label, cell, last
+    return ",".join(cells)
+
+
+def csv(*rows: str, header: str = HEADER) -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+def refusal(path: Path, content: str | bytes) -> str:
+    """What is said about a file of this content: one line, without the path that begins it."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # pandas only warns where it leaves something out
+        with pytest.raises(InputError) as caught:
+            kaggle_csv.read(path, CLASSES)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"{path} must ")
+    return message.removeprefix(f"{path} ")
+
+
+def refused_at(message: str) -> int:
+    """The line that a message about the form of a row names."""
+    assert message.startswith("must hold 785 ")
+    found = re.search(r"\bline (\d+)\b", message)
+    assert found, message
+    return int(found[1])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file.csv"
+
+
+@pytest.fixture(params=[2, 5_000])
+def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(kaggle_csv, "_CHUNK_ROWS", request.param)
+    return request.param
+
+
+def random_part(count: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 28, 28, 1), np.uint8)
+    return images, generator.integers(0, 10, count).astype(np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])  # less than a chunk, whole chunks, and a rest
+def test_round_trip(path: Path, chunk_rows: int, count: int) -> None:
+    images, labels = random_part(count)
+    kaggle_csv.write(path, images, labels)
+    read_images, read_labels = kaggle_csv.read(path, CLASSES)
+    np.testing.assert_array_equal(read_images, images, strict=True)
+    np.testing.assert_array_equal(read_labels, labels, strict=True)
+
+
+def test_the_form_is_kaggles(path: Path) -> None:
+    image = np.arange(784).reshape(1, 28, 28, 1) % 256  # row by row from the top left
+    kaggle_csv.write(path, image.astype(np.uint8), np.array([9], np.uint8))
+    header, line, end = path.read_text().split("\n")
+    assert header == "label," + ",".join(f"pixel{number}" for number in range(1, 785))
+    assert line == "9," + ",".join(str(number % 256) for number in range(784))
+    assert end == ""
+
+
+PLAIN = csv(row("0", "255", "7"), row("9", "0", "0"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(PLAIN.encode(), id="plain"),
+        pytest.param(PLAIN.encode("utf-8-sig"), id="byte order mark"),
+        pytest.param(PLAIN.replace("\n", "\r\n").encode(), id="CRLF"),
+        pytest.param(PLAIN.removesuffix("\n").encode(), id="no final newline"),
+        pytest.param(re.sub(r"[^,\n]+", r'"\g<0>"', PLAIN).encode(), id="all quoted"),
+        pytest.param(
+            re.sub(r"[^,\n]+", r'"\g<0>"', PLAIN).replace("\n", "\r\n").encode("utf-8-sig"),
+            id="all quoted, CRLF, byte order mark",
+        ),
+        # Signs, zeros and spaces around an integer leave no doubt about its value.
+        pytest.param(
+            csv(row("0", " +255 ", "007"), row("9", "-0", "00")).encode(), id="odd digits"
+        ),
+    ],
+)
+def test_other_ways_to_write_the_same(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    images, labels = kaggle_csv.read(path, CLASSES)
+    expected = np.ones((2, 28, 28, 1), np.uint8)
+    expected[0].flat[[399, 783]] = 255, 7
+    expected[1].flat[[399, 783]] = 0, 0
+    np.testing.assert_array_equal(images, expected, strict=True)
+    np.testing.assert_array_equal(labels, np.array([0, 9], np.uint8), strict=True)
+
+
+COLUMNS = kaggle_csv.COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("header", "received"),
+    [
+        pytest.param(",".join(COLUMNS[:-1]), "784 columns, 'label' first", id="column missing"),
+        pytest.param(f"{HEADER},pixel785", "786 columns, 'label' first", id="column too many"),
+        pytest.param(f",{HEADER}", "786 columns, '' first", id="index column of pandas"),
+        pytest.param(
+            ",".join([*COLUMNS[:-1], "pixel783"]), "'pixel783' as column 785", id="column doubled"
+        ),
+        pytest.param(HEADER.replace("pixel5,", "pix5,"), "'pix5' as column 6", id="column renamed"),
+        pytest.param(
+            ",".join([*COLUMNS[1:], "label"]), "'pixel1' as column 1", id="columns reordered"
+        ),
+        pytest.param(HEADER.upper(), "'LABEL' as column 1", id="capitals"),
+        pytest.param(
+            HEADER.replace(",", ";"),
+            "1 columns, 'label;pixel1;pixel2;pixel3;pixel4;pixel5…' first",
+            id="semicolons",
+        ),
+        pytest.param("", "1 columns, '' first", id="blank first line"),
+        pytest.param(row(), "'3' as column 1", id="no header"),
+        pytest.param("x" * 1_000_000, f"1 columns, '{'x' * 40}…' first", id="one long word"),
+        pytest.param("la\0bel", r"1 columns, 'la\x00bel' first", id="NUL"),
+    ],
+)
+def test_a_wrong_header_is_refused(path: Path, header: str, received: str) -> None:
+    assert refusal(path, csv(row(), header=header)) == (
+        "must begin with the header label,pixel1,…,pixel784, separated by commas; "
+        f"received {received}"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", PLAIN.replace("\n", "\r").encode()])
+def test_a_file_without_a_header_line_is_refused(path: Path, content: bytes) -> None:
+    assert "must begin with the header label,pixel1,…,pixel784" in refusal(path, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "byte"),
+    [
+        pytest.param(PLAIN.encode("utf-16"), "0xff", id="UTF-16"),
+        pytest.param(PLAIN.replace("label", "läbel").encode("latin-1"), "0xe4", id="Latin-1"),
+        pytest.param(b"\x1f\x8b\x08\0", "0x8b", id="gzip"),
+    ],
+)
+def test_other_bytes_than_utf8_in_the_header_are_refused(
+    path: Path, content: bytes, byte: str
+) -> None:
+    assert refusal(path, content) == f"must be UTF-8; received byte {byte} in line 1"
+
+
+def test_a_latin1_byte_in_a_cell_is_refused_with_its_line(path: Path) -> None:
+    message = refusal(path, csv(row(), row(cell="é"), row()).encode("latin-1"))
+    assert refused_at(message) == 3
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_header_alone_is_refused(path: Path, end: str) -> None:
+    assert refusal(path, HEADER + end) == (
+        "must hold at least one row below its header; received none"
+    )
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "."])
+def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(InputError) as caught:
+        kaggle_csv.read(path, CLASSES)
+    why = "Is a directory" if name == "." else "No such file or directory"
+    assert str(caught.value) == f"{path} must be a readable file; received: {why}"
+
+
+@pytest.mark.parametrize(
+    ("cell", "received"),
+    [
+        ("256", "256"),
+        ("-1", "-1"),
+        (str(2**63 - 1), str(2**63 - 1)),
+        (str(-(2**63)), str(-(2**63))),
+    ],
+)
+def test_a_pixel_out_of_range_is_refused(path: Path, cell: str, received: str) -> None:
+    assert refusal(path, csv(row(), row(cell=cell), row())) == (
+        f"must hold pixels from 0 to 255; received {received} as pixel400 in line 3"
+    )
+
+
+@pytest.mark.parametrize("label", ["10", "-1", "256", "259"])  # the last two: 0 and 3 as uint8
+def test_a_label_out_of_range_is_refused(path: Path, label: str) -> None:
+    assert refusal(path, csv(row(), row(label), row())) == (
+        f"must hold labels from 0 to 9; received {label} as label in line 3"
+    )
+
+
+def test_the_labels_are_those_of_the_classes_asked_for(path: Path) -> None:
+    path.write_text(csv(row("3")))
+    assert kaggle_csv.read(path, 4)[1].tolist() == [3]
+    with pytest.raises(InputError, match="must hold labels from 0 to 2; received 3"):
+        kaggle_csv.read(path, 3)
+
+
+NOT_INTEGERS = [
+    *("text", "", '""', "  ", "3.5", ".5", "3.0", "5.", "1e2", "1E2", "1e-400", "0x1f", "1_000"),
+    *("nan", "NaN", "NA", "None", "inf", "-inf", "True", "false", "+", "-", "1 2", "1;2", "1|2"),
+    *("'5'", '1"2', "1L", "#", "٣", "１", "é", "\0", "12\0", "\x001", "\x1a"),
+    *(str(10**30), str(-(10**30)), str(2**63), str(2**64), "9" * 400),
+]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])  # pandas gives the column another type
+@pytest.mark.parametrize("cell", NOT_INTEGERS)
+def test_a_cell_that_is_no_integer_is_refused(path: Path, cell: str, everywhere: bool) -> None:
+    other = row(cell=cell) if everywhere else row()
+    line = 2 if everywhere else 3
+    message = refusal(path, csv(other, row(cell=cell), other))
+    assert message.startswith("must hold 785 integers a row; received ")
+    assert message.endswith(f" as pixel400 in line {line}")
+
+
+@pytest.mark.parametrize("value", ["text", "3.5", "3.0", "", "True"])
+def test_the_first_wrong_cell_is_named(path: Path, value: str) -> None:
+    """In the order of reading: by line, then by column; and labels are cells too."""
+    message = refusal(path, csv(row(), row(), row(value, value), row(value, "x", "x")))
+    assert message.endswith(" as label in line 4")
+
+
+@pytest.mark.parametrize(
+    ("cell", "received"),
+    [
+        ("text", "'text'"),
+        ("3.5", "'3.5'"),
+        ("", "nothing"),
+        ("x" * 1000, f"'{'x' * 40}…'"),
+        ("\0", r"'\x00'"),
+        (str(10**30), f"'{10**30}'"),
+    ],
+)
+def test_the_cell_is_shown(path: Path, cell: str, received: str) -> None:
+    assert refusal(path, csv(row(), row(cell=cell), row())) == (
+        f"must hold 785 integers a row; received {received} as pixel400 in line 3"
+    )
+
+
+SHORT = ",".join(ROW[:-1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        pytest.param((SHORT, row(), row()), 2, id="short, first"),
+        pytest.param((row(), SHORT, row()), 3, id="short, middle"),
+        pytest.param((row(), row(), SHORT), 4, id="short, last"),
+        pytest.param((SHORT, SHORT), 2, id="short, all"),
+        pytest.param(("", row()), 2, id="blank, first"),
+        pytest.param((row(), "", row()), 3, id="blank, middle"),
+        pytest.param((row(), row(), ""), 4, id="blank, last"),
+        pytest.param((row(), "  ", row()), 3, id="spaces"),
+        pytest.param((row(), row().replace(",", ";"), row()), 3, id="semicolons"),
+        pytest.param((row(), HEADER, row()), 3, id="header once more"),
+    ],
+)
+def test_a_row_without_785_values_is_refused(
+    path: Path, chunk_rows: int, rows: tuple[str, ...], line: int
+) -> None:
+    assert refused_at(refusal(path, csv(*rows))) == line
+
+
+@pytest.mark.parametrize("more", [",5", ",", ",x,,"])
+@pytest.mark.parametrize(
+    ("lengths", "line"),
+    [
+        pytest.param((True, False, False, False), 2, id="first"),
+        pytest.param((False, True, False, False), 3, id="second"),
+        pytest.param((False, False, True, False), 4, id="third"),  # begins a chunk of two rows
+        pytest.param((False, False, False, True), 5, id="last"),
+        pytest.param((True, True, True, True), 2, id="all"),
+        pytest.param((True,), 2, id="only"),
+    ],
+)
+def test_a_row_that_is_too_long_is_refused(
+    path: Path, chunk_rows: int, more: str, lengths: tuple[bool, ...], line: int
+) -> None:
+    """pandas takes the width from the first row, and may leave out what is too much in it."""
+    message = refusal(path, csv(*(row() + more * too_long for too_long in lengths)))
+    assert refused_at(message) == line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cell": "x"}, "must hold 785 integers a row; received 'x' as pixel400"),
+        ({"cell": ""}, "must hold 785 integers a row; received nothing as pixel400"),
+        ({"cell": "256"}, "must hold pixels from 0 to 255; received 256 as pixel400"),
+        ({"label": "10"}, "must hold labels from 0 to 9; received 10 as label"),
+        ({"last": "-1"}, "must hold pixels from 0 to 255; received -1 as pixel784"),
+    ],
+)
+@pytest.mark.parametrize("line", [2, 4, 5, 8])  # at the ends of chunks
+def test_the_line_is_right_in_every_chunk(
+    path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], words: str, line: int
+) -> None:
+    monkeypatch.setattr(kaggle_csv, "_CHUNK_ROWS", 3)
+    rows = [row() for _ in range(7)]
+    rows[line - 2] = row(**changes)
+    assert refusal(path, csv(*rows)) == f"{words} in line {line}"
+
+
+@pytest.mark.parametrize("line", [2, 3, 4, 5])
+def test_an_unbalanced_quote_is_refused_with_its_line(
+    path: Path, chunk_rows: int, line: int
+) -> None:
+    rows = [row() for _ in range(4)]
+    rows[line - 2] = row(cell='"1')
+    assert refused_at(refusal(path, csv(*rows))) == line
+
+
+def test_an_unbalanced_quote_in_the_header_swallows_no_rows(path: Path) -> None:
+    header = HEADER.replace("pixel784", '"pixel784')
+    quoted = re.sub(r"[^,]+", r'"\g<0>"', row())
+    message = refusal(path, csv(row(), quoted, row(), header=header))
+    assert message.startswith("must begin with the header label,pixel1,…,pixel784")
+
+
+@pytest.mark.parametrize("count", [1, 1000, 1_000_000])
+def test_nul_bytes_are_refused(path: Path, count: int) -> None:
+    assert refusal(path, bytes(count)).startswith("must begin with the header ")
+    message = refusal(path, csv(row()).encode() + bytes(count))
+    assert refused_at(message) == 3
+    assert len(message) < 1000
