@@ -12,8 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.errors import InputError
 
-MAX_PIXELS = 100_000_000  # of one picture; refused before it is unpacked
+MAX_PIXELS = 50_000_000  # of one picture; refused before it is unpacked
 MAX_CLASSES = 256  # labels are uint8
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that calls another program
 Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
 
 
@@ -26,11 +27,17 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
         InputError: no classes, an empty class, a class in test that train lacks, a file that is no
             picture.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder} must be a folder of pictures by class; received none")
     has_parts = (folder / "train").is_dir()
     if not has_parts and (folder / "test").is_dir():
         raise InputError(f"{folder} must hold train/ beside test/; received test/ alone")
     train = folder / "train" if has_parts else folder
     names = sorted(path.name for path in _visible(train) if path.is_dir())
+    for part in (folder / "train", folder / "test") if has_parts else ():
+        loose = sorted(path for path in _visible(part) if not path.is_dir())
+        if loose:
+            raise InputError(f"{part} must hold class folders alone; received {loose[0].name}")
     if not 2 <= len(names) <= MAX_CLASSES:
         raise InputError(
             f"{train} must hold 2 to {MAX_CLASSES} folders, one a class; received {len(names)}"
@@ -58,19 +65,31 @@ def to_array(path: Path, shape: Shape) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise InputError(
                         f"{path} must have at most {MAX_PIXELS:,} pixels; received {image.width} x {image.height}"
                     )
                 picture = ImageOps.exif_transpose(image)
                 if picture.mode.startswith("I;16"):  # to 8 bits: Pillow would clip instead
-                    picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+                    deep = np.asarray(picture)  # (H, W) uint16
+                    see_through = deep == picture.info.get("transparency")
+                    picture = Image.fromarray(
+                        np.where(see_through, 0, deep // 257).astype(np.uint8)
+                    )
+                elif picture.mode in ("I", "F"):  # Pillow does not say what their white is
+                    raise InputError(
+                        f"{path} must have 8 or 16 bits a channel; received mode {picture.mode}"
+                    )
                 if picture.has_transparency_data:
                     black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
                     picture = Image.alpha_composite(black, picture.convert("RGBA"))
                 picture = picture.convert("L" if channels == 1 else "RGB")
-                picture = ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS)
+                scale = min(height / picture.height, width / picture.width)
+                size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+                fitted = picture.resize(size, Image.Resampling.LANCZOS)
+                canvas = Image.new(picture.mode, (width, height))
+                canvas.paste(fitted, ((width - size[0]) // 2, (height - size[1]) // 2))
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -82,7 +101,7 @@ def to_array(path: Path, shape: Shape) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} must be a whole picture; received: {reason}") from error
-    return np.asarray(picture).reshape(shape)
+    return np.asarray(canvas).reshape(shape)
 
 
 def _read_part(
@@ -103,4 +122,6 @@ def _read_part(
 
 
 def _visible(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
