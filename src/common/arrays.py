@@ -49,8 +49,9 @@ def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:
         raise InputError(
             f"{path} must exist (dvc repro writes it, dvc pull or checkout brings it); received no file"
         ) from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} must be a whole .npy file; received: {error}") from None
+    except Exception as error:  # NumPy's reader raises whatever a damaged header makes it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} must be a whole .npy file; received: {reason}") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:
         raise InputError(
             f"{path} must hold {np.dtype(dtype).name} in {dimensions} dimensions; "

@@ -22,7 +22,8 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
         else ""
     )
     if issubclass(kind, InputError):
-        print(f"error: {error}{restore}", file=sys.stderr)
+        line = " ".join(str(error).splitlines())  # a file name may hold a line break
+        print(f"error: {line}{restore}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(f"interrupted{restore}", file=sys.stderr)
     else:

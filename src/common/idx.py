@@ -15,6 +15,7 @@ from common.errors import InputError
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 2**31  # of data; Fashion-MNIST's largest file has 47 million
+_PIECE_BYTES = 2**16
 
 
 def decode(content: bytes, name: str) -> np.ndarray:
@@ -43,7 +44,12 @@ def decode(content: bytes, name: str) -> np.ndarray:
             f"{name} must hold the {announced:,} bytes that its header announces ({' x '.join(map(str, shape))}); "
             f"received {len(content) - start:,}"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    except ValueError:  # none of images that no array could hold
+        raise InputError(
+            f"{name} must announce dimensions that an array can have; received {' x '.join(map(str, shape))}"
+        ) from None
 
 
 def encode(array: np.ndarray) -> bytes:
@@ -55,18 +61,16 @@ def encode(array: np.ndarray) -> bytes:
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a file, unpacked if its name ends in .gz; never more than `limit` bytes in memory.
+    """The content of a file, unpacked if its name ends in .gz; not read on beyond `limit` bytes.
 
     Raises:
         InputError: unreadable, not gzip, cut short, damaged, or larger than `limit` when unpacked.
     """
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                content = file.read(limit + 1)
-        else:
-            with path.open("rb") as file:
-                content = file.read(limit + 1)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = bytearray()  # grows with what is there: `read(limit)` would reserve it all
+            while len(content) <= limit and (piece := file.read(_PIECE_BYTES)):
+                content += piece
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} must be a whole gzip file; received: {error}") from None
     except OSError as error:
@@ -75,4 +79,4 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         ) from None
     if len(content) > limit:
         raise InputError(f"{path} must unpack to at most {limit:,} bytes; received more")
-    return content
+    return bytes(content)

@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from common.errors import InputError
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Options = dict[str, dict[str, Any]]  # keyed by the name that they belong to
+# keyed by the name that they belong to
+ModelOptions = dict[str, dict[str, Any]]
+OptimizerOptions = dict[str, dict[str, bool | float | None]]
 
 
 class Section(pydantic.BaseModel):
@@ -35,8 +37,15 @@ class Data(Section):
     source: Literal["fashion-mnist", "csv", "folder", "idx", "synthetic"]
     height: Annotated[int, Field(ge=8, le=512)]
     width: Annotated[int, Field(ge=8, le=512)]
-    channels: Literal[1, 3]
+    channels: int
     synthetic: Synthetic
+
+    @pydantic.field_validator("channels")
+    @classmethod
+    def _grey_or_colour(cls, channels: int) -> int:
+        if channels not in (1, 3):
+            raise ValueError("must be 1 or 3")
+        return channels
 
     @pydantic.model_validator(mode="after")
     def _shape_fits(self) -> "Data":
@@ -59,7 +68,7 @@ class Split(Section):
 
 class Model(Section):
     architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file name, never a path
-    options: Options
+    options: ModelOptions
 
 
 class Augmentation(Section):
@@ -75,7 +84,7 @@ class Train(Section):
     optimizer: Literal[
         "sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion"
     ]
-    optimizer_options: Options
+    optimizer_options: OptimizerOptions
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
@@ -134,31 +143,40 @@ def load(path: Path = Path("params.yaml")) -> Params:
             named with the key and the value received.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} must exist in the working directory; received {Path.cwd()}"
-        ) from None
+        text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(f"{path} must be UTF-8; received byte {byte:#04x}") from None
+    except OSError as error:
         raise InputError(
-            f"{path} must be UTF-8; received byte {error.object[error.start]:#04x}"
+            f"{path} must be a file in the working directory; received: {error.strerror}"
         ) from None
-    except YAMLError as error:
+    try:
+        content = YAML(typ="safe").load(text)
+    except Exception as error:  # tags and odd scalars make the parser raise much besides YAMLError
         where = getattr(error, "problem_mark", None)
         line = f" on line {where.line + 1}" if where else ""
+        reason = getattr(error, "problem", None) or str(error) or type(error).__name__
         raise InputError(
-            f"{path} must be valid YAML; received {getattr(error, 'problem', None) or error}{line}"
-        ) from None
+            f"{path} must be valid YAML; received {reason.splitlines()[0]}{line}"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold sections of parameters; received {_shown(content)}")
     try:
         return Params.model_validate(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(repr(str(part))[1:-1] for part in first["loc"])
         rule = first["msg"].removeprefix("Value error, ")
         rule = rule[0].lower() + rule[1:]
-        if not key:  # a rule over several keys names them itself
+        if not first["loc"]:  # a rule over several keys names them itself
             raise InputError(f"{path}: {rule}") from None
         # a rule over several keys has said what it received
         told = first["type"] == "missing" or "; received " in rule
-        received = "" if told else f"; received {first['input']!r}"
+        received = "" if told else f"; received {_shown(first['input'])}"
         raise InputError(f"{path}: {key}: {rule}{received}") from None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -79,7 +79,7 @@ def draw_idx(train_images: int, test_images: int, seed: int) -> dict[str, bytes]
         np.random.default_rng(seed).spawn(2),
         strict=True,
     ):
-        labels = generator.permutation(np.arange(count, dtype=np.uint8) % len(_OUTLINES))
+        labels = generator.permutation((np.arange(count) % len(_OUTLINES)).astype(np.uint8))
         contents[f"{part}-images-idx3-ubyte"] = idx.encode(draw(labels, generator))
         contents[f"{part}-labels-idx1-ubyte"] = idx.encode(labels)
     return contents

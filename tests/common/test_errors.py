@@ -1,0 +1,65 @@
+"""How a script ends: in a process of its own, because the hook and the exit status are Python's."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+RESTORE = "; to get back the outputs that dvc removed: dvc checkout && git restore metrics"
+
+
+def start(code: str, stage: str | None) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"DVC_STAGE": stage} if stage else {})
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from common import errors\n{code}"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("stage", "end"), [(None, ""), ("train", RESTORE)])
+def test_an_input_error_is_one_line_and_status_1(stage: str | None, end: str) -> None:
+    script = start("raise errors.InputError('epochs must be above 0; received -1')", stage)
+    output, error = script.communicate(timeout=60)
+    assert (script.returncode, output) == (1, "")
+    assert error == f"error: epochs must be above 0; received -1{end}\n"
+
+
+def test_what_the_error_came_from_is_not_shown() -> None:
+    _, error = start(
+        "try: 1 / 0\nexcept ZeroDivisionError as cause: raise errors.InputError('x') from cause",
+        None,
+    ).communicate(timeout=60)
+    assert error == "error: x\n"
+
+
+@pytest.mark.parametrize(("stage", "end"), [(None, ""), ("train", RESTORE)])
+def test_ctrl_c_is_one_line_and_a_failure(stage: str | None, end: str) -> None:
+    # A shell starts background jobs with SIGINT ignored, and Python keeps that: the handler is set here.
+    script = start(
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)",
+        stage,
+    )
+    assert script.stdout is not None
+    assert script.stdout.readline() == "ready\n"
+    script.send_signal(signal.SIGINT)
+    _, error = script.communicate(timeout=60)
+    assert error == f"interrupted{end}\n"
+    assert script.returncode in (-signal.SIGINT, 130)  # the same to a shell
+
+
+def test_a_programming_error_keeps_its_traceback() -> None:
+    script = start("raise ValueError('a bug')", "train")
+    _, error = script.communicate(timeout=60)
+    assert script.returncode == 1
+    assert error.startswith("Traceback (most recent call last):\n")
+    assert error.endswith("ValueError: a bug\n")

@@ -1,0 +1,353 @@
+"""Each test starts from the committed params.yaml and changes one thing, so the schema may grow."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from common import params
+from common.errors import InputError
+
+COMMITTED = (ROOT / "params.yaml").read_text("utf-8")
+CONTENT = YAML(typ="safe").load(COMMITTED)
+MISSING = object()  # as a value: the key is taken out
+
+
+def walk(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key like `train.epochs`, with its value; options are free, so nothing below them."""
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        yield key, value
+        if isinstance(value, dict) and not name.endswith("options"):
+            yield from walk(value, f"{key}.")
+
+
+def changed(folder: Path, changes: dict[str, Any]) -> Path:
+    """The committed file with other values for some keys, or without them.
+
+    Like conftest's write_params, but it drops the comments, which is many times as fast.
+    """
+    content = deepcopy(CONTENT)
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        if value is MISSING:
+            del section[name]
+        else:
+            section[name] = value
+    path = folder / "params.yaml"
+    YAML(typ="safe").dump(content, path)
+    return path
+
+
+KEYS = dict(walk(CONTENT))
+SECTIONS = [key for key, value in KEYS.items() if isinstance(value, dict) and "options" not in key]
+LEAVES = {key: value for key, value in KEYS.items() if not isinstance(value, dict)}
+
+
+def refusal(path: Path) -> str:
+    """The message for parameters that cannot be loaded: one line that names the file."""
+    with pytest.raises(InputError) as caught:
+        params.load(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert str(path) in message
+    return message
+
+
+def assert_names(message: str, key: str, value: Any) -> None:
+    assert f": {key}: " in message
+    assert message.endswith(f"received {value!r}")
+
+
+def test_the_committed_file_loads() -> None:
+    loaded = params.load(ROOT / "params.yaml")
+    assert loaded.model_dump(mode="json") == CONTENT
+
+
+def test_the_file_of_the_working_directory_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(tmp_path, {"train.epochs": 77})
+    monkeypatch.chdir(tmp_path)
+    assert params.load().train.epochs == 77
+
+
+def test_the_result_is_frozen() -> None:
+    loaded = params.load(ROOT / "params.yaml")
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        loaded.train.epochs = 1
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        loaded.train = loaded.train
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
+    assert f": {key}: field required" in refusal(changed(tmp_path, {key: MISSING}))
+
+
+@pytest.mark.parametrize("section", ["", *SECTIONS])
+def test_no_other_key_is_accepted(tmp_path: Path, section: str) -> None:
+    key = f"{section}.nonsense".lstrip(".")
+    assert_names(refusal(changed(tmp_path, {key: 5})), key, 5)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("value", [None, 1, "text", [1]])
+def test_a_section_is_a_mapping(tmp_path: Path, section: str, value: Any) -> None:
+    assert_names(refusal(changed(tmp_path, {section: value})), section, value)
+
+
+# --- types --------------------------------------------------------------------------------------
+
+WRONG_TYPES: dict[type, list[Any]] = {
+    int: ["1", True, 1.0, [1]],
+    type(None): ["1", True, 1.0, [1]],  # every null of the file may be an integer instead
+    float: ["0.1", True, None, [0.1], float("nan"), float("inf"), float("-inf")],
+    str: [1, True, None, ["text"]],
+    list: [1, True, None, "text"],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key in LEAVES for value in WRONG_TYPES[type(LEAVES[key])]]
+)
+def test_another_type_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    assert_names(refusal(changed(tmp_path, {key: value})), key, value)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", ".1e-2"])
+def test_every_spelling_of_a_number_is_one(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    line = f"learning_rate: {LEAVES['train.learning_rate']}"
+    assert COMMITTED.count(line) == 1
+    path.write_text(COMMITTED.replace(line, f"learning_rate: {text}"))
+    assert params.load(path).train.learning_rate == 0.001
+
+
+def test_a_whole_number_may_stand_for_a_float(tmp_path: Path) -> None:
+    assert params.load(changed(tmp_path, {"train.learning_rate": 1})).train.learning_rate == 1
+
+
+# --- ranges -------------------------------------------------------------------------------------
+
+SEED = (0, 2**32 - 1)
+LIMITS: dict[str, tuple[Any, Any]] = {  # smallest and largest accepted; None: no limit
+    "data.height": (8, 512),
+    "data.width": (8, 512),
+    "data.synthetic.train_images": (10, 1_000_000),
+    "data.synthetic.test_images": (10, 1_000_000),
+    "data.synthetic.seed": SEED,
+    "split.train_size": (1, None),
+    "split.val_size": (0, None),
+    "split.seed": SEED,
+    "train.seed": SEED,
+    "train.epochs": (1, None),
+    "train.batch_size": (1, None),
+    "train.learning_rate": (1e-9, None),
+    "train.warmup": (0.0, 1.0),
+    "train.label_smoothing": (0.0, 1 - 1e-9),
+    "train.averaging": (0.0, 1 - 1e-9),
+    "train.early_stopping": (1, None),
+    "train.reduce_on_plateau": (1, None),
+    "train.augmentation.shift": (0, 8),
+    "train.augmentation.cutout": (0, 28),
+    "train.threads": (1, 1024),
+}
+FIT = {  # so that no other rule speaks than that of the key under test
+    "data.source": "folder",
+    "train.schedule": "constant",
+    "train.keep": "last",
+    "evaluate.parts": ["test"],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, end) for key in LIMITS for end in LIMITS[key] if end is not None]
+)
+def test_the_limits_themselves_are_accepted(tmp_path: Path, key: str, value: Any) -> None:
+    loaded: Any = params.load(changed(tmp_path, {**FIT, key: value}))
+    for name in key.split("."):
+        loaded = getattr(loaded, name)
+    assert loaded == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (key, end + sign * (1e-9 if isinstance(end, float) else 1))
+        for key, ends in LIMITS.items()
+        for end, sign in zip(ends, (-1, 1), strict=True)
+        if end is not None
+    ],
+)
+def test_beyond_the_limits_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    assert_names(refusal(changed(tmp_path, {**FIT, key: value})), key, value)
+
+
+# --- choices ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[
+            (f"train.{key}", "nonsense")
+            for key in (
+                *("optimizer", "schedule", "keep", "normalisation", "precision", "device"),
+                "augmentation.flip",
+            )
+        ],
+        *[
+            ("model.architecture", name)
+            for name in ("../plain", "plain.py", "a/b", "", "__init__", "Plain", "plain\n", "é")
+        ],
+        *[("data.source", name) for name in ("nonsense", "Fashion-MNIST", "", "data/raw")],
+        ("train.optimizer", "SGD"),
+        *[("data.channels", count) for count in (0, 2, 4)],
+    ],
+)
+def test_what_is_no_choice_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    assert_names(refusal(changed(tmp_path, {key: value})), key, value)
+
+
+@pytest.mark.parametrize("key", ["model.options", "train.optimizer_options"])
+def test_options_are_keyed_by_the_name_that_they_belong_to(tmp_path: Path, key: str) -> None:
+    assert_names(refusal(changed(tmp_path, {f"{key}.nonsense": 5})), f"{key}.nonsense", 5)
+
+
+@pytest.mark.parametrize("parts", [["val"], ["test"], ["test", "val"]])
+def test_each_choice_of_parts_is_accepted(tmp_path: Path, parts: list[str]) -> None:
+    loaded = params.load(changed(tmp_path, {"evaluate.parts": parts}))
+    assert loaded.evaluate.parts == tuple(parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "key", "value"),
+    [
+        ([], "evaluate.parts", []),
+        (["val", "val"], "evaluate.parts", ["val", "val"]),
+        (["val", "train"], "evaluate.parts.1", "train"),
+    ],
+)
+def test_other_parts_are_refused(tmp_path: Path, parts: list[str], key: str, value: Any) -> None:
+    message = refusal(changed(tmp_path, {"evaluate.parts": parts}))
+    assert f": {key}: " in message
+    assert str(value) in message.split("received ")[1]
+
+
+# --- values that do not fit together ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train.keep": "best"}, "train.keep: best"),
+        ({"train.early_stopping": 3}, "train.early_stopping"),
+        ({"train.reduce_on_plateau": 3}, "train.reduce_on_plateau"),
+        ({"evaluate.parts": ["val", "test"]}, "evaluate.parts: val"),
+    ],
+)
+def test_what_needs_val_rows_is_refused_without(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    params.load(changed(tmp_path, FIT | changes))  # with val rows
+    message = refusal(changed(tmp_path, FIT | {"split.val_size": 0} | changes))
+    assert f"{words} needs val rows (split.val_size above 0)" in message
+
+
+def test_no_val_rows_are_accepted_where_nothing_needs_them(tmp_path: Path) -> None:
+    assert params.load(changed(tmp_path, FIT | {"split.val_size": 0})).split.val_size == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "value"),
+    [
+        *[
+            (source, key, value)
+            for source in ("fashion-mnist", "csv", "synthetic")
+            for key, value in (("height", 32), ("width", 32), ("channels", 3))
+        ],
+        ("idx", "channels", 3),
+    ],
+)
+def test_a_source_has_its_shape(tmp_path: Path, source: str, key: str, value: int) -> None:
+    params.load(changed(tmp_path, {"data.source": source}))
+    changes = {"data.source": source, f"data.{key}": value}
+    message = refusal(changed(tmp_path, changes))
+    assert key in message
+    assert f"source {source}; received " in message
+    assert str(value) in message.split("received ")[1]
+    params.load(changed(tmp_path, changes | {"data.source": "folder"}))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str) -> None:
+    changes = {"train.reduce_on_plateau": 3, "train.schedule": schedule}
+    message = refusal(changed(tmp_path, changes))
+    assert "train.reduce_on_plateau needs train.schedule: constant" in message
+
+
+# --- files that are no parameters ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(b"", "received None", id="empty"),
+        pytest.param(b"# nothing\n", "received None", id="only a comment"),
+        pytest.param(b"- data\n", "received ['data']", id="list at top"),
+        pytest.param(b"text\n", "received 'text'", id="text at top"),
+        pytest.param(b"data: [1\n", "must be valid YAML", id="not closed"),
+        pytest.param(b"a: 1\na: 2\n", 'duplicate key "a"', id="key twice"),
+        pytest.param(b"a: 1\n---\na: 1\n", "must be valid YAML", id="two documents"),
+        pytest.param(b"a:\n\t- b\n", "on line 2", id="tab"),
+        pytest.param(b"a: *b\n", "undefined alias", id="alias without anchor"),
+        pytest.param(b"a: !!python/name:os.system\n", "must be valid YAML", id="Python object"),
+        pytest.param(b"a: \0\n", "must be valid YAML", id="control character"),
+        pytest.param(b"a: 2026-13-45\n", "must be valid YAML", id="no such day"),
+        pytest.param(b"a: !!int b\n", "must be valid YAML", id="tag int on text"),
+        pytest.param(b"a: !!int\n", "must be valid YAML", id="tag int on nothing"),
+        pytest.param(b"a: !!bool b\n", "must be valid YAML", id="tag bool on text"),
+        pytest.param(b"? - : \n", "must be valid YAML", id="key that cannot be one"),
+        pytest.param(b'a: "\\U00110000"\n', "must be valid YAML", id="no such character"),
+        pytest.param(b"a: " + b"9" * 5000, "must be valid YAML", id="number of 5000 digits"),
+        pytest.param(b"[" * 1000, "must be valid YAML", id="nested too deeply"),
+        pytest.param("a: é\n".encode("latin-1"), "UTF-8; received byte 0xe9", id="Latin-1"),
+        pytest.param(b"\xff\xfea\0", "UTF-8; received byte 0xff", id="UTF-16"),
+    ],
+)
+def test_a_file_that_holds_no_parameters_is_refused(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    assert words in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb"])
+def test_an_odd_key_is_named(tmp_path: Path, name: str) -> None:
+    assert "received 5" in refusal(changed(tmp_path, {name: 5}))
+
+
+def test_a_missing_file_is_refused_and_says_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refusal(Path("params.yaml"))
+    assert message.startswith("params.yaml must ")
+    assert "in the working directory" in message
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "directory" in refusal(tmp_path)
