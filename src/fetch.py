@@ -73,11 +73,11 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         NotThere: the folder or a file is missing.
         InputError: a file is there and is not the published one.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib's own raises where it may not look
         raise NotThere(f"no folder {folder}")
     contents = {}
     for name, published in FILES.items():
-        found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+        found = [p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)]
         if not found:
             raise NotThere(f"{folder} has no {name} or {name}.gz")
         content = idx.read_bytes(found[0], limit=published.bytes)
@@ -135,8 +135,10 @@ def from_upstream(
             try:
                 for name in source.registry:
                     source.fetch(name, downloader=download)
-            except (requests.RequestException, ValueError) as error:  # ValueError: wrong hash
-                failures.append(f"{address}: {type(error).__name__}")
+            except (requests.RequestException, ValueError) as error:
+                wrong_hash = type(error) is ValueError  # how pooch says it
+                reason = "not the published file" if wrong_hash else type(error).__name__
+                failures.append(f"{address}: {reason}")
                 continue
             return read_folder(Path(folder))
     raise NotThere("; ".join(failures))
@@ -168,10 +170,10 @@ def from_package() -> dict[str, bytes]:
             )
             if failure:
                 raise NotThere(failure)
-        (package,) = Path(folder).glob(f"{PACKAGE}_*.deb")
-        failure = _run(["dpkg-deb", "-x", str(package), f"{folder}/unpacked"], folder)
-        if failure:
-            raise NotThere(failure)
+        for package in Path(folder).glob(f"{PACKAGE}_*.deb"):
+            failure = _run(["dpkg-deb", "-x", str(package), f"{folder}/unpacked"], folder)
+            if failure:
+                raise NotThere(failure)
         return read_folder(Path(folder) / "unpacked" / PACKAGE_FOLDER)
 
 
@@ -179,7 +181,13 @@ def _run(command: list[str], folder: str) -> str:
     """Runs a command; returns "" if it succeeded, else the last line that it printed."""
     try:
         done = subprocess.run(
-            command, check=False, cwd=folder, capture_output=True, text=True, timeout=300
+            command,
+            check=False,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=300,
         )
     except subprocess.TimeoutExpired:
         return f"{command[0]} took more than 300 s"

@@ -71,7 +71,7 @@ def class_names() -> list[str]:
     if not path.exists():
         return [str(digit) for digit in range(10)]
     try:
-        names = path.read_text("utf-8").split("\n")
+        names = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} must be a readable UTF-8 file; received: {error}") from None
     names = [name.strip() for name in names if name.strip()]
@@ -82,13 +82,17 @@ def class_names() -> list[str]:
     return names
 
 
-def check(parts: dict[str, Part], shape: tuple[int, int, int], wants_test: bool) -> None:
+def check(
+    names: list[str], parts: dict[str, Part], shape: tuple[int, int, int], wants_test: bool
+) -> None:
     """Refuses what no later stage could work with.
 
     Raises:
-        InputError: another shape than data.height, data.width and data.channels, no rows, or parts
+        InputError: a class name that the tables need, another shape than data.height, data.width and data.channels, no rows, or parts
             that look swapped.
     """
+    if "all" in names:
+        raise InputError("a class must not be called all, as the totals are; received all")
     train, test = (len(parts[part][0]) for part in ("train", "test"))
     for part, (images, _) in parts.items():
         if images.shape[1:] != shape:
@@ -103,7 +107,9 @@ def check(parts: dict[str, Part], shape: tuple[int, int, int], wants_test: bool)
             f"train must hold at least as many images as test; received {train:,} and {test:,} (swapped?)"
         )
     if wants_test and test == 0:
-        raise InputError("evaluate.parts must leave out test where there are no test images")
+        raise InputError(
+            "evaluate.parts must leave out test where there are no test images; received test"
+        )
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -162,24 +168,27 @@ def main() -> None:
         names, parts = read_idx(INPUT, class_names())
     else:
         names, parts = read_idx(RAW, list(classes.FASHION_MNIST))
-    check(parts, (data.height, data.width, data.channels), "test" in chosen.evaluate.parts)
+    check(names, parts, (data.height, data.width, data.channels), "test" in chosen.evaluate.parts)
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])
     copies = duplicates(parts)
     print(table.to_string(index=False), copies.to_string(index=False), sep="\n\n")
 
-    for part, (images, labels) in parts.items():
-        with files.whole_folder(arrays.PREPARED / part) as folder:
-            arrays.save(folder, images, labels)
+    images, labels = parts["train"]
+    with (  # everything is there before anything appears
+        files.whole_folder(arrays.PREPARED / "train") as train,
+        files.whole_folder(arrays.PREPARED / "test") as test,
+        files.whole_folder(Path("metrics/data")) as tables,
+        files.whole_folder(Path("plots/data")) as pictures,
+    ):
+        arrays.save(train, *parts["train"])
+        arrays.save(test, *parts["test"])
+        table.to_csv(tables / "classes.csv", index=False)
+        copies.to_csv(tables / "duplicates.csv", index=False)
+        figures.first_images(images[:9], labels[:9], names, pictures / "first_images.png")
+        figures.class_means(images, labels, names, pictures / "class_means.png")
+        figures.class_counts(table, pictures / "class_counts.png")
     files.write_json(arrays.PREPARED / "classes.json", names)
-    with files.whole_folder(Path("metrics/data")) as folder:
-        table.to_csv(folder / "classes.csv", index=False)
-        copies.to_csv(folder / "duplicates.csv", index=False)
-    with files.whole_folder(Path("plots/data")) as folder:
-        images, labels = parts["train"]
-        figures.first_images(images[:9], labels[:9], names, folder / "first_images.png")
-        figures.class_means(images, labels, names, folder / "class_means.png")
-        figures.class_counts(table, folder / "class_counts.png")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,15 @@ def split(
     chosen, _ = draw(
         labels[rest], len(rest) if train_size is None else train_size, seed, "split.train_size"
     )
-    return rest[chosen], val
+    train = rest[chosen]
+    for name, rows in (("split.val_size", val), ("split.train_size", train)):
+        missing = np.setdiff1d(labels, labels[rows])
+        if len(rows) and missing.size:  # in proportion, a rare class may be none
+            raise InputError(
+                f"{name} must leave a row of each class for train and for val; "
+                f"received {len(rows):,}, with none of label {missing[0]}"
+            )
+    return train, val
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ def main() -> None:
     folder = parser.parse_args().to
     for name in ("train", "test"):
         images, labels = arrays.load(name)
+        if not len(images):
+            raise InputError(f"{name} must hold at least one image for this form; received none")
         if images.shape[1:] != (kaggle_csv.HEIGHT, kaggle_csv.WIDTH, 1):
             raise InputError(
                 f"images must be 28 x 28 x 1 for this form; received {images.shape[1:]}"

@@ -40,6 +40,9 @@ def class_counts(table: pd.DataFrame, path: Path) -> None:
     wide.plot.barh(ax=axes, width=0.8)
     axes.invert_yaxis()  # the first class at the top
     axes.set(xlabel="images", ylabel="")
+    for tick in axes.yaxis.get_major_ticks():
+        tick.label1.set_parse_math(False)
+        tick.label2.set_parse_math(False)
     axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
 
@@ -85,7 +88,7 @@ def _grid(count: int, columns: int, inches: float) -> tuple[Figure, list[Axes]]:
 def _show(place: Axes, image: np.ndarray, title: str) -> None:
     """One image (H, W, C) uint8, grey where C is 1."""
     place.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-    place.set_title(title, fontsize=7)
+    place.set_title(title, fontsize=7, parse_math=False)  # a class may be called $x$
 
 
 def _save(figure: Figure, path: Path) -> None:

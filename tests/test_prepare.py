@@ -1,0 +1,628 @@
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, TINY, write_params
+from PIL import Image, ImageDraw
+
+import prepare
+from analysis import figures
+from common import arrays, classes, idx, kaggle_csv
+from common.errors import InputError
+
+COUNTS = {"train": 30, "test": 12}
+PREFIX = {"train": "train", "test": "t10k"}
+INPUT, RAW = Path("data/input"), Path("data/raw")
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]
+
+FOLDER = {
+    "data.source": "folder",
+    "data.height": 40,
+    "data.width": 40,
+    "data.channels": 3,
+}
+WITHOUT_TEST = {"evaluate.parts": ["val"]}
+
+
+def random_parts(height: int = 28, width: int = 28) -> Parts:
+    """Images (N, H, W) and labels (N,)."""
+    generator = np.random.default_rng(0)
+    return {
+        part: (
+            generator.integers(0, 256, (count, height, width), np.uint8),
+            generator.permutation(np.arange(count, dtype=np.uint8) % 10),
+        )
+        for part, count in COUNTS.items()
+    }
+
+
+def write_idx(folder: Path, parts: Parts, packed: bool = False) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, pair in parts.items():
+        for kind, array in zip(("images-idx3", "labels-idx1"), pair, strict=True):
+            content = idx.encode(array)
+            name = f"{PREFIX[part]}-{kind}-ubyte{'.gz' * packed}"
+            (folder / name).write_bytes(gzip.compress(content) if packed else content)
+
+
+def write_csv(parts: Parts) -> None:
+    INPUT.mkdir(parents=True, exist_ok=True)
+    for part, (images, labels) in parts.items():
+        kaggle_csv.write(INPUT / f"fashion-mnist_{part}.csv", images, labels)
+
+
+def draw_folder(folder: Path, names: list[str], count: int = 3) -> None:
+    """Pictures of all sizes on black, a colour and a number of corners for each class."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            width, height = (int(side) for side in generator.integers(20, 90, 2))
+            picture = Image.new("RGB", (width, height))
+            ImageDraw.Draw(picture).regular_polygon(
+                (width / 2, height / 2, min(width, height) / 2.5),
+                3 + label,
+                int(generator.integers(360)),
+                fill=(255 - 30 * label, 30 * label, 128),
+            )
+            suffix = "jpg" if number % 2 else "png"
+            picture.save(folder / name / f"{number}.{suffix}", quality=95, subsampling=0)
+
+
+def use(changes: dict[str, Any]) -> None:
+    write_params(Path(), {**TINY, **changes})
+
+
+def everything() -> dict[str, bytes | None]:
+    """The working directory by path; None for a folder."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+
+
+def outputs() -> dict[str, bytes]:
+    written = ("data/prepared/", "metrics/", "plots/")
+    return {
+        path: content
+        for path, content in everything().items()
+        if path.startswith(written) and content is not None
+    }
+
+
+def run(changes: dict[str, Any]) -> dict[str, bytes]:
+    use(changes)
+    prepare.main()
+    return outputs()
+
+
+def refusal(changes: dict[str, Any]) -> str:
+    """What prepare says: one line, and nothing in the working directory changes."""
+    use(changes)
+    before = everything()
+    with pytest.raises(InputError) as caught:
+        prepare.main()
+    assert everything() == before
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def script() -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / "src" / "prepare.py"], check=False, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time; the tests that look at them do without this."""
+    for name in ("first_images", "class_means", "class_counts"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
+
+
+# --- one result, whatever the source ------------------------------------------------------------
+
+
+def test_all_sources_of_the_same_images_give_the_same_bytes(workspace: Path) -> None:
+    parts = random_parts()
+    write_csv(parts)
+    expected = run({"data.source": "csv"})
+    assert sorted(expected) == [
+        "data/prepared/classes.json",
+        "data/prepared/test/images.npy",
+        "data/prepared/test/labels.npy",
+        "data/prepared/train/images.npy",
+        "data/prepared/train/labels.npy",
+        "metrics/data/classes.csv",
+        "metrics/data/duplicates.csv",
+        "plots/data/class_counts.png",
+        "plots/data/class_means.png",
+        "plots/data/first_images.png",
+    ]
+    for part, (images, labels) in parts.items():
+        loaded_images, loaded_labels = arrays.load(part)
+        np.testing.assert_array_equal(loaded_images, images[..., None], strict=True)
+        np.testing.assert_array_equal(loaded_labels, labels, strict=True)
+    assert json.loads(expected["data/prepared/classes.json"]) == list(classes.FASHION_MNIST)
+
+    write_idx(INPUT, parts)
+    (INPUT / "classes.txt").write_text("\n".join(classes.FASHION_MNIST))
+    assert run({"data.source": "idx"}) == expected
+    write_idx(RAW, parts, packed=True)
+    assert run({"data.source": "synthetic"}) == expected
+
+
+def test_a_second_run_gives_the_same_bytes_in_another_process(workspace: Path) -> None:
+    names = [f"shape {number}" for number in range(3)]
+    draw_folder(INPUT / "train", names)
+    draw_folder(INPUT / "test", names, count=1)
+    expected = run(FOLDER)
+    done = script()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert outputs() == expected
+    assert sum(path.endswith(".png") for path in expected) == 3
+
+
+def test_remains_of_another_run_disappear(workspace: Path, no_figures: None) -> None:
+    write_csv(random_parts())
+    remains = ("data/prepared/train", "data/prepared/test", "metrics/data", "plots/data")
+    for folder in map(Path, remains):
+        folder.mkdir(parents=True)
+        (folder / "old").write_text("old")
+    assert not any(path.endswith("old") for path in run({"data.source": "csv"}))
+    assert not list(Path().rglob(".*"))  # nor a half-written folder
+
+
+@pytest.mark.parametrize("packed", ["none", "all", "labels", "both"])
+def test_idx_files_packed_or_not(workspace: Path, no_figures: None, packed: str) -> None:
+    parts = random_parts()
+    if packed == "both":  # the unpacked ones count
+        write_idx(
+            INPUT, {part: (images * 0, labels) for part, (images, labels) in parts.items()}, True
+        )
+    write_idx(INPUT, parts, packed == "all")
+    if packed == "labels":
+        for path in INPUT.glob("*labels*"):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    run({"data.source": "idx"})
+    for part, (images, labels) in parts.items():
+        np.testing.assert_array_equal(arrays.load(part)[0], images[..., None], strict=True)
+        np.testing.assert_array_equal(arrays.load(part)[1], labels, strict=True)
+
+
+def test_idx_images_of_another_size(workspace: Path, no_figures: None) -> None:
+    write_idx(INPUT, random_parts(12, 20))
+    run({"data.source": "idx", "data.height": 12, "data.width": 20})
+    assert arrays.load("train")[0].shape == (30, 12, 20, 1)
+
+
+def test_fashion_mnist_is_read_from_raw_and_has_its_own_class_names(
+    workspace: Path, no_figures: None
+) -> None:
+    write_idx(RAW, random_parts())
+    INPUT.mkdir()
+    (INPUT / "classes.txt").write_text("a\nb\n")  # for data.source: idx
+    written = run({"data.source": "fashion-mnist"})
+    assert json.loads(written["data/prepared/classes.json"]) == list(classes.FASHION_MNIST)
+
+
+def test_a_folder_of_seven_classes_in_colour(workspace: Path) -> None:
+    names = [f"{corners} corners" for corners in range(3, 10)]
+    draw_folder(INPUT / "train", names, count=4)
+    draw_folder(INPUT / "test", names, count=2)
+    written = run(FOLDER)
+    assert json.loads(written["data/prepared/classes.json"]) == names
+    for part, count in (("train", 4), ("test", 2)):
+        images, labels = arrays.load(part)
+        assert images.shape == (7 * count, 40, 40, 3)
+        assert labels.tolist() == [label for label in range(7) for _ in range(count)]
+        colours = images[:, 20, 20].astype(int)  # the middle of each: inside the polygon
+        drawn = [(255 - 30 * label, 30 * label, 128) for label in labels.tolist()]
+        assert abs(colours - drawn).max() < 6  # JPEG
+    table = pd.read_csv("metrics/data/classes.csv")
+    assert table["class"].tolist() == ["all", *names] * 2
+    assert table["images"].tolist() == [28, *[4] * 7, 14, *[2] * 7]
+
+
+def test_one_tree_goes_without_test(workspace: Path) -> None:
+    draw_folder(INPUT, ["a", "b"])
+    run({**FOLDER, **WITHOUT_TEST})
+    assert arrays.load("train")[0].shape == (6, 40, 40, 3)
+    assert arrays.load("test")[0].shape == (0, 40, 40, 3)
+    assert arrays.load("test")[1].shape == (0,)
+    table = pd.read_csv("metrics/data/classes.csv").set_index(["part", "class"])
+    assert table.loc["test", "images"].tolist() == [0, 0, 0]
+    assert table.loc["test", "pixel_mean"].isna().all()
+    copies = pd.read_csv("metrics/data/duplicates.csv")
+    assert copies["images"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["$\\frac$", "a$b$c"], id="formulas"),
+        pytest.param(['"', "100 %", "Größe", "_hidden", "a\nb", "a, b"], id="others"),
+    ],
+)
+def test_any_class_name(workspace: Path, names: list[str]) -> None:
+    """Nothing that draws or writes tables takes it for something else."""
+    draw_folder(INPUT, names, count=1)
+    written = run({**FOLDER, **WITHOUT_TEST})
+    assert json.loads(written["data/prepared/classes.json"]) == names
+    table = pd.read_csv("metrics/data/classes.csv")
+    assert table["class"].tolist() == ["all", *names] * 2
+
+
+def test_a_class_named_all_does_not_replace_the_total(workspace: Path, no_figures: None) -> None:
+    draw_folder(INPUT, ["Z", "all"])
+    try:
+        run({**FOLDER, **WITHOUT_TEST})
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        table = pd.read_csv("metrics/data/classes.csv")
+        assert table["class"].tolist() == ["all", "Z", "all"] * 2
+        assert table["images"].tolist() == [6, 3, 3, 0, 0, 0]
+
+
+# --- class names --------------------------------------------------------------------------------
+
+
+def test_without_classes_txt_the_classes_are_digits(workspace: Path) -> None:
+    assert prepare.class_names() == list("0123456789")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cat\nbig dog\n\xc3\xa9l\xc3\xa9phant\n",
+        b"cat\nbig dog\n\xc3\xa9l\xc3\xa9phant",
+        b"cat\r\nbig dog\r\n\xc3\xa9l\xc3\xa9phant\r\n",
+        b"\n cat \n\nbig dog\t\n\xc3\xa9l\xc3\xa9phant\n\n",
+        pytest.param(b"\xef\xbb\xbfcat\nbig dog\n\xc3\xa9l\xc3\xa9phant\n", id="byte order mark"),
+    ],
+)
+def test_classes_txt(workspace: Path, content: bytes) -> None:
+    INPUT.mkdir(parents=True)
+    (INPUT / "classes.txt").write_bytes(content)
+    assert prepare.class_names() == ["cat", "big dog", "éléphant"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(b"", "must hold 2 to 256 different names; received 0", id="empty"),
+        pytest.param(b"cat\n", "must hold 2 to 256 different names; received 1", id="one"),
+        pytest.param(b"cat\ndog\ncat\n", "must hold 2 to 256 different names; ", id="twice"),
+        pytest.param(
+            b"".join(b"%d\n" % number for number in range(257)),
+            "must hold 2 to 256 different names; received 257",
+            id="257",
+        ),
+        pytest.param(
+            "Größe\nx\n".encode("latin-1"), "must be a readable UTF-8 file; ", id="Latin-1"
+        ),
+        pytest.param(None, "must be a readable UTF-8 file; ", id="folder"),
+    ],
+)
+def test_a_wrong_classes_txt_is_refused(workspace: Path, content: bytes | None, words: str) -> None:
+    write_idx(INPUT, random_parts())
+    if content is None:
+        (INPUT / "classes.txt").mkdir()
+    else:
+        (INPUT / "classes.txt").write_bytes(content)
+    assert refusal({"data.source": "idx"}).startswith(f"data/input/classes.txt {words}")
+
+
+def test_labels_are_held_against_classes_txt(workspace: Path) -> None:
+    parts = random_parts()
+    write_idx(INPUT, parts)
+    (INPUT / "classes.txt").write_text("\n".join("abcdefghi"))
+    row = parts["train"][1].tolist().index(9)
+    assert refusal({"data.source": "idx"}) == (
+        f"data/input/train-labels-idx1-ubyte must hold labels from 0 to 8; received 9 in row {row}"
+    )
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def label_10(parts: Parts) -> None:
+    parts["test"][1][5] = 10
+
+
+def swapped(parts: Parts) -> None:
+    parts["train"], parts["test"] = parts["test"], parts["train"]
+
+
+def labels_for_images(parts: Parts) -> None:
+    parts["train"] = parts["train"][1], parts["train"][1]
+
+
+def images_for_labels(parts: Parts) -> None:
+    parts["test"] = parts["test"][0], parts["test"][0]
+
+
+def one_label_less(parts: Parts) -> None:
+    parts["train"] = parts["train"][0], parts["train"][1][:-1]
+
+
+def no_images(parts: Parts) -> None:
+    for part, (images, labels) in parts.items():
+        parts[part] = images[:0], labels[:0]
+
+
+def no_test_images(parts: Parts) -> None:
+    images, labels = parts["test"]
+    parts["test"] = images[:0], labels[:0]
+
+
+def smaller(parts: Parts) -> None:
+    parts.update(random_parts(20, 24))
+
+
+def smaller_in_test(parts: Parts) -> None:
+    parts["test"] = random_parts(20, 24)["test"]
+
+
+def turned(parts: Parts) -> None:
+    parts.update(random_parts(28, 27))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            label_10,
+            "data/input/t10k-labels-idx1-ubyte must hold labels from 0 to 9; received 10 in row 5",
+        ),
+        (
+            swapped,
+            "train must hold at least as many images as test; received 12 and 30 (swapped?)",
+        ),
+        (
+            labels_for_images,
+            "data/input/train-images-idx3-ubyte must hold images in 3 dimensions; received 1",
+        ),
+        (
+            images_for_labels,
+            "data/input/t10k-labels-idx1-ubyte must hold labels in 1 dimension; received 3",
+        ),
+        (
+            one_label_less,
+            "data/input/train-images-idx3-ubyte must hold one image a label (29); received 30",
+        ),
+        (no_images, "train must hold at least one image; received none"),
+        (
+            no_test_images,
+            "evaluate.parts must leave out test where there are no test images; received test",
+        ),
+        (
+            smaller,
+            "train images must be 28 x 28 x 1 (data.height, data.width, data.channels); "
+            "received 20 x 24 x 1",
+        ),
+        (
+            smaller_in_test,
+            "test images must be 28 x 28 x 1 (data.height, data.width, data.channels); "
+            "received 20 x 24 x 1",
+        ),
+        (
+            turned,
+            "train images must be 28 x 28 x 1 (data.height, data.width, data.channels); "
+            "received 28 x 27 x 1",
+        ),
+    ],
+)
+def test_wrong_idx_content_is_refused(
+    workspace: Path, change: Callable[[Parts], None], message: str
+) -> None:
+    parts = random_parts()
+    change(parts)
+    write_idx(INPUT, parts)
+    assert refusal({"data.source": "idx"}) == message
+
+
+MAGIC = "must begin with an IDX magic number of unsigned bytes (00 00 08 01 to 04); received "
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train-images-idx3-ubyte", None, "must be a readable file; received: No such file"),
+        ("t10k-labels-idx1-ubyte", None, "must be a readable file; received: No such file"),
+        ("train-images-idx3-ubyte", b"", f"{MAGIC}an empty file"),
+        ("t10k-images-idx3-ubyte", b"\0\0\x0d\x03" + bytes(99), f"{MAGIC}00 00 0d 03"),
+        ("train-labels-idx1-ubyte", gzip.compress(b"x"), f"{MAGIC}1f 8b 08 00"),
+        (
+            "train-labels-idx1-ubyte",
+            idx.encode(np.zeros(30, np.uint8))[:-1],
+            "must hold the 30 bytes that its header announces (30); received 29",
+        ),
+        (
+            "t10k-images-idx3-ubyte",
+            idx.encode(np.zeros((12, 28, 28), np.uint8)) + b"\0",
+            "must hold the 9,408 bytes that its header announces (12 x 28 x 28); received 9,409",
+        ),
+    ],
+)
+def test_a_wrong_idx_file_is_refused(
+    workspace: Path, name: str, content: bytes | None, message: str
+) -> None:
+    write_idx(INPUT, random_parts())
+    if content is None:
+        (INPUT / name).unlink()
+    else:
+        (INPUT / name).write_bytes(content)
+    assert refusal({"data.source": "idx"}).startswith(f"data/input/{name} {message}")
+
+
+@pytest.mark.parametrize("source", ["fashion-mnist", "synthetic", "csv", "idx", "folder"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_source_without_files_is_refused(workspace: Path, source: str, there: bool) -> None:
+    if there:
+        INPUT.mkdir(parents=True)
+        RAW.mkdir(parents=True)
+        (INPUT / "README.md").write_text("")
+    message = refusal({"data.source": source})
+    assert message.startswith(
+        f"data/{'raw' if source in ('fashion-mnist', 'synthetic') else 'input'}"
+    )
+    assert " must " in message
+
+
+@pytest.mark.parametrize("test", ["none", "empty"])
+def test_evaluating_test_needs_test_images(workspace: Path, test: str) -> None:
+    draw_folder(INPUT / "train", ["a", "b"])
+    if test == "empty":
+        (INPUT / "test").mkdir()
+    assert refusal({**FOLDER, "evaluate.parts": ["val", "test"]}).startswith(
+        "evaluate.parts must leave out test where there are no test images; received test"
+    )
+
+
+def test_more_test_than_train_pictures_are_refused(workspace: Path) -> None:
+    draw_folder(INPUT / "train", ["a", "b"], count=1)
+    draw_folder(INPUT / "test", ["a", "b"], count=2)
+    assert refusal(FOLDER) == (
+        "train must hold at least as many images as test; received 2 and 4 (swapped?)"
+    )
+
+
+# --- as a script --------------------------------------------------------------------------------
+
+
+def wrong_pixel(path: Path) -> None:
+    """In the second file of two, so that the first was read well."""
+    lines = path.read_text().splitlines()
+    lines[7] = lines[7].rsplit(",", 1)[0] + ",256"
+    path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_error_is_one_line_and_leaves_the_old_result(workspace: Path, old: bool) -> None:
+    write_csv(random_parts())
+    use({"data.source": "csv"})
+    for path in ("data/prepared/train/images.npy", "metrics/data/classes.csv") if old else ():
+        Path(path).parent.mkdir(parents=True)
+        Path(path).write_text("old")
+    wrong_pixel(INPUT / "fashion-mnist_test.csv")
+    before = everything()
+    done = script()
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: data/input/fashion-mnist_test.csv must hold pixels from 0 to 255; "
+        "received 256 as pixel784 in line 8\n"
+    )
+    assert everything() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("b.png", "error: data/input/a/b.png must be a picture that Pillow reads; "),
+        ("b\nc.png", "error: data/input/a/b"),  # a line break in a name makes no second line
+    ],
+)
+def test_an_error_in_a_folder_is_one_line(workspace: Path, name: str, error: str) -> None:
+    draw_folder(INPUT, ["a", "b"])
+    (INPUT / "a" / name).write_text("no picture")
+    use({**FOLDER, **WITHOUT_TEST})
+    done = script()
+    assert done.returncode == 1
+    assert done.stderr.startswith(error)
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("data/prepared").exists()
+
+
+def test_the_tables_are_printed(
+    workspace: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(random_parts())
+    run({"data.source": "csv"})
+    printed = capsys.readouterr().out
+    for words in (*classes.FASHION_MNIST, "within train", "test images also in train"):
+        assert words in printed
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_summarise_gives_numpys_numbers() -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (50, 5, 4, 3), np.uint8)
+    labels = generator.integers(0, 3, 50).astype(np.uint8)  # class d has none
+    table = prepare.summarise("train", images, labels, list("abcd"))
+    assert list(table.columns) == ["part", "class", "images", "pixel_mean", "pixel_std"]
+    assert table["class"].tolist() == ["all", *"abcd"]
+    assert (table["part"] == "train").all()
+    values = images.astype(np.float64)
+    groups = [values, *(values[labels == label] for label in range(3))]
+    assert table["images"].tolist() == [*map(len, groups), 0]
+    for column, function in (("pixel_mean", np.mean), ("pixel_std", np.std)):
+        assert table[column][:4].tolist() == [round(float(function(group)), 2) for group in groups]
+        assert pd.isna(table[column][4])
+
+
+def part(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images of one value each, and labels, from (value, label)."""
+    content = np.array(pairs, np.uint8).reshape(-1, 2)
+    return np.tile(content[:, :1, None, None], (1, 2, 2, 1)), content[:, 1]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        pytest.param(part((1, 0), (2, 0)), part((3, 0)), [(0, 0), (0, 0), (0, 0)], id="none"),
+        pytest.param(part((1, 0), (1, 0)), part((3, 0)), [(2, 0), (0, 0), (0, 0)], id="train"),
+        pytest.param(
+            part((1, 0), (2, 0), (1, 1)), part((3, 0)), [(2, 2), (0, 0), (0, 0)], id="train, labels"
+        ),
+        pytest.param(
+            part((1, 0)), part((3, 0), (3, 0), (3, 0)), [(0, 0), (3, 0), (0, 0)], id="test"
+        ),
+        pytest.param(
+            part((1, 0)),
+            part((3, 0), (3, 1), (3, 0), (4, 1), (4, 1)),
+            [(0, 0), (5, 3), (0, 0)],  # every copy of 3 has one of another label
+            id="test, labels",
+        ),
+        pytest.param(part((1, 0), (2, 0)), part((1, 0)), [(0, 0), (0, 0), (1, 0)], id="across"),
+        pytest.param(
+            part((1, 0), (2, 0)), part((1, 1)), [(0, 0), (0, 0), (1, 1)], id="across, labels"
+        ),
+        pytest.param(
+            part((1, 0), (1, 1), (2, 2)),
+            part((1, 2), (1, 2), (2, 2)),
+            [(2, 2), (2, 0), (3, 2)],  # two, though each differs from two in train
+            id="all at once",
+        ),
+        pytest.param(part((1, 0), (1, 0)), part(), [(2, 0), (0, 0), (0, 0)], id="no test images"),
+    ],
+)
+def test_duplicates(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    expected: list[tuple[int, int]],
+) -> None:
+    table = prepare.duplicates({"train": train, "test": test})
+    assert list(table.columns) == ["where", "images", "label_differs"]
+    assert table.to_numpy().tolist() == [
+        [where, *counts]
+        for where, counts in zip(
+            ("within train", "within test", "test images also in train"), expected, strict=True
+        )
+    ]
+
+
+def test_one_pixel_makes_another_image() -> None:
+    images, labels = part((1, 0), (1, 0))
+    images[1, 1, 1, 0] = 2
+    table = prepare.duplicates({"train": (images, labels), "test": part((2, 0))})
+    assert table["images"].tolist() == [0, 0, 0]

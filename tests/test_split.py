@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_params
+
+import split
+from common import arrays
+from common.errors import InputError
+
+EVEN = np.random.default_rng(0).permutation(np.arange(1000, dtype=np.uint8) % 10)
+UNEVEN = np.random.default_rng(0).permutation(
+    np.repeat(np.arange(4, dtype=np.uint8), [500, 300, 150, 57])
+)
+
+
+@pytest.mark.parametrize("labels", [EVEN, UNEVEN])
+@pytest.mark.parametrize(
+    ("train_size", "val_size"), [(None, 100), (None, 333), (100, 333), (667, 333), (50, 0)]
+)
+def test_rows_are_disjoint_sorted_and_stratified(
+    labels: np.ndarray, train_size: int | None, val_size: int
+) -> None:
+    train, val = split.split(labels, train_size, val_size, seed=0)
+    assert len(train) == (len(labels) - val_size if train_size is None else train_size)
+    assert len(val) == val_size
+    for rows in (train, val):
+        assert rows.dtype == np.int64
+        assert (np.diff(rows) > 0).all()  # sorted, and none twice
+        counts = np.bincount(labels[rows], minlength=labels.max() + 1)
+        proportional = np.bincount(labels) * len(rows) / len(labels)
+        # Train is drawn from what val leaves, so that two roundings add up.
+        assert abs(counts - proportional).max() < (1 if rows is val else 2)
+    assert not set(train) & set(val)
+    assert set(train) | set(val) <= set(range(len(labels)))
+
+
+@pytest.mark.parametrize("val_size", [0, 10, 333, 990])
+@pytest.mark.parametrize("to_the_last_row", [False, True])
+def test_together_they_cover_all_rows(val_size: int, to_the_last_row: bool) -> None:
+    train_size = len(EVEN) - val_size if to_the_last_row else None
+    train, val = split.split(EVEN, train_size, val_size, seed=0)
+    assert sorted([*train, *val]) == list(range(len(EVEN)))
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (split.split(EVEN, 300, 200, seed) for seed in (0, 0, 1))
+    for one, two, three in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one, two, strict=True)
+        assert not np.array_equal(one, three)
+
+
+def test_val_does_not_depend_on_train_size() -> None:
+    rows = [split.split(EVEN, train_size, 200, seed=0)[1] for train_size in (None, 100, 800)]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(rows[0], rows[2])
+
+
+RARE = np.array([0] * 98 + [1] * 2, np.uint8)
+SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "train_size", "val_size", "message"),
+    [
+        (EVEN, None, 1000, "split.val_size must be between 0 and 999; received 1,000"),
+        (EVEN, None, 1001, "split.val_size must be between 0 and 999; received 1,001"),
+        (
+            EVEN,
+            901,
+            100,
+            "split.train_size must be at most the 900 rows that val leaves; received 901",
+        ),
+        (
+            EVEN,
+            None,
+            9,
+            "split.val_size must leave at least a row of each of the 10 classes on both sides "
+            "(10 to 990); received 9",
+        ),
+        (
+            EVEN,
+            None,
+            991,
+            "split.val_size must leave at least a row of each of the 10 classes on both sides "
+            "(10 to 990); received 991",
+        ),
+        (
+            EVEN,
+            9,
+            100,
+            "split.train_size must leave at least a row of each of the 10 classes on both sides "
+            "(10 to 890); received 9",
+        ),
+        (
+            SINGLE,
+            None,
+            4,
+            "split.val_size needs two rows or more of each class; received 1 of label 2",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    labels: np.ndarray, train_size: int | None, val_size: int, message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        split.split(labels, train_size, val_size, seed=0)
+    assert str(caught.value) == message
+
+
+def test_a_set_without_a_rare_class_is_refused() -> None:
+    # Two rows in proportion to 98 and 2 are two of the one and none of the other.
+    with pytest.raises(InputError, match=r"^split\.val_size "):
+        split.split(RARE, None, 2, seed=0)
+
+
+def test_the_stage_writes_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"split.train_size": 300, "split.val_size": 200, "split.seed": 3})
+    (arrays.PREPARED / "train").mkdir(parents=True)
+    np.save(arrays.PREPARED / "train" / "labels.npy", EVEN)
+    split.main()
+    train, val = split.split(EVEN, 300, 200, seed=3)
+    np.testing.assert_array_equal(arrays.load_rows("train"), train, strict=True)
+    np.testing.assert_array_equal(arrays.load_rows("val"), val, strict=True)
+    assert sorted(path.name for path in arrays.SPLIT.iterdir()) == ["train.npy", "val.npy"]
+    assert capsys.readouterr().out == "300 rows for training, 200 for validation, of 1,000\n"
