@@ -6,6 +6,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ import keras
 
 
 def build(
-    name: str, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]
+    name: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    options: dict[str, Any],
+    device: str = "cpu",
 ) -> keras.Model:
-    """Builds the architecture in the file called `name`, with layer names that do not depend on
-    what the process has built before.
+    """Builds the architecture in the file called `name`, its weights on `device` (cpu or cuda).
+
+    Layer names do not depend on what the process has built before: Keras' counters start again,
+    and with them every `keras.device` around the call, so none should be.
 
     Raises:
         InputError: no such file, or its `build` has no such option or refuses a value.
@@ -38,9 +45,12 @@ def build(
             )
     keras.utils.clear_session(free_memory=False)
     try:
-        return architecture.build(input_shape, classes, **options)
+        with keras.device(device):
+            return architecture.build(input_shape, classes, **options)
     except (ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        # Keras puts the layer first, then the cause in bold
+        lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).split("\n\n")
+        reason = " ".join(" ".join(lines[:2]).split())
         raise InputError(
             f"model.options.{name} must make a network; received {options}: {reason}"
         ) from error

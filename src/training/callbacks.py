@@ -1,12 +1,12 @@
 """What happens around the training steps, as Keras callbacks."""
 
 import math
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from common import backend
+from common.errors import InputError
 
 # isort: split
 import dvclive
@@ -120,7 +120,10 @@ class Curves(keras.callbacks.Callback):
     experiments alone, since the pipeline declares the curves itself.
 
     Args:
-        folder: belongs to dvclive alone: it is emptied first.
+        folder: belongs to dvclive alone, which empties it first.
+
+    Raises:
+        InputError: at the end of an epoch whose loss is not finite.
     """
 
     def __init__(self, folder: Path):
@@ -129,7 +132,6 @@ class Curves(keras.callbacks.Callback):
         self.last: dict[str, float] = {}  # figures of the last epoch
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
         self.live = dvclive.Live(str(self.folder), dvcyaml=None, report=None, save_dvc_exp=False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -137,7 +139,12 @@ class Curves(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             part, measure = ("val", name[4:]) if name.startswith("val_") else ("train", name)
             if measure in ("loss", "accuracy"):
-                self.last[f"{part}_{measure}"] = float(value)
+                if not math.isfinite(value):
+                    raise InputError(
+                        f"{part} {measure} must stay finite (lower train.learning_rate); "
+                        f"received {float(value)} in epoch {epoch + 1}"
+                    )
+                self.last[f"{part}_{measure}"] = round(float(value), 6)
                 self.live.log_metric(f"{part}/{measure}", float(value))
         self.live.make_summary()
 

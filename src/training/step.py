@@ -47,6 +47,10 @@ def _dense(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
 
 
 def _batch_normalization(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
+    count = x.numel() // x.shape[-1]  # values a channel
+    if count == 1:  # which PyTorch refuses in training
+        return layer.call(x, training=training)
+    training = training and layer.trainable  # frozen, a layer uses its moving statistics
     mean, variance = layer.moving_mean.value, layer.moving_variance.value
     if training:  # copies, since the backward pass must find what the forward pass was given
         new_mean, new_variance = mean.clone(), variance.clone()
@@ -63,7 +67,6 @@ def _batch_normalization(layer: Layer, x: torch.Tensor, training: bool) -> torch
         eps=layer.epsilon,
     ).movedim(1, -1)
     if training:
-        count = x.numel() // x.shape[-1]  # values a channel
         with torch.no_grad():
             mean.copy_(new_mean)
             # PyTorch's batch variance is sum / (count - 1), Keras' sum / count
@@ -72,19 +75,27 @@ def _batch_normalization(layer: Layer, x: torch.Tensor, training: bool) -> torch
     return x
 
 
-def _has_native(layer: layers.Layer) -> Callable[..., torch.Tensor] | None:
+def _native(layer: layers.Layer) -> Callable[..., torch.Tensor] | None:
     """The function that computes `layer`, or None where the layer's own `call` must do it."""
+    if getattr(layer, "activity_regularizer", None):
+        return None
     if type(layer) is layers.Conv2D:
         odd_square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2
         plain = layer.strides == (1, 1) == layer.dilation_rate and layer.groups == 1
-        if plain and (layer.padding == "valid" or odd_square):
+        if (
+            plain
+            and layer.data_format == "channels_last"
+            and (layer.padding == "valid" or odd_square)
+        ):
             return _conv2d
-    elif type(layer) is layers.MaxPooling2D and layer.padding == "valid":
-        return _max_pooling
+    elif type(layer) is layers.MaxPooling2D:
+        if layer.padding == "valid" and layer.data_format == "channels_last":
+            return _max_pooling
     elif type(layer) is layers.Dense:
         return _dense
-    elif type(layer) is layers.BatchNormalization and layer.scale and layer.center:
-        return _batch_normalization
+    elif type(layer) is layers.BatchNormalization:
+        plain = layer.scale and layer.center and layer.axis == -1 and not layer.renorm
+        return _batch_normalization if plain else None
     return None
 
 
@@ -105,22 +116,28 @@ class NativeModel(keras.Model):
         self._label_smoothing = label_smoothing
         self._autocast = precision == "bfloat16"
         self._variables_to_train = list(self.trainable_variables)
-        self._has_regularizers = any(v.regularizer for v in self._variables_to_train)
-        self._natives = {id(layer): _has_native(layer) for layer in self.layers}
+        self._has_regularizers = any(v.regularizer for v in self._variables_to_train) or any(
+            getattr(layer, "activity_regularizer", None) for layer in self.layers
+        )
+        self._natives = {id(layer): _native(layer) for layer in self.layers}
 
     def logits(self, images: torch.Tensor, training: bool) -> torch.Tensor:
-        """(N, H, W, C) -> (N, classes), float32."""
+        """(N, H, W, C) -> (N, classes), float32; validation computes as the saved model will."""
 
         def operation(layer: Layer) -> Callable[..., torch.Tensor]:
-            native = self._natives[id(layer)]
+            native = self._natives.get(id(layer))  # operators like + are no layers
             if native is not None:
                 return lambda x, **_: native(layer, x, training)  # images have no mask
-            # `call`, not the layer itself: that would cast its input to float32
+            # `call`, not the layer itself, which would cast its input to float32; but only the
+            # layer itself adds the loss of its activity
+            call = layer if getattr(layer, "activity_regularizer", None) else layer.call
             if getattr(layer, "_call_has_training_arg", False):
-                return lambda *args, **kwargs: layer.call(*args, **kwargs | {"training": training})
-            return layer.call
+                return lambda *args, **kwargs: call(*args, **kwargs | {"training": training})
+            return call
 
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(
+            images.device.type, torch.bfloat16, enabled=self._autocast and training
+        ):
             return self._run_through_graph(images, operation_fn=operation).float()
 
     def train_step(self, data: Tensors) -> dict[str, torch.Tensor]:

@@ -1,0 +1,117 @@
+"""Every file in src/architectures, on two images."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch.nn import functional as F
+
+import architectures
+from common.errors import InputError
+
+NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
+every_architecture = pytest.mark.parametrize("name", NAMES)
+every_task = pytest.mark.parametrize(
+    ("shape", "classes"), [((28, 28, 1), 10), ((40, 40, 3), 7)], ids=["grey", "colour"]
+)
+
+
+def two_images(shape: tuple[int, int, int]) -> torch.Tensor:
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@every_task
+@every_architecture
+def test_gives_finite_float32_logits_and_a_gradient_on_every_weight(
+    name: str, shape: tuple[int, int, int], classes: int
+) -> None:
+    keras.utils.set_random_seed(0)
+    network = architectures.build(name, shape, classes, {})
+    logits = network(two_images(shape), training=True)
+    assert logits.shape == (2, classes)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+    F.cross_entropy(logits, torch.tensor([0, classes - 1])).backward()
+    gradients = {weight.path: weight.value.grad for weight in network.trainable_weights}
+    assert gradients
+    dead = [path for path, grad in gradients.items() if grad is None or not grad.any()]
+    assert dead == []
+
+
+@every_task
+@every_architecture
+def test_saves_and_loads_with_plain_keras(
+    name: str, shape: tuple[int, int, int], classes: int, tmp_path: Path
+) -> None:
+    network = architectures.build(name, shape, classes, {})
+    network.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras", safe_mode=True)
+    images = two_images(shape)
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded(images), network(images))
+
+
+@every_architecture
+def test_layer_names_do_not_depend_on_what_was_built_before(name: str) -> None:
+    def names() -> list[str]:
+        network = architectures.build(name, (28, 28, 1), 10, {})
+        return [network.name, *(layer.name for layer in network.layers)]
+
+    first = names()
+    for other in NAMES:
+        architectures.build(other, (28, 28, 1), 10, {})
+    keras.layers.Conv2D(1, 3)
+    assert names() == first
+
+
+@every_architecture
+def test_an_unknown_option_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InputError, match=rf"model\.options\.{name} .*received nosuch$"):
+        architectures.build(name, (28, 28, 1), 10, {"nosuch": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("plain", "widths", [0]),
+        ("plain", "widths", 32),
+        ("blocks", "widths", [8] * 6),  # 28 pixels cannot be halved six times
+        ("blocks", "widths", None),
+        ("blocks", "activation", "nosuch"),
+    ],
+)
+def test_an_impossible_option_is_refused_in_one_line(name: str, option: str, value: Any) -> None:
+    with pytest.raises(InputError) as refusal:
+        architectures.build(name, (28, 28, 1), 10, {option: value})
+    message = str(refusal.value)
+    assert f"model.options.{name}" in message
+    assert str({option: value}) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["nosuch", "", "blocks.py", "__init__", "../train"])
+def test_an_unknown_architecture_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(InputError, match=r"^model\.architecture must be one of .*blocks.*plain"):
+        architectures.build(name, (28, 28, 1), 10, {})
+
+
+def test_weights_are_on_the_device_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # as on a machine with a GPU, where Keras' default is not what train.device: cpu asks for
+    monkeypatch.setattr("keras.src.backend.torch.core.DEFAULT_DEVICE", "meta")
+    network = architectures.build("plain", (28, 28, 1), 10, {}, "cpu")
+    with keras.device("cpu"):
+        assert {weight.value.device.type for weight in network.weights} == {"cpu"}
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    def weights(seed: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        return architectures.build("plain", (28, 28, 1), 10, {}).get_weights()
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])

@@ -1,0 +1,109 @@
+"""Every row once an epoch, in a seeded order, normalised."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.augmentation import Augmentation
+from training.batches import Batches
+
+ROWS = 70
+MEAN, STD = np.array([100.0]), np.array([50.0])
+
+
+def make(shuffled: bool, batch_size: int = 32, seed: int = 0) -> Batches:
+    """Image i is filled with i, and its label is i % 10."""
+    images = np.broadcast_to(np.arange(ROWS, dtype=np.uint8)[:, None, None, None], (ROWS, 4, 5, 1))
+    augmentation = Augmentation("none", 0, 0, ROWS, 0) if shuffled else None
+    labels = np.arange(ROWS, dtype=np.uint8) % 10
+    return Batches(images.copy(), labels, MEAN, STD, batch_size, "cpu", augmentation, seed)
+
+
+def epoch(batches: Batches) -> list[int]:
+    """The rows of one epoch, read off the pixels."""
+    pixels = torch.cat([images[:, 0, 0, 0] for images, _ in batches])
+    return (pixels * STD[0] + MEAN[0]).round().int().tolist()
+
+
+def test_every_row_comes_once_an_epoch_in_another_order_each_time() -> None:
+    batches = make(shuffled=True)
+    first, second = epoch(batches), epoch(batches)
+    assert sorted(first) == sorted(second) == list(range(ROWS))
+    assert first != second
+    assert list(range(ROWS)) not in (first, second)
+
+
+def test_the_seed_decides_the_order() -> None:
+    def orders(seed: int) -> list[list[int]]:
+        batches = make(shuffled=True, seed=seed)
+        return [epoch(batches), epoch(batches)]
+
+    assert orders(3) == orders(3)
+    assert orders(3) != orders(4)
+
+
+def test_the_order_does_not_touch_the_global_generator() -> None:
+    state = torch.get_rng_state()
+    for _ in make(shuffled=True).loader():
+        pass
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_augmentation_rows_come_in_order() -> None:
+    batches = make(shuffled=False)
+    assert epoch(batches) == epoch(batches) == list(range(ROWS))
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(32, [32, 32, 6]), (35, [35, 35]), (69, [69, 1]), (100, [70])],
+)
+def test_sizes_of_batches(batch_size: int, sizes: list[int], shuffled: bool) -> None:
+    batches = make(shuffled, batch_size)
+    assert [len(labels) for _, labels in batches.loader()] == sizes
+    assert len(batches) == len(batches.loader()) == len(sizes)
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_labels_belong_to_their_images(shuffled: bool) -> None:
+    for images, labels in make(shuffled).loader():
+        assert images.dtype == torch.float32
+        assert labels.dtype == torch.int64
+        rows = (images[:, 0, 0, 0] * STD[0] + MEAN[0]).round().long()
+        assert torch.equal(labels, rows % 10)
+
+
+def test_each_channel_is_normalised_with_its_own_figures() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 7, 3), np.uint8)
+    mean, std = np.array([10.0, 120.0, 250.0]), np.array([1.0, 60.0, 7.0])
+    (batch,) = (x for x, _ in Batches(images, np.zeros(9, np.uint8), mean, std, 9, "cpu"))
+    np.testing.assert_allclose(batch.numpy(), (images - mean) / std, rtol=1e-6, atol=1e-6)
+
+
+def test_what_augmentation_brings_in_is_a_black_pixel() -> None:
+    white = np.full((ROWS, 6, 6, 1), 255, np.uint8)
+    augmentation = Augmentation("none", 2, 0, ROWS, 0)
+    batches = Batches(white, np.zeros(ROWS, np.uint8), MEAN, STD, ROWS, "cpu", augmentation)
+    (images,) = (x for x, _ in batches)
+    assert images.unique().tolist() == pytest.approx([(0 - 100) / 50, (255 - 100) / 50])
+
+
+def test_augmentation_is_told_the_epoch() -> None:
+    gradient = np.tile(np.arange(6, dtype=np.uint8)[None, None, :, None], (ROWS, 6, 1, 1))
+    labels = np.arange(ROWS, dtype=np.uint8)
+    augmentation = Augmentation("alternating", 0, 0, ROWS, 0)
+    batches = Batches(gradient, labels, MEAN, STD, 32, "cpu", augmentation)
+
+    def flipped() -> set[int]:
+        return {
+            int(label)
+            for images, of_batch in batches.loader()
+            for image, label in zip(images, of_batch, strict=True)
+            if image[0, 0, 0] > image[0, 5, 0]
+        }
+
+    first, second, third = flipped(), flipped(), flipped()
+    assert first ^ second == set(range(ROWS))
+    assert first & second == set()
+    assert third == first

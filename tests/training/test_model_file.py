@@ -1,0 +1,166 @@
+"""The model file: the same bytes from any process, and loaded where nothing of ours can be imported."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+import architectures
+from training import model_file
+
+CLASSES = ["T-shirt/top", "Trouser", "Sac à main"]
+MEAN, STD = np.array([70.0, 90.0, 200.0]), np.array([80.0, 50.0, 9.0])
+SHAPE = (12, 12, 3)
+
+
+def network() -> keras.Model:
+    """With weights that depend on nothing but this function."""
+    built = architectures.build("blocks", SHAPE, len(CLASSES), {"widths": [4, 6]})
+    generator = np.random.default_rng(0)
+    for weight in built.weights:
+        weight.assign(generator.uniform(0.1, 1, weight.shape) * generator.choice([-1, 1]))
+        if "variance" in weight.name:
+            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
+    return built
+
+
+def write(path: Path) -> None:
+    model_file.save(model_file.with_preprocessing(network(), MEAN, STD), CLASSES, path)
+
+
+def run_python(*words: str) -> None:
+    environment = os.environ | {"KERAS_BACKEND": "torch", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written by this process, which has built other models before."""
+    for name in ("plain", "blocks", "blocks"):
+        architectures.build(name, (28, 28, 1), 10, {})
+    keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
+    path = tmp_path_factory.mktemp("a-folder-of-its-own") / "model.keras"
+    write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (5, *SHAPE), np.uint8)
+
+
+def test_a_fresh_process_writes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    folders = [str(ROOT / "src"), str(ROOT / "tests"), str(Path(__file__).parent)]
+    code = (
+        f"import sys; sys.path[:0] = {folders!r}; from pathlib import Path; "
+        "import test_model_file; test_model_file.write(Path(sys.argv[1]))"
+    )
+    run_python("-c", code, str(tmp_path / "other.keras"))
+    assert (tmp_path / "other.keras").read_bytes() == saved.read_bytes()
+
+
+def test_loads_where_nothing_of_this_repository_can_be_imported(
+    saved: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    code = """
+import importlib.util, sys
+import keras
+import numpy as np
+assert not any(map(importlib.util.find_spec, ("training", "architectures", "common")))
+model = keras.saving.load_model(sys.argv[1], safe_mode=True)
+images = np.load("images.npy")
+np.save("bytes.npy", model.predict(images, verbose=0))
+np.save("floats.npy", model.predict(images.astype("float32"), verbose=0))
+np.save("called.npy", model(images).detach().numpy())
+"""
+    np.save(tmp_path / "images.npy", images)
+    code = f"import os; os.chdir({str(tmp_path)!r}){code}"
+    run_python("-I", "-c", code, str(saved))
+    from_bytes = np.load(tmp_path / "bytes.npy")
+    assert from_bytes.shape == (len(images), len(CLASSES))
+    np.testing.assert_array_equal(from_bytes, np.load(tmp_path / "floats.npy"))
+    np.testing.assert_allclose(from_bytes, np.load(tmp_path / "called.npy"), atol=1e-6)
+    np.testing.assert_allclose(from_bytes.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(from_bytes, expected(images), rtol=1e-5, atol=1e-5)
+
+
+def expected(images: np.ndarray) -> np.ndarray:
+    """Softmax of what the network says to images that are normalised by hand."""
+    normalised = torch.from_numpy(((images - MEAN) / STD).astype(np.float32))
+    with torch.no_grad():
+        return network()(normalised, training=False).softmax(-1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [([72.9], [90.0]), ([0.0], [255.0]), ([70.0, 90.0, 200.0], [80.0, 50.0, 9.0])],
+    ids=["standard", "unit", "colour"],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_probabilities_are_those_of_the_training_network(
+    mean: list[float], std: list[float], dtype: Any
+) -> None:
+    channels = len(mean)
+    built = architectures.build("blocks", (12, 12, channels), 4, {"widths": [4, 6]})
+    model = model_file.with_preprocessing(built, np.array(mean), np.array(std))
+    images = np.random.default_rng(2).integers(0, 256, (6, 12, 12, channels), np.uint8)
+    normalised = torch.from_numpy(((images - np.array(mean)) / std).astype(np.float32))
+    with torch.no_grad():
+        by_hand = built(normalised, training=False).softmax(-1)
+    probabilities = model.predict(images.astype(dtype), verbose=0)
+    np.testing.assert_allclose(probabilities, by_hand, rtol=1e-5, atol=1e-5)
+    assert np.ptp(probabilities, axis=0).max() > 1e-3  # images are told apart
+
+
+def test_nothing_in_the_file_tells_when_or_where_it_was_written(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as file:
+        assert {member.date_time for member in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        contents = {name: file.read(name) for name in file.namelist()}
+    assert sorted(contents) == ["config.json", "metadata.json", "model.weights.h5"]
+    places = {tempfile.gettempdir(), str(ROOT), str(saved.parent), saved.parent.name, "plain.keras"}
+    for name, content in contents.items():
+        for text in ("date_saved", *places):
+            assert text.encode() not in content, f"{text} in {name}"
+        assert not re.search(rb"0x[0-9a-f]{6}", content), f"an address in {name}"
+    numbers = re.findall(rb'"shared_object_id": (\d+)', contents["config.json"])
+    assert numbers
+    assert max(map(int, numbers)) < len(numbers)
+
+
+def test_metadata_names_the_classes(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as file:
+        metadata = json.loads(file.read("metadata.json"))
+    assert metadata == {"class_names": CLASSES, "keras_version": keras.__version__}
+
+
+class FullDisk:
+    def save(self, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+
+def test_an_exception_while_saving_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "model.keras"
+    path.parent.mkdir()
+    path.write_bytes(b"the model before")
+    with pytest.raises(OSError, match="no space left"):
+        model_file.save(FullDisk(), CLASSES, path)
+    inexpressible: list[Any] = [object()]
+    with pytest.raises(TypeError):  # once the first members are written
+        model_file.save(network(), inexpressible, path)
+    assert [file.name for file in path.parent.iterdir()] == ["model.keras"]
+    assert path.read_bytes() == b"the model before"
