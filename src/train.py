@@ -22,8 +22,6 @@ from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Progress, Weights
 from training.step import NativeModel
 
-CURVES = Path("metrics/curves")
-
 
 def choose_device(wanted: str) -> str:
     """Gives cpu or cuda; auto takes cuda where there is one."""
@@ -57,6 +55,11 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Optimizer:
     """One of Keras' optimizers by its lower-case name."""
+    if "learning_rate" in options:
+        raise InputError(
+            f"train.optimizer_options.{name} must leave the learning rate to train.learning_rate; "
+            f"received learning_rate: {options['learning_rate']}"
+        )
     try:
         return keras.optimizers.get(
             {"class_name": name, "config": {"learning_rate": learning_rate, **options}}
@@ -107,13 +110,14 @@ def main() -> None:
     )
     val = Batches(images[val_rows], labels[val_rows], mean, std, 1000, device)
 
-    with keras.device(device):
-        network = architectures.build(
-            chosen.model.architecture,
-            images.shape[1:],
-            len(class_names),
-            chosen.model.options.get(chosen.model.architecture, {}),
-        )
+    network = architectures.build(
+        chosen.model.architecture,
+        images.shape[1:],
+        len(class_names),
+        chosen.model.options.get(chosen.model.architecture, {}),
+        device,
+    )
+    with keras.device(device), files.whole_folder(Path("metrics/curves")) as curves_folder:
         model = NativeModel(network.inputs, network.outputs[0], name=chosen.model.architecture)
         model.prepare(
             make_optimizer(
@@ -124,7 +128,7 @@ def main() -> None:
             settings.label_smoothing,
             settings.precision,
         )
-        curves = Curves(CURVES)
+        curves = Curves(curves_folder)
         callbacks = [
             LearningRate(
                 settings.learning_rate,
@@ -154,9 +158,11 @@ def main() -> None:
             shuffle=False,  # Batches does it
             verbose=0,
         )
-    model_file.save(
-        model_file.with_preprocessing(network, mean, std), class_names, Path("models/model.keras")
-    )
+        model_file.save(
+            model_file.with_preprocessing(network, mean, std),
+            class_names,
+            Path("models/model.keras"),
+        )
     files.write_json(Path("metrics/train.json"), curves.last)
 
 

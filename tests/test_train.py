@@ -1,0 +1,296 @@
+"""The train stage: its parts, and whole runs on synthetic images."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import keras
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, write_params
+
+import train
+from common import arrays, params
+from common.errors import InputError
+
+MODEL = Path("models/model.keras")
+CURVES = Path("metrics/curves/plots/metrics")
+
+
+# --- normalisation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_standard_normalisation_is_mean_and_deviation(channels: int) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (50, 9, 8, channels), np.uint8) // (1 + np.arange(channels))
+    mean, std = train.normalisation(images.astype(np.uint8), "standard")
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(std, images.std((0, 1, 2)), rtol=0, atol=1e-9)
+
+
+def test_unit_normalisation_divides_by_255() -> None:
+    mean, std = train.normalisation(np.zeros((2, 4, 4, 3), np.uint8), "unit")
+    assert (mean.tolist(), std.tolist()) == ([0, 0, 0], [255, 255, 255])
+
+
+@pytest.mark.parametrize("value", [0, 1, 77, 255])
+def test_a_channel_of_one_value_is_only_moved(value: int) -> None:
+    images = np.full((30, 7, 7, 2), value, np.uint8)
+    images[..., 1] = np.arange(7)
+    mean, std = train.normalisation(images, "standard")
+    assert mean.tolist() == [value, 3]
+    assert std.tolist() == [1, 2]
+
+
+# --- optimizer and device -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", get_args(params.Train.model_fields["optimizer"].annotation))
+def test_every_optimizer_of_the_schema_exists(name: str) -> None:
+    optimizer = train.make_optimizer(name, 0.25, {"clipnorm": 1.0})
+    assert type(optimizer).__name__.lower() == name
+    assert float(optimizer.learning_rate.numpy()) == 0.25
+    assert optimizer.clipnorm == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sgd", {"momentun": 0.9}),
+        ("sgd", {"momentum": "high"}),
+        ("sgd", {"momentum": 2}),
+        ("adam", {"momentum": 0.9}),
+        ("adam", {"clipnorm": 1.0, "clipvalue": 1.0}),
+    ],
+)
+def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(
+    name: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        train.make_optimizer(name, 0.1, options)
+    message = str(refusal.value)
+    assert message.startswith(f"train.optimizer_options.{name} must ")
+    assert str(options) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpu", "given"),
+    [("cpu", False, "cpu"), ("cpu", True, "cpu"), ("auto", False, "cpu"), ("auto", True, "cuda"),
+     ("cuda", True, "cuda")],
+)  # fmt: skip
+def test_choose_device(wanted: str, gpu: bool, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert train.choose_device(wanted) == given
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"^train\.device must be .*; received cuda$"):
+        train.choose_device("cuda")
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+SMALL = TINY | {
+    "data.synthetic.train_images": 200,
+    "data.synthetic.test_images": 50,
+    "split.val_size": 50,
+    "train.batch_size": 32,
+}
+STEPS = 5  # an epoch
+Train = Callable[..., dict[str, Any]]
+
+
+def run_script(stage: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / "src" / f"{stage}.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{stage}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything before train is done."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_params(folder, SMALL)
+    for stage in ("fetch", "prepare", "split"):
+        run_script(stage, folder)
+    return folder
+
+
+@pytest.fixture
+def settings_of_torch() -> Iterator[None]:
+    """What main() sets for its process is put back."""
+    threads, memory = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = memory  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def run(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
+) -> Train:
+    """Trains in this process, in a new working directory, and returns metrics/train.json."""
+    (tmp_path / "data").symlink_to(prepared / "data")
+    monkeypatch.chdir(tmp_path)
+
+    def train_with(**changes: Any) -> dict[str, Any]:
+        renamed = {f"train.{key}": value for key, value in changes.items()}
+        write_params(tmp_path, SMALL | renamed)
+        train.main()
+        return json.loads(Path("metrics/train.json").read_text())
+
+    return train_with
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """All that train writes."""
+    paths = [path for name in ("models", "metrics") for path in (folder / name).rglob("*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
+
+
+def val_curve(measure: str = "accuracy") -> list[float]:
+    _, *rows = (CURVES / "val" / f"{measure}.tsv").read_text().splitlines()
+    return [float(row.split("\t")[1]) for row in rows]
+
+
+def val_accuracy() -> float:
+    """Of the model file, on the val rows."""
+    images, labels = arrays.load("train")
+    rows = arrays.load_rows("val")
+    predicted = keras.saving.load_model(MODEL).predict(images[rows], verbose=0).argmax(1)
+    return float((predicted == labels[rows]).mean())
+
+
+def test_two_processes_write_the_same_bytes(
+    prepared: Path, run: Train, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write_params(other, SMALL)
+    (other / "data").symlink_to(prepared / "data")
+    output = run_script("train", other)
+    run()
+    files = written(tmp_path)
+    assert files == written(other)
+    assert sorted(files) == [
+        *(f"metrics/curves/plots/metrics/{part}/{measure}.tsv"
+          for part in ("train", "val") for measure in ("accuracy", "loss")),
+        "metrics/train.json",
+        "models/model.keras",
+    ]  # fmt: skip
+    assert "150 training images, float32 on cpu" in output
+    assert output.count("epoch ") == SMALL["train.epochs"]
+
+
+def test_the_last_epoch_is_in_train_json_and_in_the_model(run: Train) -> None:
+    last = run(epochs=3)
+    assert last["epochs"] == 3
+    assert set(last) == {"epochs", "train_accuracy", "train_loss", "val_accuracy", "val_loss"}
+    assert last["val_accuracy"] == pytest.approx(val_curve()[-1], abs=1e-6)
+    assert last["val_accuracy"] == pytest.approx(val_accuracy(), abs=1e-6)
+    assert last["val_loss"] < val_curve("loss")[0]  # it has learned
+
+
+def test_the_model_names_the_classes(run: Train, prepared: Path) -> None:
+    run(epochs=1)
+    with zipfile.ZipFile(MODEL) as file:
+        names = json.loads(file.read("metadata.json"))["class_names"]
+    assert names == json.loads((prepared / arrays.PREPARED / "classes.json").read_text())
+
+
+def test_the_seed_decides(run: Train) -> None:
+    run(epochs=1)
+    first = MODEL.read_bytes()
+    run(epochs=1, seed=1)
+    assert MODEL.read_bytes() != first
+    run(epochs=1)
+    assert MODEL.read_bytes() == first
+
+
+def test_early_stopping_stops(run: Train) -> None:
+    # a rate so small that no weight changes, so no epoch is better than the first
+    assert run(epochs=6, learning_rate=1e-12, early_stopping=1)["epochs"] == 2
+    assert len(val_curve()) == 2
+
+
+def test_best_keeps_the_best_epoch(run: Train) -> None:
+    # a rate that grows until it undoes what was learned; steps are cut, or the loss would be infinite
+    options = {"sgd": {"clipnorm": 1.0}}
+    run(epochs=6, keep="best", learning_rate=2.0, warmup=1.0, optimizer_options=options)
+    accuracies = val_curve()
+    assert max(accuracies) > accuracies[-1]  # otherwise this would prove nothing
+    assert val_accuracy() == pytest.approx(max(accuracies), abs=1e-6)
+
+
+def test_reduce_on_plateau_halves_the_rate(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = train.make_optimizer
+
+    def make_and_remember(*args: Any) -> keras.Optimizer:
+        made.append(make(*args))
+        return made[0]
+
+    monkeypatch.setattr(train, "make_optimizer", make_and_remember)
+    run(epochs=4, learning_rate=1e-12, schedule="constant", warmup=0.0, reduce_on_plateau=1)
+    assert float(made[0].learning_rate.numpy()) == pytest.approx(1e-12 / 8, rel=1e-6, abs=0)
+
+
+def test_averaging_is_in_the_model(run: Train) -> None:
+    last = run(epochs=3, averaging=0.8)
+    assert last["val_accuracy"] == pytest.approx(val_accuracy(), abs=1e-6)
+    averaged = MODEL.read_bytes()
+    plain = run(epochs=3)
+    assert last["train_loss"] == plain["train_loss"]  # training itself is the same
+    assert last["val_loss"] != plain["val_loss"]
+    assert MODEL.read_bytes() != averaged
+
+
+def test_bfloat16_gives_a_float32_model_that_is_near(run: Train) -> None:
+    exact = run(epochs=2)
+    rough = run(epochs=2, precision="bfloat16")
+    assert rough["train_loss"] != exact["train_loss"]
+    assert rough["train_loss"] == pytest.approx(exact["train_loss"], rel=0.05)
+    weights = keras.saving.load_model(MODEL).weights
+    assert {weight.dtype for weight in weights} == {"float32"}
+
+
+def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").unlink()
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    np.save(tmp_path / arrays.SPLIT / "val.npy", np.arange(0))
+    write_params(tmp_path, SMALL | {"split.val_size": 0, "evaluate.parts": ["test"]})
+    train.main()
+    assert set(json.loads(Path("metrics/train.json").read_text())) == {
+        "epochs",
+        "train_accuracy",
+        "train_loss",
+    }
+
+
+def test_a_diverging_run_ends_in_one_line_and_leaves_what_was_there(
+    run: Train, tmp_path: Path
+) -> None:
+    run(epochs=1)
+    before = written(tmp_path)
+    with pytest.raises(InputError, match=r"learning_rate") as refusal:
+        run(learning_rate=1e30, warmup=0.0)
+    assert "\n" not in str(refusal.value)
+    assert written(tmp_path) == before
