@@ -34,11 +34,13 @@ def load_model(path: Path, image_shape: tuple[int, ...], class_count: int) -> ke
     """
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # zip, HDF5, JSON and Keras each raise their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path} must be a model that plain Keras loads; received: {reason}"
-        ) from None
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"{path} must be a model; received a {type(model).__name__}")
     expected = ((None, *image_shape), (None, class_count))
     if (model.input_shape, model.output_shape) != expected:
         raise InputError(
@@ -63,6 +65,7 @@ def main() -> None:
     torch.set_num_threads(chosen.train.threads)
     model = None
     with (
+        keras.device("cpu"),
         files.whole_folder(METRICS / "predictions") as predictions,
         files.whole_folder(METRICS / "classes") as per_class,
         files.whole_folder(METRICS / "reliability") as reliability,

@@ -24,7 +24,7 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     # float32 rounds a hopeless probability to 0; its smallest normal number keeps the mean finite
     of_label = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
-    bins = reliability(labels, probabilities)
+    bins = _bins(labels, probabilities)
     gap = (bins["accuracy"] - bins["confidence"]).abs()
     return {
         "accuracy": round(correct / len(labels), 6),
@@ -68,12 +68,18 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 
     Bins are (0, 1/15], (1/15, 2/15] …; `ideal` is what a calibrated model's accuracy would be.
     """
+    bins = _bins(labels, probabilities)
+    return bins.assign(ideal=bins["confidence"])[
+        ["confidence", "accuracy", "ideal", "images"]
+    ].round(4)
+
+
+def _bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     confidence = probabilities.max(1).astype(np.float64)
     bins = np.ceil(confidence * CALIBRATION_BINS).clip(1, CALIBRATION_BINS).astype(int)
-    table = (
-        pd.DataFrame(
-            {"bin": bins, "confidence": confidence, "accuracy": probabilities.argmax(1) == labels}
-        )
+    correct = probabilities.argmax(1) == labels
+    return (
+        pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": correct})
         .groupby("bin")
         .agg(
             confidence=("confidence", "mean"),
@@ -81,5 +87,3 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
             images=("accuracy", "size"),
         )
     )
-    table["ideal"] = table["confidence"]
-    return table[["confidence", "accuracy", "ideal", "images"]].round(4)
