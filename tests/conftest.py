@@ -1,5 +1,9 @@
 """What many tests start from: the committed parameters with a few keys changed, never a copy of them."""
 
+import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +48,68 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_params(tmp_path, TINY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class Clone:
+    """A scratch git repository with this project's files as they are here, and no results."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        listed = self._git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        for name in listed.split("\0"):
+            source = ROOT / name
+            if source.is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.name", "Test")
+        self.git("config", "user.email", "test@example.invalid")
+
+    def _git(self, cwd: Path, *words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=cwd, check=True, capture_output=True, text=True
+        ).stdout
+
+    def git(self, *words: str) -> str:
+        return self._git(self.folder, *words)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def dvc(self, *words: str) -> str:
+        return self.run("dvc", *words)
+
+    def run(self, *words: str) -> str:
+        """Standard output and error of a command that must succeed."""
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}"
+        return done.stdout
+
+    def experiments(self) -> dict[str, dict]:
+        """Parameters and metrics of the workspace, the commits and the experiments, by name."""
+        found = {}
+        for baseline in json.loads(self.dvc("exp", "show", "--json")):
+            for entry in [baseline, *(r for e in baseline["experiments"] or [] for r in e["revs"])]:
+                found[entry["name"] or entry["rev"]] = entry["data"]
+        return found
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which the whole pipeline has run with the TINY parameters; tests leave it as it is."""
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    write_params(clone.folder, TINY)
+    clone.commit("start")
+    clone.dvc("repro")
+    clone.commit("reproduce")
+    return clone

@@ -2,18 +2,20 @@
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
-from conftest import ROOT, TINY, write_params
+from conftest import ROOT, TINY, Clone, write_params
+from PIL import Image
 from ruamel.yaml import YAML
 
-from common import params
+from common import params, synthetic
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 COMMITTED = params.load(ROOT / "params.yaml")
@@ -183,7 +185,7 @@ def test_each_stage_runs_with_nothing_but_what_it_declares(tmp_path: Path) -> No
         if stage == "train":
             deps.append(f"src/architectures/{TINY['model.architecture']}.py")
         for dep in deps:
-            source = ROOT / dep if dep.startswith("src/") else made / dep
+            source = ROOT / dep if dep.startswith(("src/", "data/input")) else made / dep
             target = box / dep
             target.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
@@ -198,67 +200,6 @@ def test_each_stage_runs_with_nothing_but_what_it_declares(tmp_path: Path) -> No
 
 
 # --- the whole, run by dvc ----------------------------------------------------------------------
-
-
-class Clone:
-    """A scratch git repository with this project's files as they are here, and no results."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        listed = self._git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        for name in listed.split("\0"):
-            source = ROOT / name
-            if source.is_file() and not name.startswith(("metrics/", "dvc.lock")):
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
-        self.git("init", "--quiet", "--initial-branch=main")
-        self.git("config", "user.name", "Test")
-        self.git("config", "user.email", "test@example.invalid")
-
-    def _git(self, cwd: Path, *words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=cwd, check=True, capture_output=True, text=True
-        ).stdout
-
-    def git(self, *words: str) -> str:
-        return self._git(self.folder, *words)
-
-    def commit(self, message: str) -> None:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
-
-    def dvc(self, *words: str) -> str:
-        """Standard output and error of a dvc command that must succeed."""
-        done = subprocess.run(
-            ["dvc", *words],
-            cwd=self.folder,
-            text=True,
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        )
-        assert done.returncode == 0, f"dvc {' '.join(words)}: {done.stdout}"
-        return done.stdout
-
-    def experiments(self) -> dict[str, dict]:
-        """Parameters and metrics of the workspace, the commits and the experiments, by name."""
-        found = {}
-        for baseline in json.loads(self.dvc("exp", "show", "--json")):
-            for entry in [baseline, *(r for e in baseline["experiments"] or [] for r in e["revs"])]:
-                found[entry["name"] or entry["rev"]] = entry["data"]
-        return found
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    clone = Clone(tmp_path_factory.mktemp("clone"))
-    write_params(clone.folder, TINY)
-    clone.commit("start")
-    clone.dvc("repro")
-    clone.commit("reproduce")
-    return clone
 
 
 def test_a_second_repro_has_nothing_to_do(reproduced: Clone) -> None:
@@ -281,9 +222,8 @@ def test_dvc_leaves_nothing_behind_that_git_would_see(reproduced: Clone) -> None
     tracked = reproduced.git("ls-files").split()
     assert "metrics/predictions/test.csv" in tracked
     assert "metrics/curves/plots/metrics/val/accuracy.tsv" in tracked
-    assert not [
-        name for name in tracked if name.startswith(("data/raw", "data/prepared", "models/m"))
-    ]
+    owned_by_dvc = ("data/raw/", "data/prepared/t", "data/split/", "models/model", "plots/data/")
+    assert not [name for name in tracked if name.startswith(owned_by_dvc)]
 
 
 def test_experiments_differ_in_what_was_changed(reproduced: Clone) -> None:
@@ -314,6 +254,43 @@ def test_experiments_differ_in_what_was_changed(reproduced: Clone) -> None:
     reproduced.git("clean", "--quiet", "--force")
     reproduced.dvc("checkout")
     assert "up to date" in reproduced.dvc("repro")
+
+
+def draw_pictures(folder: Path, classes: list[str], per_class: int) -> None:
+    """Coloured garments of any size, by class, in the form of `data.source: folder`."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        grey = synthetic.draw(np.full(per_class, label), generator)  # (N, 28, 28)
+        for number, image in enumerate(grey):
+            tint = generator.uniform(0.3, 1, 3)
+            picture = Image.fromarray((image[..., None] * tint).astype(np.uint8))  # (28, 28, 3)
+            size = (int(generator.integers(30, 90)), int(generator.integers(30, 90)))
+            picture.resize(size).save(folder / name / f"{number:03}.png")
+
+
+def test_the_pipeline_takes_a_folder_of_pictures_of_another_size_and_other_classes(
+    tmp_path: Path,
+) -> None:
+    names = ["blouse", "boots", "cape", "gown", "jeans", "parka", "slippers"]
+    clone = Clone(tmp_path)
+    changes = {"data.source": "folder", "data.height": 40, "data.width": 40, "data.channels": 3}
+    write_params(clone.folder, TINY | changes | {"model.architecture": "blocks"})
+    draw_pictures(clone.folder / "data/input/train", names, 60)
+    draw_pictures(clone.folder / "data/input/test", names, 10)
+    clone.commit("start")
+    clone.dvc("repro")
+    predictions = pd.read_csv(clone.folder / "metrics/predictions/test.csv")
+    assert len(predictions) == 70
+    assert set(predictions["label"]) == set(names)
+    assert set(predictions["predicted"]) <= set(names)
+    assert list(pd.read_csv(clone.folder / "metrics/classes/val.csv")["class"]) == names
+    code = (
+        "import os; os.environ['KERAS_BACKEND'] = 'torch'; import keras; "
+        "model = keras.saving.load_model('models/model.keras'); "
+        "print(model.input_shape, model.output_shape)"
+    )
+    assert "(None, 40, 40, 3) (None, 7)" in clone.run("python", "-I", "-c", code)
 
 
 @pytest.mark.slow
