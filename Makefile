@@ -17,8 +17,8 @@ repro: .venv/run ## from nothing to metrics: runs every stage that is not up to 
 test: .venv/dev ## the test suite
 	pytest
 
-test-all: .venv/dev ## the slow tests too
-	pytest -m ""
+test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
+	FUZZ_EXAMPLES=10000 pytest -m ""
 
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
