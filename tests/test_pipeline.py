@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, TINY, Clone, write_params
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -157,6 +158,34 @@ def test_the_reader_of_parameters_sees_through_names_and_calls(tmp_path: Path) -
     assert parameters_read(example) == {"train.epochs", "model.options", *below("split")}
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (f"{key}={json.dumps(value(key))}", value(key))
+        for key in sorted(leaves(COMMITTED))
+        if not isinstance(value(key), dict)  # options are set one by one, as below
+    ]
+    + [
+        ("data.source=csv", "csv"),
+        ("split.train_size=6000", 6000),
+        ("model.options.blocks.widths=[8,16]", [8, 16]),
+        ("train.learning_rate=1e-3", 0.001),
+        ("train.early_stopping=3", 3),
+        ("train.optimizer_options.sgd.nesterov=false", False),
+        ("train.augmentation.flip=none", "none"),
+        ("evaluate.parts=[val]", ("val",)),
+    ],
+)
+def test_experiments_can_set_every_key(tmp_path: Path, override: str, expected: Any) -> None:
+    """By the function that `dvc exp run -S` calls."""
+    path = write_params(tmp_path, {})
+    apply_overrides(str(path), [override])
+    read: Any = params.load(path)
+    for name in override.split("=", maxsplit=1)[0].split("."):
+        read = read[name] if isinstance(read, dict) else getattr(read, name)
+    assert read == expected
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -216,6 +245,25 @@ def test_metrics_name_synthetic_data(reproduced: Clone) -> None:
     assert (
         json.loads((reproduced.folder / "metrics/test.json").read_text())["source"] == "synthetic"
     )
+
+
+ACCURACY_FROM_SCRATCH = """
+import json, os
+os.environ["KERAS_BACKEND"] = "torch"
+import keras, numpy as np
+images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 28, 28, 1)
+labels = np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8)[8:]
+model = keras.saving.load_model("models/model.keras")
+correct = model.predict(images, verbose=0).argmax(1) == labels
+written = json.load(open("metrics/test.json"))["accuracy"]
+assert abs(correct.mean() - written) < 1e-6, (correct.mean(), written)
+print("the same")
+"""
+
+
+def test_accuracy_is_what_plain_keras_and_numpy_compute(reproduced: Clone) -> None:
+    """In a process that cannot import anything of this repository (-I: no path but Python's own)."""
+    assert "the same" in reproduced.run("python", "-I", "-c", ACCURACY_FROM_SCRATCH)
 
 
 def test_dvc_leaves_nothing_behind_that_git_would_see(reproduced: Clone) -> None:
