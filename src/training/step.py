@@ -119,26 +119,58 @@ class NativeModel(keras.Model):
         self._has_regularizers = any(v.regularizer for v in self._variables_to_train) or any(
             getattr(layer, "activity_regularizer", None) for layer in self.layers
         )
-        self._natives = {id(layer): _native(layer) for layer in self.layers}
+        self._nodes = [
+            node
+            for depth in sorted(self._nodes_by_depth, reverse=True)
+            for node in self._nodes_by_depth[depth]
+            if not node.is_input
+        ]
+        self._functions = [self._function(node.operation) for node in self._nodes]
+        # the tensors that no later node needs, by node: kept alive, as Keras' own walk through the
+        # graph does, they cost a page fault for every page of every activation
+        last_reader = {
+            id(x): place for place, node in enumerate(self._nodes) for x in node.input_tensors
+        }
+        last_reader.pop(id(self.outputs[0]), None)
+        self._spent: list[list[int]] = [[] for _ in self._nodes]
+        for tensor, place in last_reader.items():
+            self._spent[place].append(tensor)
+
+    @staticmethod
+    def _function(layer: Layer) -> Callable[..., torch.Tensor]:
+        """What computes a layer, given its inputs and `training`."""
+        native = _native(layer)
+        if native is not None:
+            return lambda x, training, **_: native(layer, x, training)  # images have no mask
+        # `call`, not the layer itself, which would cast its input to float32; but only the layer
+        # itself adds the loss of its activity
+        call = layer if getattr(layer, "activity_regularizer", None) else layer.call
+        if getattr(layer, "_call_has_training_arg", False):
+            return call
+
+        def without_training(*args: Any, training: bool, **kwargs: Any) -> torch.Tensor:
+            return call(*args, **kwargs)
+
+        return without_training
 
     def logits(self, images: torch.Tensor, training: bool) -> torch.Tensor:
         """(N, H, W, C) -> (N, classes), float32; validation computes as the saved model will."""
-
-        def operation(layer: Layer) -> Callable[..., torch.Tensor]:
-            native = self._natives.get(id(layer))  # operators like + are no layers
-            if native is not None:
-                return lambda x, **_: native(layer, x, training)  # images have no mask
-            # `call`, not the layer itself, which would cast its input to float32; but only the
-            # layer itself adds the loss of its activity
-            call = layer if getattr(layer, "activity_regularizer", None) else layer.call
-            if getattr(layer, "_call_has_training_arg", False):
-                return lambda *args, **kwargs: call(*args, **kwargs | {"training": training})
-            return call
-
+        tensors = {id(self.inputs[0]): images}
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=self._autocast and training
         ):
-            return self._run_through_graph(images, operation_fn=operation).float()
+            for node, function, spent in zip(
+                self._nodes, self._functions, self._spent, strict=True
+            ):
+                args, kwargs = node.arguments.fill_in(tensors)
+                outputs = function(*args, **kwargs | {"training": training})
+                del args, kwargs
+                for tensor in spent:
+                    del tensors[tensor]
+                for symbol, tensor in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                    tensors[id(symbol)] = tensor
+                del outputs
+        return tensors[id(self.outputs[0])].float()
 
     def train_step(self, data: Tensors) -> dict[str, torch.Tensor]:
         images, labels = data
