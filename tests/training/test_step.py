@@ -129,7 +129,7 @@ def test_fifty_steps_are_those_of_stock_keras(name: str) -> None:
     expected, losses = fit(stock, batches(800, 16)), fit(native, batches(800, 16))
     assert len(losses) == 50
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
-    assert_same_weights(stock, native, 1e-4, "moving")
+    assert_same_weights(stock, native, 2e-4, "moving")
     # the weights have hardly moved, so what is compared is the way that they went
     end = {weight.path: weight.numpy() for weight in stock.trainable_weights}
     for weight in native.trainable_weights:
