@@ -23,7 +23,7 @@ test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
 	ruff check .
-	mypy src tests
+	mypy src tests benchmarks
 	zizmor --offline --quiet .github
 
 check: .venv/run ## that dvc.lock, metrics and README belong to this code

@@ -1,0 +1,288 @@
+"""How fast `fit` trains here, beside what one would otherwise run, measured in one run.
+
+(a) ours: the training step of src/training through Keras' `fit`;
+(b) native: the same network, data feed and augmentation written by hand in PyTorch, channels_last,
+    autocast, fused optimizer;
+(c) stock Keras `fit`, float32;
+(d) stock Keras `fit`, mixed_bfloat16.
+
+Variants take turns, round by round, so that what else the machine does falls on all of them; a
+figure is the median over the rounds. Images are random: time does not depend on what they show.
+
+`python benchmarks/train_step.py` prints a table and writes benchmarks/train_step.json.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from common import backend, params
+
+# isort: split
+import keras
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import architectures
+from training.augmentation import Augmentation
+from training.batches import Batches
+from training.step import NativeModel
+
+SHAPE, CLASSES = (28, 28, 1), 10
+SMOOTHING = 0.1
+SGD = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
+
+
+# --- (b) by hand ------------------------------------------------------------------------------------
+
+
+def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+
+
+def native_blocks() -> nn.Module:
+    """src/architectures/blocks.py with its default options."""
+    layers: list[nn.Module] = []
+    for inputs, width in ((1, 32), (32, 64), (64, 64)):
+        layers += [conv(inputs, width), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.SiLU()]
+        layers += [conv(width, width), nn.BatchNorm2d(width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+
+
+def native_vgg() -> nn.Module:
+    """src/architectures/vgg.py with its default options."""
+    layers: list[nn.Module] = []
+    for inputs, width in ((1, 64), (64, 128)):
+        layers += [conv(inputs, width), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [conv(width, width), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+    head = [nn.Flatten(), nn.Linear(128 * 7 * 7, 256), nn.ReLU(), nn.Linear(256, CLASSES)]
+    return nn.Sequential(*layers, *head)
+
+
+class NativeResnet(nn.Module):
+    """src/architectures/resnet.py with its default options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(1, 32)
+        self.norms, self.convs, self.shortcuts = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for inputs, width in ((32, 32), (32, 64), (64, 128)):
+            self.norms += [nn.BatchNorm2d(inputs), nn.BatchNorm2d(width)]
+            self.convs += [conv(inputs, width), conv(width, width)]
+            self.shortcuts += [conv(inputs, width, 1) if inputs != width else nn.Identity()]
+        self.last = nn.BatchNorm2d(128)
+        self.dense = nn.Linear(128, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for stage, shortcut in enumerate(self.shortcuts):
+            if stage:
+                x = F.max_pool2d(x, 2)
+            y = F.relu(self.norms[2 * stage](x))
+            short = x if isinstance(shortcut, nn.Identity) else shortcut(y)
+            y = F.relu(self.norms[2 * stage + 1](self.convs[2 * stage](y)))
+            x = short + self.convs[2 * stage + 1](y)
+        return self.dense(F.relu(self.last(x)).mean((2, 3)))
+
+
+NATIVE: dict[str, Callable[[], nn.Module]] = {
+    "blocks": native_blocks,
+    "vgg": native_vgg,
+    "resnet": NativeResnet,
+}
+
+
+class ByHand:
+    """Training and evaluation loops as one writes them in PyTorch."""
+
+    def __init__(self, name: str, precision: str):
+        network = NATIVE[name]()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            SGD["learning_rate"],
+            SGD["momentum"],
+            nesterov=True,
+            fused=True,
+        )
+        self.autocast = precision == "bfloat16"
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            return self.network(images.permute(0, 3, 1, 2)).float()  # (N, H, W, C) -> (N, C, H, W)
+
+    def train(self, batches: Batches) -> None:
+        self.network.train()
+        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for images, labels in batches:
+            logits = self._forward(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            loss_sum += loss.detach() * len(labels)
+            correct += (logits.argmax(-1) == labels).sum()
+
+    @torch.no_grad()
+    def evaluate(self, batches: Batches) -> None:
+        self.network.eval()
+        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for images, labels in batches:
+            logits = self._forward(images)
+            loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(-1) == labels).sum()
+
+
+# --- (a), (c), (d): Keras ---------------------------------------------------------------------------
+
+
+class Ours:
+    def __init__(self, name: str, precision: str):
+        network = architectures.build(name, SHAPE, CLASSES, {})
+        self.model = NativeModel(network.inputs, network.outputs[0])
+        self.model.prepare(keras.optimizers.SGD(**SGD), SMOOTHING, precision)
+
+    def train(self, batches: Batches) -> None:
+        self.model.fit(batches.loader(), verbose=0, shuffle=False)
+
+    def evaluate(self, batches: Batches) -> None:
+        self.model.evaluate(batches.loader(), verbose=0)
+
+
+class Stock:
+    def __init__(self, name: str, precision: str):
+        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+        self.model = architectures.build(name, SHAPE, CLASSES, {})
+        keras.config.set_dtype_policy("float32")
+        self.model.compile(
+            keras.optimizers.SGD(**SGD),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+
+    def train(self, batches: Batches) -> None:
+        self.model.fit(batches.loader(), verbose=0, shuffle=False)
+
+    def evaluate(self, batches: Batches) -> None:
+        self.model.evaluate(batches.loader(), verbose=0)
+
+
+VARIANTS: dict[str, tuple[Callable, str]] = {
+    "ours float32": (Ours, "float32"),
+    "native float32": (ByHand, "float32"),
+    "stock float32": (Stock, "float32"),
+    "ours bfloat16": (Ours, "bfloat16"),
+    "native bfloat16": (ByHand, "bfloat16"),
+    "stock bfloat16": (Stock, "bfloat16"),
+}
+
+
+def measure(name: str, batch_size: int, rounds: int, images: int) -> dict[str, dict[str, float]]:
+    """Images a second of every variant, training and evaluation: medians over the rounds."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (images, *SHAPE), np.uint8)
+    labels = generator.integers(0, CLASSES, images).astype(np.uint8)
+    mean, std = np.array([73.0]), np.array([90.0])
+    train = Batches(
+        pixels, labels, mean, std, batch_size, "cpu", Augmentation("alternating", 1, 0, images, 0)
+    )
+    val = Batches(pixels, labels, mean, std, batch_size, "cpu")
+    models = {variant: make(name, precision) for variant, (make, precision) in VARIANTS.items()}
+    seconds: dict[str, dict[str, list[float]]] = {v: {"train": [], "evaluate": []} for v in models}
+    for turn in range(rounds + 1):  # the first warms up and does not count
+        order = list(models.items())
+        for variant, model in order if turn % 2 else reversed(order):
+            for what, batches in (("train", train), ("evaluate", val)):
+                start = time.perf_counter()
+                getattr(model, what)(batches)
+                if turn:
+                    seconds[variant][what].append(time.perf_counter() - start)
+    return {
+        variant: {what: round(images / statistics.median(times)) for what, times in both.items()}
+        for variant, both in seconds.items()
+    }
+
+
+def ratios(speeds: dict[str, dict[str, float]]) -> dict[str, float]:
+    def ratio(one: str, other: str, what: str = "train") -> float:
+        return round(speeds[one][what] / speeds[other][what], 3)
+
+    return {
+        "ours / native, float32": ratio("ours float32", "native float32"),
+        "ours / native, bfloat16": ratio("ours bfloat16", "native bfloat16"),
+        "ours bfloat16 / stock float32": ratio("ours bfloat16", "stock float32"),
+        "ours bfloat16 / stock bfloat16": ratio("ours bfloat16", "stock bfloat16"),
+        "evaluation: ours / native, float32": ratio("ours float32", "native float32", "evaluate"),
+        "evaluation: ours / native, bfloat16": ratio(
+            "ours bfloat16", "native bfloat16", "evaluate"
+        ),
+    }
+
+
+def machine() -> dict[str, str | int]:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = (line.split(": ") for line in flags.splitlines() if line.startswith("model name"))
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "processor": next((named[1] for named in models), platform.processor()),
+        "bfloat16 and vector instructions": " ".join(
+            flag for flag in wanted if f" {flag} " in flags.replace("\n", " ")
+        ),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument(
+        "--images", type=int, default=2048, help="in a round (default: %(default)s)"
+    )
+    parser.add_argument("--only", nargs="*", default=list(NATIVE), choices=list(NATIVE))
+    parser.add_argument("--batch-sizes", nargs="*", type=int, default=[128, 512])
+    parser.add_argument("--to", type=Path, default=Path("benchmarks/train_step.json"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(params.load().train.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    results = []
+    for name in chosen.only:
+        for batch_size in chosen.batch_sizes:
+            speeds = measure(name, batch_size, chosen.rounds, chosen.images)
+            results.append(
+                {
+                    "architecture": name,
+                    "batch_size": batch_size,
+                    "images_a_second": speeds,
+                    "ratios": ratios(speeds),
+                }
+            )
+            print(f"{name}, batch {batch_size}")
+            for variant, both in speeds.items():
+                print(
+                    f"  {variant:<16} {both['train']:>7,} trained, {both['evaluate']:>7,} evaluated, images a second"
+                )
+            for what, ratio in results[-1]["ratios"].items():
+                print(f"  {what:<36} {ratio:.3f}")
+    chosen.to.write_text(
+        json.dumps({"machine": machine(), "rounds": chosen.rounds, "results": results}, indent=1)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
