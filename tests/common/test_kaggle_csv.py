@@ -1,9 +1,11 @@
 import re
+import subprocess
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from common import kaggle_csv
 from common.errors import InputError
@@ -342,3 +344,32 @@ def test_nul_bytes_are_refused(path: Path, count: int) -> None:
     message = refusal(path, csv(row()).encode() + bytes(count))
     assert refused_at(message) == 3
     assert len(message) < 1000
+
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from common import kaggle_csv
+for part, rows in (("train", 60_000), ("test", 10_000)):
+    images, labels = kaggle_csv.read(Path(f"{part}.csv"), 10)
+    saved = np.load(f"{part}.npz")
+    assert (images == saved["images"]).all() and (labels == saved["labels"]).all()
+    assert images.shape == (rows, 28, 28, 1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in KiB
+"""
+
+
+@pytest.mark.slow
+def test_as_many_rows_as_kaggle_has_are_read_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part, rows in (("train", 60_000), ("test", 10_000)):
+        images, labels = random_part(rows)
+        kaggle_csv.write(Path(f"{part}.csv"), images, labels)
+        np.savez(f"{part}.npz", images=images, labels=labels)
+    command = ["python", "-c", READ_ALL, str(ROOT / "src")]
+    peak = int(subprocess.check_output(command, text=True))
+    assert peak < 1_500_000
