@@ -7,7 +7,6 @@ models/model.keras in float32, as Keras loads it.
 from common import errors  # first: from here on an interruption is one line
 
 # isort: split
-import json
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,7 @@ def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def main() -> None:
     chosen = params.load()
-    names = json.loads((arrays.PREPARED / "classes.json").read_text("utf-8"))
+    names = arrays.load_class_names()
     torch.set_num_threads(chosen.train.threads)
     model = None
     with (
@@ -71,17 +70,12 @@ def main() -> None:
         files.whole_folder(METRICS / "reliability") as reliability,
         files.whole_folder(Path("plots/mistakes")) as mistakes,
     ):
-        results: dict[str, dict] = {
-            "val": {},
-            "test": {},
-        }  # a part that is not asked for stays empty
+        # a part that is not asked for stays empty
+        results: dict[str, dict] = {"val": {}, "test": {}}
         for part in chosen.evaluate.parts:
             rows, images, labels = select(part)
             model = model or load_model(MODEL, images.shape[1:], len(names))
-            with keras.device("cpu"):
-                probabilities = model.predict(
-                    images, batch_size=BATCH_SIZE, verbose=0
-                )  # (N, classes)
+            probabilities = model.predict(images, batch_size=BATCH_SIZE, verbose=0)  # (N, classes)
             results[part] = {"source": chosen.data.source} | statistics.summary(
                 labels, probabilities
             )

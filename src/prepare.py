@@ -88,8 +88,8 @@ def check(
     """Refuses what no later stage could work with.
 
     Raises:
-        InputError: a class name that the tables need, another shape than data.height, data.width and data.channels, no rows, or parts
-            that look swapped.
+        InputError: a class name that the tables need, another shape than data.height, data.width
+            and data.channels, no rows, or parts that look swapped.
     """
     if "all" in names:
         raise InputError("a class must not be called all, as the totals are; received all")

@@ -56,16 +56,21 @@ def main() -> None:
         "--check", action="store_true", help="write nothing; fail if anything differs"
     )
     check = parser.parse_args().check
-    text = README.read_text("utf-8")
+    text = README.read_text("utf-8") if README.exists() else ""
     if not MARKED.search(text):
         raise InputError(
             f"{README} must have the two comments that mark the results; received none"
         )
-    written = table(
-        {part: read_metrics(part) for part in ("val", "test")},
-        params.load().model.architecture,
-        read_metrics("train")["epochs"],
-    )
+    try:
+        written = table(
+            {part: read_metrics(part) for part in ("val", "test")},
+            params.load().model.architecture,
+            read_metrics("train")["epochs"],
+        )
+    except KeyError as error:
+        raise InputError(
+            f"{METRICS} must have every figure of the table; {error} is missing"
+        ) from None
     new = MARKED.sub(lambda _: written, text)
     if check and new != text:
         raise InputError(

@@ -3,7 +3,6 @@
 from common import errors  # first: from here on an interruption is one line
 
 # isort: split
-import json
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,7 @@ def main() -> None:
     settings = chosen.train
     images, labels = arrays.load("train")
     train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
-    class_names = json.loads((arrays.PREPARED / "classes.json").read_text("utf-8"))
+    class_names = arrays.load_class_names()
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)

@@ -1,9 +1,8 @@
 """Three blocks of two convolutions with batch normalisation: the default.
 
 The network of the CIFAR-10 speed records (airbench, https://arxiv.org/abs/2404.00498, section 3)
-made smaller. Deviations: no whitening layer in front and no identity initialisation (neither
-changed validation accuracy here by more than the seed does), a scale in batch normalisation, and
-no factor on the logits.
+made smaller. Deviations: no whitening layer in front, no identity initialisation, SiLU for GELU, a
+scale in batch normalisation, and no factor on the logits.
 """
 
 import keras

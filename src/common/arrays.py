@@ -1,5 +1,6 @@
 """The prepared arrays: one folder a part, `images.npy` and `labels.npy`, never pickled."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,22 @@ def load_labels(part: str) -> np.ndarray:
 def load_rows(name: str) -> np.ndarray:
     """The row numbers (N,) int64 of `name`, train or val, into the prepared train arrays."""
     return load_array(SPLIT / f"{name}.npy", np.int64, 1)
+
+
+def load_class_names() -> list[str]:
+    """The names of the classes, in the order of the labels.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = PREPARED / "classes.json"
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} must be a JSON list of names; received: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} must be a JSON list of names; received other JSON")
+    return names
 
 
 def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:

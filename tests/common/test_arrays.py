@@ -154,3 +154,20 @@ def test_a_folder_is_refused(folder: Path) -> None:
     (arrays.SPLIT / "train.npy").mkdir()
     with pytest.raises(InputError, match=r"data/split/train.npy must .*Is a directory"):
         arrays.load_rows("train")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[", b"\xff", b"{}", b'["a", 1]', b"[" * 100_000])
+def test_class_names_are_a_list_of_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays.PREPARED.mkdir(parents=True)
+    path = arrays.PREPARED / "classes.json"
+    path.write_text('["a", "b c"]')
+    assert arrays.load_class_names() == ["a", "b c"]
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"^data/prepared/classes\.json must be a JSON list"
+    ) as caught:
+        arrays.load_class_names()
+    assert len(str(caught.value).splitlines()) == 1
