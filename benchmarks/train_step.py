@@ -145,11 +145,10 @@ class ByHand:
 # --- (a), (c), (d): Keras ---------------------------------------------------------------------------
 
 
-class Ours:
-    def __init__(self, name: str, precision: str):
-        network = architectures.build(name, SHAPE, CLASSES, {})
-        self.model = NativeModel(network.inputs, network.outputs[0])
-        self.model.prepare(keras.optimizers.SGD(**SGD), SMOOTHING, precision)
+class Fitted:
+    """A compiled Keras model through `fit` and `evaluate`."""
+
+    model: keras.Model
 
     def train(self, batches: Batches) -> None:
         self.model.fit(batches.loader(), verbose=0, shuffle=False)
@@ -158,7 +157,14 @@ class Ours:
         self.model.evaluate(batches.loader(), verbose=0)
 
 
-class Stock:
+class Ours(Fitted):
+    def __init__(self, name: str, precision: str):
+        network = architectures.build(name, SHAPE, CLASSES, {})
+        self.model = NativeModel(network.inputs, network.outputs[0])
+        self.model.prepare(keras.optimizers.SGD(**SGD), SMOOTHING, precision)
+
+
+class Stock(Fitted):
     def __init__(self, name: str, precision: str):
         keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
         self.model = architectures.build(name, SHAPE, CLASSES, {})
@@ -168,12 +174,6 @@ class Stock:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-
-    def train(self, batches: Batches) -> None:
-        self.model.fit(batches.loader(), verbose=0, shuffle=False)
-
-    def evaluate(self, batches: Batches) -> None:
-        self.model.evaluate(batches.loader(), verbose=0)
 
 
 VARIANTS: dict[str, tuple[Callable, str]] = {
