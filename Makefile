@@ -6,13 +6,17 @@ export DVC_NO_ANALYTICS := 1
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-all lint check readme lock clean
+.PHONY: help repro noise test test-all lint check readme lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 repro: .venv/run ## from nothing to metrics: runs every stage that is not up to date
 	dvc repro
+
+noise: repro ## the same training with five seeds: how much of a difference is chance
+	python src/noise.py
+	python src/readme.py
 
 test: .venv/dev ## the test suite
 	pytest

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 import architectures
 from training.augmentation import Augmentation
 from training.batches import Batches
+from training.machine import set_up
 from training.step import NativeModel
 
 SHAPE, CLASSES = (28, 28, 1), 10
@@ -52,10 +53,10 @@ def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
 def native_blocks() -> nn.Module:
     """src/architectures/blocks.py with its default options."""
     layers: list[nn.Module] = []
-    for inputs, width in ((1, 32), (32, 64), (64, 64)):
+    for inputs, width in ((1, 32), (32, 64), (64, 128)):
         layers += [conv(inputs, width), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.SiLU()]
         layers += [conv(width, width), nn.BatchNorm2d(width), nn.SiLU()]
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(128, CLASSES))
 
 
 def native_vgg() -> nn.Module:
@@ -256,9 +257,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[128, 512])
     parser.add_argument("--to", type=Path, default=Path("benchmarks/train_step.json"))
     chosen = parser.parse_args()
-    torch.set_num_threads(params.load().train.threads)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    set_up(params.load().train.threads)  # for all variants alike
     results = []
     for name in chosen.only:
         for batch_size in chosen.batch_sizes:

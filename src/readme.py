@@ -1,53 +1,132 @@
-"""Writes the figures of metrics/ into README.md, or says with --check whether they are there.
+"""Writes the figures of metrics/ and benchmarks/ into README.md, or says with --check whether they are there.
 
-Between `<!-- results: … -->` and `<!-- end of results -->` the README belongs to this command.
+Between `<!-- NAME: written by make readme -->` and `<!-- end of NAME -->` the README belongs to this
+command.
 """
 
 from common import errors  # first: from here on an interruption is one line
 
 # isort: split
 import argparse
-import json
 import re
 from pathlib import Path
 
+import pandas as pd
+
+from analysis import seeds
 from common import files, params
 from common.errors import InputError
 
 README = Path("README.md")
 METRICS = Path("metrics")
-MARKED = re.compile(
-    r"(?<=<!-- results: written by make readme -->\n).*(?=<!-- end of results -->)", re.S
-)
+RECIPE = Path("benchmarks/recipe.json")
+FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *seeds.MEASURES)
 
 
-def table(results: dict[str, dict], architecture: str, epochs: int) -> str:
+def over_seeds(seed: int) -> dict[str, str]:
+    """By part: the accuracy's mean, standard deviation and n over seeds, where they were measured.
+
+    Raises:
+        InputError: metrics/noise.csv is of another training than the rest of metrics/, or does not
+            belong to metrics/noise.json.
+    """
+    if not (METRICS / "noise.csv").exists():
+        return {}
+    try:
+        runs = pd.read_csv(METRICS / "noise.csv")
+        of_this = runs[runs["seed"] == seed].to_dict("records")
+        summary = seeds.summary(runs)
+    except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
+        raise InputError(
+            f"{METRICS}/noise.csv must be a table as make noise writes it; received: {error}"
+        ) from None
+    if of_this != seeds.rows(METRICS, seed):
+        raise InputError(
+            f"{METRICS}/noise.csv must have the figures of {METRICS}/ for seed {seed} (make noise, or "
+            "remove it and noise.json); received others"
+        )
+    if summary != seeds.read(METRICS / "noise.json"):
+        raise InputError(
+            f"{METRICS}/noise.json must follow from noise.csv (make noise writes both); received others"
+        )
+    return {
+        part: "{mean:.2%} ± {std:.2%} (n = {n})".format_map(measures["accuracy"])
+        for part, measures in summary.items()
+    }
+
+
+def results_table() -> str:
     """Markdown: one row for each part of metrics/ that has figures."""
+    chosen = params.load()
+    noise = over_seeds(chosen.train.seed)
+    epochs = seeds.read(METRICS / "train.json", ("epochs",))["epochs"]
     lines = [
-        f"`{architecture}`, {epochs} epochs; 95 % intervals are Wilson's, over images.",
+        f"`{chosen.model.architecture}`, {epochs} epochs. The interval is "
+        "Wilson's, over images; mean and standard deviation are over seeds.",
         "",
-        "| part | images | accuracy | 95 % interval | loss (nats) | macro F1 | calibration error |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| part | images | accuracy | 95 % interval | over seeds | loss (nats) | macro F1 | calibration error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for part, result in results.items():
+    for part in ("val", "test"):
+        result = seeds.read(METRICS / f"{part}.json", FIGURES, or_nothing=True)
         if result:
             source = "" if result["source"] == "fashion-mnist" else f" ({result['source']})"
             lines.append(
                 f"| {part}{source} | {result['images']:,} | {result['accuracy']:.2%} | "
-                f"{result['accuracy_low']:.2%} – {result['accuracy_high']:.2%} | {result['loss']:.4f} | "
+                f"{result['accuracy_low']:.2%} – {result['accuracy_high']:.2%} | "
+                f"{noise.get(part, 'not measured')} | {result['loss']:.4f} | "
                 f"{result['macro_f1']:.4f} | {result['calibration_error']:.4f} |"
             )
     return "\n".join(lines) + "\n"
 
 
-def read_metrics(name: str) -> dict:
-    path = METRICS / f"{name}.json"
+def budgets_table() -> str:
+    """Markdown: accuracy against seconds, and the training on every row, from benchmarks/recipe.json.
+
+    Raises:
+        InputError: the file is of another training than metrics/.
+    """
+    if not RECIPE.exists():
+        return "Not measured with this recipe (`python benchmarks/recipe.py`).\n"
+    chosen, recipe = params.load(), seeds.read(RECIPE, ("runs", "machine"))
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        runs = pd.DataFrame([run["changes"] | run for run in recipe["runs"]])
+        same = (runs["train.epochs"] == chosen.train.epochs) & (
+            runs["train.seed"] == chosen.train.seed
+        )
+        own = runs[same]["accuracy"].tolist()
+        all_rows = runs[runs["split.val_size"] == 0]
+        machine = "{threads} cores: {processor}".format_map(recipe["machine"])
+    except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path} must be there and be JSON (make repro writes it); received: {error}"
+            f"{RECIPE} must be as benchmarks/recipe.py writes it; received: {error}"
         ) from None
+    if own != [seeds.read(METRICS / "val.json", FIGURES)["accuracy"]]:
+        raise InputError(
+            f"{RECIPE} must be of the training in {METRICS}/ (python benchmarks/recipe.py, or remove it); "
+            f"its val accuracy with {chosen.train.epochs} epochs is {own}"
+        )
+    lines = [
+        "![Val accuracy against seconds](benchmarks/budgets.svg)",
+        "",
+        "| epochs | seconds | val accuracy |",
+        "| --- | --- | --- |",
+    ]
+    for epochs, same in runs[runs["train.epochs"].notna()].groupby("train.epochs"):
+        lines.append(f"| {epochs:.0f} | {same['seconds'].mean():.0f} | {_spread(same)} |")
+    if len(all_rows):
+        lines += [
+            "",
+            f"Trained on every row (`split.val_size=0`): {_spread(all_rows)} on the test images, "
+            f"{all_rows['seconds'].mean():.0f} seconds.",
+        ]
+    lines += ["", f"Seconds on {machine}."]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(runs: pd.DataFrame) -> str:
+    accuracy = runs["accuracy"]
+    return f"{accuracy.mean():.2%} ± {accuracy.std():.2%} (n = {len(runs)})"
 
 
 def main() -> None:
@@ -56,30 +135,26 @@ def main() -> None:
         "--check", action="store_true", help="write nothing; fail if anything differs"
     )
     check = parser.parse_args().check
-    text = README.read_text("utf-8") if README.exists() else ""
-    if not MARKED.search(text):
-        raise InputError(
-            f"{README} must have the two comments that mark the results; received none"
+    text = new = README.read_text("utf-8") if README.exists() else ""
+    for name, table in {"results": results_table, "budgets": budgets_table}.items():
+        marked = re.compile(
+            rf"(?<=<!-- {name}: written by make readme -->\n).*(?=<!-- end of {name} -->)", re.S
         )
-    try:
-        written = table(
-            {part: read_metrics(part) for part in ("val", "test")},
-            params.load().model.architecture,
-            read_metrics("train")["epochs"],
-        )
-    except KeyError as error:
-        raise InputError(
-            f"{METRICS} must have every figure of the table; {error} is missing"
-        ) from None
-    new = MARKED.sub(lambda _: written, text)
+        if not marked.search(text):
+            raise InputError(
+                f"{README} must have the two comments that mark the {name}; received none"
+            )
+        start, end = marked.search(new).span()  # type: ignore[union-attr]
+        new = new[:start] + table() + new[end:]
     if check and new != text:
         raise InputError(
-            f"{README} must show the figures of {METRICS}/ (make readme writes them); received others"
+            f"{README} must show the figures of {METRICS}/ and {RECIPE} (make readme writes them); "
+            "received others"
         )
     if not check:
         with files.whole_file(README) as part:
             part.write_text(new, "utf-8")
-    print(f"{README} shows the figures of {METRICS}/")
+    print(f"{README} shows the figures of {METRICS}/ and {RECIPE}")
 
 
 if __name__ == "__main__":

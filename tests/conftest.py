@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import torch
 
+from analysis import trials
 from common import backend, params  # noqa: F401 (backend: before any test imports keras)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,16 +32,9 @@ TINY = {
 
 def write_params(folder: Path, changes: dict[str, Any]) -> Path:
     """Writes params.yaml into `folder`: the committed one with `changes`, keyed like `train.epochs`."""
-    yaml = YAML()
-    content = yaml.load(ROOT / "params.yaml")
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        section = content
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    path = folder / "params.yaml"
-    yaml.dump(content, path)
+    path = (folder / "params.yaml").absolute()
+    with chdir(ROOT):
+        trials.write_params(path, changes)
     return path
 
 
@@ -48,6 +44,21 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_params(tmp_path, TINY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def settings_of_torch() -> Iterator[None]:
+    """What training sets for its process is put back, but for glibc's memory."""
+    threads, memory = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    workspace_of_cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = memory  # type: ignore[attr-defined]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    if workspace_of_cublas is not None:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace_of_cublas
 
 
 class Clone:

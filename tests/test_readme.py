@@ -8,7 +8,10 @@ from conftest import write_params
 import readme
 from common.errors import InputError
 
-EMPTY = "Before.\n<!-- results: written by make readme -->\n<!-- end of results -->\nAfter.\n"
+EMPTY = (
+    "Before.\n<!-- results: written by make readme -->\n<!-- end of results -->\n"
+    "Between.\n<!-- budgets: written by make readme -->\n<!-- end of budgets -->\nAfter.\n"
+)
 FIGURES = {
     "source": "fashion-mnist",
     "accuracy": 0.91234,
@@ -78,4 +81,195 @@ def test_what_is_missing_is_named(
 ) -> None:
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
     with pytest.raises(InputError, match=file.split("/", maxsplit=1)[0]):
+        call(monkeypatch)
+
+
+# --- over seeds -----------------------------------------------------------------------------------
+
+ACCURACIES = {0: 0.91234, 1: 0.90234, 2: 0.92234}  # mean 0.91234, and √(2 · 0.01² / 2) around it
+MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
+
+
+@pytest.fixture
+def measured(folder: Path) -> Path:
+    """Noise of val, of three seeds, in the form of metrics/noise.csv and noise.json."""
+    rows = [
+        [seed, "val", accuracy, *(FIGURES[name] for name in MEASURES[1:])]
+        for seed, accuracy in ACCURACIES.items()
+    ]
+    lines = [",".join(["seed", "part", *MEASURES]), *(",".join(map(str, row)) for row in rows)]
+    (folder / "metrics/noise.csv").write_text("\n".join(lines) + "\n")
+    spread = {name: {"mean": FIGURES[name], "std": 0.0, "n": 3} for name in MEASURES}
+    spread["accuracy"] = {"mean": 0.91234, "std": 0.01, "n": 3}
+    (folder / "metrics/noise.json").write_text(json.dumps({"val": spread}))
+    return folder
+
+
+def rows_of(folder: Path) -> dict[str, list[str]]:
+    """The cells of the table of results, by part."""
+    text = (folder / "README.md").read_text()
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells for cells in lines if len(cells) == 8}
+
+
+def test_without_noise_it_says_that_it_was_not_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(monkeypatch)
+    rows = rows_of(folder)
+    assert rows["val"][rows["part"].index("over seeds")] == "not measured"
+
+
+def test_noise_is_shown_as_mean_deviation_and_count(
+    measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # of test there are figures, and no noise
+    (measured / "metrics/test.json").write_text(json.dumps(FIGURES))
+    table = measured / "metrics/noise.csv"
+    table.write_text(
+        table.read_text() + "0,test,0.91234,0.3,0.9,0.01\n1,test,0.91234,0.3,0.9,0.01\n"
+    )
+    summary = json.loads((measured / "metrics/noise.json").read_text())
+    summary["test"] = {name: {"mean": FIGURES[name], "std": 0.0, "n": 2} for name in MEASURES}
+    (measured / "metrics/noise.json").write_text(json.dumps(summary))
+    call(monkeypatch)
+    rows = rows_of(measured)
+    column = rows["part"].index("over seeds")
+    assert rows["val"][column] == "91.23% ± 1.00% (n = 3)"
+    assert rows["test"][column] == "91.23% ± 0.00% (n = 2)"
+    call(monkeypatch, "--check")
+
+
+def assert_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    before = (folder / "README.md").read_text()
+    for words in ([], ["--check"]):
+        with pytest.raises(InputError, match=rf"^metrics/{file} must .*; received"):
+            call(monkeypatch, *words)
+    assert (folder / "README.md").read_text() == before
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("noise.csv", "0,val,0.91234", "0,val,0.91235"),
+        ("noise.csv", "0,val,0.91234", "3,val,0.91234"),
+        ("noise.csv", "0,val,0.91234", "0,test,0.91234"),
+        ("noise.csv", "0,val,0.91234,0.3", "0,val,0.91234,0.31"),
+        ("val.json", '"accuracy": 0.91234', '"accuracy": 0.91233'),
+        ("val.json", '"loss": 0.3', '"loss": 0.30001'),
+        ("test.json", "{}", json.dumps(FIGURES)),
+    ],
+)
+def test_noise_of_another_training_is_refused(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str
+) -> None:
+    edit(measured / "metrics" / file, old, new)
+    assert_refused(measured, monkeypatch, r"noise\.csv")
+
+
+def test_noise_around_another_seed_is_refused(
+    measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params(measured, {"train.seed": 1})
+    assert_refused(measured, monkeypatch, r"noise\.csv")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("noise.json", '"mean": 0.91234', '"mean": 0.92234'),
+        ("noise.json", '"std": 0.01', '"std": 0.001'),
+        ("noise.json", '"std": 0.01, "n": 3', '"std": 0.01, "n": 5'),
+        ("noise.csv", "1,val,0.90234", "1,val,0.91234"),
+        ("noise.csv", "1,val,0.90234,0.3,0.9,0.01\n", ""),
+        ("noise.json", '{"val"', '{"test"'),
+        ("noise.json", '{"val"', '"val"'),
+    ],
+)
+def test_noise_that_does_not_follow_from_its_runs_is_refused(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str
+) -> None:
+    edit(measured / "metrics" / file, old, new)
+    assert_refused(measured, monkeypatch, r"noise\.json")
+
+
+def test_noise_without_its_summary_is_refused(
+    measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (measured / "metrics/noise.json").unlink()
+    assert_refused(measured, monkeypatch, r"noise\.json")
+
+
+# --- accuracy against time ------------------------------------------------------------------------
+
+
+def recipe_of(accuracy: float, epochs: int) -> dict:
+    """Three seeds of two budgets, the second with `epochs`, and two trainings on every row."""
+    runs = [
+        {
+            "changes": {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]},
+            "accuracy": accuracy + change + 0.001 * seed,
+            "seconds": 10.0 * count + seed,
+        }
+        for count, change in ((1, -0.01), (epochs, 0))
+        for seed in range(3)
+    ]
+    runs += [
+        {
+            "changes": {"split.val_size": 0, "train.seed": seed, "evaluate.parts": ["test"]},
+            "accuracy": 0.9 + 0.01 * seed,
+            "seconds": 99.0,
+        }
+        for seed in range(2)
+    ]
+    return {"machine": {"threads": 2, "processor": "some processor"}, "runs": runs}
+
+
+def write_recipe(folder: Path, content: object) -> None:
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
+
+
+def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_params(folder, {"train.epochs": 4})
+    write_recipe(folder, recipe_of(0.91234, epochs=4))
+    call(monkeypatch)
+    text = (folder / "README.md").read_text()
+    assert "| 1 | 11 | 90.33% ± 0.10% (n = 3) |" in text
+    assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
+    assert "(`split.val_size=0`): 90.50% ± 0.71% (n = 2) on the test images, 99 seconds." in text
+    assert "Seconds on 2 cores: some processor." in text
+    call(monkeypatch, "--check")
+
+
+def test_budgets_that_were_not_measured_are_said_to_be(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(monkeypatch)
+    assert "Not measured with this recipe" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        recipe_of(0.9, epochs=4),  # another accuracy
+        recipe_of(0.91234, epochs=5),  # not the committed number of epochs
+        {},
+        [],
+        {"machine": {}, "runs": []},
+        {"machine": {"threads": 2, "processor": ""}, "runs": [{"changes": 1}]},
+    ],
+)
+def test_budgets_of_another_training_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    write_params(folder, {"train.epochs": 4})
+    write_recipe(folder, content)
+    with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
         call(monkeypatch)

@@ -6,19 +6,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import keras
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, TINY, write_params
 
 import train
 from common import arrays, params
 from common.errors import InputError
+from training import machine
 
 MODEL = Path("models/model.keras")
 CURVES = Path("metrics/curves/plots/metrics")
@@ -50,7 +50,7 @@ def test_a_channel_of_one_value_is_only_moved(value: int) -> None:
     assert std.tolist() == [1, 2]
 
 
-# --- optimizer and device -------------------------------------------------------------------------
+# --- optimizer ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", get_args(params.Train.model_fields["optimizer"].annotation))
@@ -69,6 +69,10 @@ def test_every_optimizer_of_the_schema_exists(name: str) -> None:
         ("sgd", {"momentum": 2}),
         ("adam", {"momentum": 0.9}),
         ("adam", {"clipnorm": 1.0, "clipvalue": 1.0}),
+        ("muon", {"nesterov": True}),
+        ("muon", {"momentum": 2}),
+        ("muon", {"sgd_momentum": None}),
+        ("muon", {"sgd_rate": 0.0}),
     ],
 )
 def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(
@@ -80,22 +84,6 @@ def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(
     assert message.startswith(f"train.optimizer_options.{name} must ")
     assert str(options) in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize(
-    ("wanted", "gpu", "given"),
-    [("cpu", False, "cpu"), ("cpu", True, "cpu"), ("auto", False, "cpu"), ("auto", True, "cuda"),
-     ("cuda", True, "cuda")],
-)  # fmt: skip
-def test_choose_device(wanted: str, gpu: bool, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert train.choose_device(wanted) == given
-
-
-def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"^train\.device must be .*; received cuda$"):
-        train.choose_device("cuda")
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -131,17 +119,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in ("fetch", "prepare", "split"):
         run_script(stage, folder)
     return folder
-
-
-@pytest.fixture
-def settings_of_torch() -> Iterator[None]:
-    """What main() sets for its process is put back."""
-    threads, memory = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = memory  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -234,7 +211,14 @@ def test_early_stopping_stops(run: Train) -> None:
 def test_best_keeps_the_best_epoch(run: Train) -> None:
     # a rate that grows until it undoes what was learned; steps are cut, or the loss would be infinite
     options = {"sgd": {"clipnorm": 1.0}}
-    run(epochs=6, keep="best", learning_rate=2.0, warmup=1.0, optimizer_options=options)
+    run(
+        epochs=6,
+        keep="best",
+        learning_rate=2.0,
+        warmup=1.0,
+        optimizer="sgd",
+        optimizer_options=options,
+    )
     accuracies = val_curve()
     assert max(accuracies) > accuracies[-1]  # otherwise this would prove nothing
     assert val_accuracy() == pytest.approx(max(accuracies), abs=1e-6)
@@ -270,6 +254,25 @@ def test_bfloat16_gives_a_float32_model_that_is_near(run: Train) -> None:
     assert rough["train_loss"] == pytest.approx(exact["train_loss"], rel=0.05)
     weights = keras.saving.load_model(MODEL).weights
     assert {weight.dtype for weight in weights} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "speed", "lines"),
+    [("bfloat16", 0.999, 1), ("bfloat16", 1.0, 0), ("bfloat16", 3.0, 0), ("float32", 0.5, 0)],
+)
+def test_bfloat16_that_is_slower_here_is_said_in_one_line(
+    run: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    precision: str,
+    speed: float,
+    lines: int,
+) -> None:
+    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
+    run(epochs=1, precision=precision)  # and training goes on
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert all("train.precision" in line for line in said)
 
 
 def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:

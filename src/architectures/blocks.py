@@ -12,7 +12,7 @@ from keras import layers
 def build(
     input_shape: tuple[int, int, int],
     classes: int,
-    widths: tuple[int, ...] = (32, 64, 64),
+    widths: tuple[int, ...] = (32, 64, 128),
     activation: str = "silu",
 ) -> keras.Model:
     """One block for each of `widths`; each halves height and width."""

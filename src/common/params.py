@@ -82,7 +82,16 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     optimizer: Literal[
-        "sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion"
+        "muon",
+        "sgd",
+        "adam",
+        "adamw",
+        "adamax",
+        "adagrad",
+        "adadelta",
+        "rmsprop",
+        "nadam",
+        "lion",
     ]
     optimizer_options: OptimizerOptions
     learning_rate: Annotated[float, Field(gt=0)]

@@ -29,8 +29,8 @@ Tensors = tuple[torch.Tensor, torch.Tensor]
 def _conv2d(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
     x = F.conv2d(
         x.permute(0, 3, 1, 2),  # (N, H, W, C) -> (N, C, H, W), in memory channels_last
-        # (h, w, in, out) -> (out, in, h, w); where images have one channel, the layout of the
-        # weight alone tells PyTorch to go on in channels_last
+        # (h, w, in, out) -> (out, in, h, w), in memory channels_last already (see `prepare`); where
+        # images have one channel, the layout of the weight alone tells PyTorch to go on so
         layer.kernel.value.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last),
         layer.bias.value if layer.use_bias else None,
         padding=layer.kernel_size[0] // 2 if layer.padding == "same" else 0,
@@ -112,12 +112,23 @@ class NativeModel(keras.Model):
     _correct: torch.Tensor | float
 
     def prepare(self, optimizer: keras.Optimizer, label_smoothing: float, precision: str) -> None:
-        """Compiles the model; `precision` is float32 or bfloat16 (by autocast, in training only)."""
+        """Compiles the model.
+
+        Args:
+            label_smoothing: in training; the logs are without.
+            precision: float32, or bfloat16 by autocast, in training and in validation; the weights
+                stay float32, and so does the saved model.
+        """
         self.compile(optimizer=optimizer)
         optimizer.build(self.trainable_variables)
         self._label_smoothing = label_smoothing
         self._autocast = precision == "bfloat16"
         self._variables_to_train = list(self.trainable_variables)
+        with torch.no_grad():
+            for layer in self.layers:
+                if _native(layer) is _conv2d:  # in memory (out, h, w, in): else copied at each step
+                    kernel = layer.kernel.value
+                    kernel.data = kernel.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
         self._has_regularizers = any(v.regularizer for v in self._variables_to_train) or any(
             getattr(layer, "activity_regularizer", None) for layer in self.layers
         )
@@ -156,11 +167,9 @@ class NativeModel(keras.Model):
         return without_training
 
     def logits(self, images: torch.Tensor, training: bool) -> torch.Tensor:
-        """(N, H, W, C) -> (N, classes), float32; validation computes as the saved model will."""
+        """(N, H, W, C) -> (N, classes), float32."""
         tensors = {id(self.inputs[0]): images}
-        with torch.autocast(
-            images.device.type, torch.bfloat16, enabled=self._autocast and training
-        ):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
             for node, function, spent in zip(
                 self._nodes, self._functions, self._spent, strict=True
             ):

@@ -332,10 +332,27 @@ def test_bfloat16_keeps_weights_in_float32_and_the_loss_near() -> None:
     assert_same_weights(exact, rough, 0.05, "moving")
 
 
-def test_bfloat16_is_for_training_alone() -> None:
+def test_validation_has_the_precision_of_training() -> None:
     stock, native = twins(architecture("blocks"))
     native.prepare(sgd(0.01), 0, "bfloat16")
     images, _ = everything(batches(8, 8))
     with torch.no_grad():
-        logits = native.logits(images, training=False)
-        np.testing.assert_allclose(logits, stock(images), rtol=1e-5, atol=1e-5)
+        logits, exact = native.logits(images, training=False), stock(images)
+    assert logits.dtype == torch.float32
+    assert (logits != exact).any()
+    np.testing.assert_allclose(logits, exact, atol=0.05 * float(exact.abs().max()))
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_kernels_are_laid_out_once_and_not_copied_at_each_step() -> None:
+    _, native = twins(architecture("blocks"))
+    native.prepare(sgd(0.01), 0, "float32")
+    before = {variable.path: variable.numpy() for variable in native.variables}
+    fit(native, batches(32, 16))
+    kernels = [v.value for v in native.trainable_variables if v.value.ndim == 4]
+    assert len(kernels) == 6
+    for kernel in kernels:  # (h, w, in, out) -> (out, in, h, w)
+        assert kernel.permute(3, 2, 0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert any((before[v.path] != v.numpy()).any() for v in native.trainable_variables)

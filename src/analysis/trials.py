@@ -1,0 +1,97 @@
+"""The stages run once more, in a folder of their own, with some parameters changed."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import files
+from common.errors import InputError
+
+# isort: split
+from ruamel.yaml import YAML, YAMLError
+
+SOURCE = Path(__file__).resolve().parents[1]
+
+
+def prepare(folder: Path, changes: dict[str, Any]) -> None:
+    """Makes `folder` one in which stages can run, up to and with split.
+
+    Args:
+        folder: emptied first.
+        changes: by key, as in `train.seed`, to the params.yaml of the working directory, whose
+            prepared data it shares.
+
+    Raises:
+        InputError: as from `run_stage`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/prepared").symlink_to(Path("data/prepared").resolve())
+    write_params(folder / "params.yaml", changes)
+    run_stage("split", folder)
+
+
+def run_stage(name: str, folder: Path) -> float:
+    """Runs one stage in `folder` and returns the seconds that it took, start-up included.
+
+    Raises:
+        InputError: it failed; its own line stands above.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, SOURCE / f"{name}.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"{name} must succeed in {folder}; it ended with {done.returncode}")
+    return time.perf_counter() - start
+
+
+def run(folder: Path, changes: dict[str, Any]) -> float:
+    """Runs split, train and evaluate in `folder`; arguments and errors are those of `prepare`.
+
+    Results lie in `folder` under the names that they have in the pipeline. Returns the seconds of the
+    train stage, start-up included.
+    """
+    prepare(folder, changes)
+    seconds = run_stage("train", folder)
+    run_stage("evaluate", folder)
+    return seconds
+
+
+def write_params(path: Path, changes: dict[str, Any]) -> None:
+    """Writes the params.yaml of the working directory with `changes`, keyed as in `train.epochs`."""
+    yaml = YAML()
+    content = yaml.load(Path("params.yaml"))
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = content
+        for name_of_section in sections:
+            section = section[name_of_section]
+        section[name] = value
+    with files.whole_file(path) as part:
+        yaml.dump(content, part)
+
+
+def key() -> str:
+    """Stands for all that the figures depend on, as dvc.lock has it.
+
+    Raises:
+        InputError: dvc.lock has not every stage.
+    """
+    try:
+        stages = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
+        read = [(stages[name]["deps"], stages[name]["params"]) for name in ("train", "evaluate")]
+    except (OSError, KeyError, TypeError, YAMLError) as error:
+        raise InputError(
+            f"dvc.lock must have every stage (make repro); received: {error}"
+        ) from None
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]

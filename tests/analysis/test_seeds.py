@@ -1,0 +1,77 @@
+"""Figures of several seeds as a table, and their mean and spread on hand-made cases."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import seeds
+from common.errors import InputError
+
+FIGURES = {"accuracy": 0.9, "loss": 0.25, "macro_f1": 0.8, "calibration_error": 0.01}
+
+
+def write(folder: Path, **parts: dict) -> Path:
+    for part, figures in parts.items():
+        (folder / f"{part}.json").write_text(json.dumps(figures))
+    return folder
+
+
+def test_rows_are_one_a_part_with_the_measures_alone(tmp_path: Path) -> None:
+    write(tmp_path, val={"source": "idx"} | FIGURES, test=FIGURES | {"loss": 0.5, "images": 7})
+    assert seeds.rows(tmp_path, 3) == [
+        {"seed": 3, "part": "val"} | FIGURES,
+        {"seed": 3, "part": "test"} | FIGURES | {"loss": 0.5},
+    ]
+
+
+@pytest.mark.parametrize(("missing", "left"), [("val", ["test"]), ("test", ["val"])])
+def test_a_part_that_was_not_evaluated_has_no_row(
+    tmp_path: Path, missing: str, left: list[str]
+) -> None:
+    write(tmp_path, **{"val": FIGURES, "test": FIGURES} | {missing: {}})
+    assert [row["part"] for row in seeds.rows(tmp_path, 0)] == left
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"{", b"\xff{}", *(
+        json.dumps({name: 1 for name in seeds.MEASURES if name != missing}).encode()
+        for missing in seeds.MEASURES
+    )],
+)  # fmt: skip
+def test_a_file_without_every_measure_is_refused_by_name(
+    tmp_path: Path, part: str, content: bytes | None
+) -> None:
+    write(tmp_path, val=FIGURES, test=FIGURES)
+    path = tmp_path / f"{part}.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"/{part}\.json must have accuracy, .*; received: ."):
+        seeds.rows(tmp_path, 0)
+
+
+def test_summary_is_the_mean_and_the_deviation_of_a_sample() -> None:
+    # (-2, 0, 2) around 0.5: the squares sum to 8, over n - 1 = 2 that is 4
+    by_seed = {4: 0.48, 5: 0.5, 6: 0.52}
+    table = pd.DataFrame(
+        {"seed": seed, "part": part} | FIGURES | {measure: value}
+        for seed, value in by_seed.items()
+        for part, measure in (("val", "accuracy"), ("test", "loss"))
+    )
+    fixed = {name: {"mean": value, "std": 0.0, "n": 3} for name, value in FIGURES.items()}
+    spread = {"mean": 0.5, "std": 0.02, "n": 3}
+    summary = seeds.summary(table)
+    assert summary == {"val": fixed | {"accuracy": spread}, "test": fixed | {"loss": spread}}
+    assert list(summary) == ["val", "test"]  # not by the alphabet
+
+
+def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
+    rows = [{"seed": seed, "part": "val"} | FIGURES for seed in range(3)]
+    rows += [{"seed": seed, "part": "test"} | FIGURES | {"loss": seed / 3} for seed in range(2)]
+    summary = seeds.summary(pd.DataFrame(rows))
+    assert summary["val"]["loss"]["n"] == 3
+    # 0 and 1/3: half of it, and that over √2
+    assert summary["test"]["loss"] == {"mean": 0.166667, "std": 0.235702, "n": 2}
+    assert json.loads(json.dumps(summary)) == summary  # no number of NumPy's

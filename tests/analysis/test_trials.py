@@ -1,0 +1,247 @@
+"""Runs in a folder of their own: the real stages once, stand-ins for what can go wrong."""
+
+import json
+import runpy
+import subprocess
+import time
+from contextlib import chdir
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from analysis import trials
+from common import arrays
+from common.errors import InputError
+
+NAMES = [f"class {label}" for label in range(10)]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return YAML(typ="safe").load(path)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """The files below `folder`, and what they hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# --- write_params ---------------------------------------------------------------------------------
+
+
+def test_params_are_those_of_the_working_directory_but_for_the_changes(workspace: Path) -> None:
+    before = (workspace / "params.yaml").read_bytes()
+    changes = {
+        "train.seed": 5,
+        "split.train_size": None,
+        "evaluate.parts": ["val"],
+        "train.optimizer_options.sgd.momentum": 0.25,
+        "train.learning_rate": 1e-6,
+    }
+    trials.write_params(workspace / "new/params.yaml", changes)
+    expected = read(workspace / "params.yaml")
+    expected["train"].update(seed=5, learning_rate=1e-6)
+    expected["train"]["optimizer_options"]["sgd"]["momentum"] = 0.25
+    expected["split"]["train_size"] = None
+    expected["evaluate"]["parts"] = ["val"]
+    assert read(workspace / "new/params.yaml") == expected
+    assert expected["train"]["epochs"] == 2  # of the TINY ones, not of the committed ones
+    assert (workspace / "params.yaml").read_bytes() == before
+
+
+def test_a_section_that_is_not_there_is_not_invented(workspace: Path) -> None:
+    with pytest.raises(KeyError, match="trian"):
+        trials.write_params(workspace / "new.yaml", {"trian.seed": 1})
+    assert not (workspace / "new.yaml").exists()
+
+
+# --- key ------------------------------------------------------------------------------------------
+
+
+def stage(name: str) -> dict[str, Any]:
+    return {
+        "cmd": f"python src/{name}.py",
+        "deps": [{"path": f"src/{name}.py", "md5": "a1"}, {"path": "data/split", "md5": "b2.dir"}],
+        "params": {"params.yaml": {name: {"seed": 0, "rate": 0.5}, f"{name}.parts": ["val"]}},
+        "outs": [{"path": f"models/{name}", "md5": "c3"}],
+    }
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What dvc.lock of the working directory holds: as DVC writes it, all that matters of it."""
+    monkeypatch.chdir(tmp_path)
+    content = {"schema": "2.0", "stages": {name: stage(name) for name in ("split", "train", "evaluate")}}  # fmt: skip
+    write(content)
+    return content
+
+
+def write(content: dict[str, Any]) -> None:
+    YAML(typ="safe").dump(content, Path("dvc.lock"))
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_another_dependency_or_parameter_is_another_key(lock: dict[str, Any], name: str) -> None:
+    of_stage = lock["stages"][name]
+    keys = [trials.key()]
+
+    def changed() -> None:
+        write(lock)
+        keys.append(trials.key())
+
+    of_stage["deps"][1]["md5"] = "b3.dir"
+    changed()
+    of_stage["deps"].append({"path": "src/new.py", "md5": "d4"})
+    changed()
+    of_stage["params"]["params.yaml"][name]["seed"] = 1
+    changed()
+    of_stage["params"]["params.yaml"][name]["rate"] = 0.25
+    changed()
+    of_stage["params"]["params.yaml"][f"{name}.parts"] = ["val", "test"]
+    changed()
+    assert len(set(keys)) == 6
+    assert all(key.isalnum() for key in keys)  # they name folders
+
+
+def test_what_follows_from_the_rest_or_changes_no_figure_is_not_in_the_key(
+    lock: dict[str, Any],
+) -> None:
+    before = trials.key()
+    for name in lock["stages"]:
+        lock["stages"][name]["outs"][0]["md5"] = "c4"
+        lock["stages"][name]["cmd"] += " --quietly"
+    lock["stages"]["split"]["deps"][0]["md5"] = "a2"  # data/split is what train has of it
+    write(lock)
+    with Path("dvc.lock").open("a") as file:
+        file.write("# a comment\n")
+    assert trials.key() == before
+
+
+def test_the_committed_lock_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert len(trials.key()) == 16
+
+
+@pytest.mark.parametrize("missing", ["train", "evaluate", "stages", "file"])
+def test_a_lock_without_every_stage_is_refused(lock: dict[str, Any], missing: str) -> None:
+    lock.pop(missing, None)
+    lock.get("stages", {}).pop(missing, None)
+    write(lock)
+    if missing == "file":
+        Path("dvc.lock").unlink()
+    with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: .") as no:
+        trials.key()
+    assert "\n" not in str(no.value)
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def prepare(folder: Path) -> None:
+    """What the stages before split leave, with random pixels."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 200), ("test", 50)):
+        target = folder / arrays.PREPARED / part
+        target.mkdir(parents=True)
+        images = generator.integers(0, 256, (count, 28, 28, 1), np.uint8)
+        arrays.save(target, images, (np.arange(count) % 10).astype(np.uint8))
+    (folder / arrays.PREPARED / "classes.json").write_text(json.dumps(NAMES))
+
+
+def in_this_process(words: list[Any], cwd: Path, **_: Any) -> subprocess.CompletedProcess:
+    """Runs a script where Keras is imported already, which takes longer than the three stages."""
+    with chdir(cwd):
+        runpy.run_path(str(words[1]), run_name="__main__")
+    return subprocess.CompletedProcess(words, 0)
+
+
+def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
+) -> None:
+    monkeypatch.setattr(trials, "subprocess", SimpleNamespace(run=in_this_process))
+    prepare(workspace)
+    before = everything(workspace)
+    folder = Path(".cache/trial")  # relative, and not there yet
+    changes = {"train.epochs": 1, "split.val_size": 70, "train.seed": 9, "train.threads": 1}
+    start = time.perf_counter()
+    seconds = trials.run(folder, changes)
+    assert 0 < seconds < time.perf_counter() - start  # without split and evaluate
+    assert json.loads((folder / "metrics/train.json").read_text())["epochs"] == 1  # TINY has 2
+    images = {
+        part: json.loads((folder / f"metrics/{part}.json").read_text())["images"]
+        for part in ("val", "test")
+    }
+    assert images == {"val": 70, "test": 50}
+    assert (folder / "models/model.keras").exists()
+    assert read(folder / "params.yaml")["train"]["seed"] == 9
+    new = {name for name in everything(workspace) if not name.startswith(".cache/")}
+    assert new == set(before)
+    assert everything(workspace).items() >= before.items()
+
+
+FAKE_STAGE = """
+import os, sys
+from pathlib import Path
+name = Path(__file__).stem
+assert Path("data/prepared/here").exists(), "the prepared data"
+Path("log").open("a").write(name + "\\n")
+sys.exit(int(os.environ.get("FAIL_" + name, 0)))
+"""
+
+
+@pytest.fixture
+def fakes(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:  # fmt: skip
+    """The working directory, where stages do nothing but note that they ran, or fail as FAIL_name says."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("split", "train", "evaluate"):
+        (source / f"{name}.py").write_text(FAKE_STAGE)
+    monkeypatch.setattr(trials, "SOURCE", source)
+    (workspace / "data/prepared").mkdir(parents=True)
+    (workspace / "data/prepared/here").write_text("prepared")
+    return workspace
+
+
+def test_a_second_run_starts_from_an_empty_folder_and_keeps_the_prepared_data(fakes: Path) -> None:
+    folder = fakes / "trial"
+    trials.run(folder, {})
+    (folder / "metrics").mkdir()
+    (folder / "metrics/test.json").write_text("of another run")
+    trials.run(folder, {})
+    assert (folder / "log").read_text().split() == ["split", "train", "evaluate"]
+    assert not (folder / "metrics").exists()
+    assert (fakes / "data/prepared/here").read_text() == "prepared"
+
+
+@pytest.mark.parametrize(
+    ("fails", "ran"),
+    [
+        ("split", ["split"]),
+        ("train", ["split", "train"]),
+        ("evaluate", ["split", "train", "evaluate"]),
+    ],
+)
+def test_a_stage_that_fails_is_named_and_the_last(
+    fakes: Path, monkeypatch: pytest.MonkeyPatch, fails: str, ran: list[str]
+) -> None:
+    monkeypatch.setenv(f"FAIL_{fails}", "3")
+    with pytest.raises(InputError, match=rf"^{fails} must succeed in .*/trial; it ended with 3$"):
+        trials.run(fakes / "trial", {"train.seed": 7})
+    assert (fakes / "trial/log").read_text().split() == ran
+
+
+def test_a_parameter_that_a_stage_refuses_ends_the_run(
+    workspace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepare(workspace)
+    with pytest.raises(InputError, match=r"^split must succeed in .*/trial; "):
+        trials.run(workspace / "trial", {"split.val_size": 200})
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: split.val_size must be ")
