@@ -323,8 +323,8 @@ def test_logs_are_the_figures_of_the_whole_set() -> None:
 
 def test_bfloat16_keeps_weights_in_float32_and_the_loss_near() -> None:
     exact, rough = (twins(architecture("blocks"))[1] for _ in range(2))
-    exact.prepare(sgd(0.01), 0, "float32")
-    rough.prepare(sgd(0.01), 0, "bfloat16")
+    exact.prepare(sgd(0.002), 0, "float32")
+    rough.prepare(sgd(0.002), 0, "bfloat16")
     expected, losses = fit(exact, batches(80, 16)), fit(rough, batches(80, 16))
     assert {variable.value.dtype for variable in rough.variables} == {torch.float32}
     np.testing.assert_allclose(losses, expected, rtol=0.05)
