@@ -1,0 +1,114 @@
+"""How long the committed recipe trains, beside stock Keras with the published system `heinit`.
+
+That system trains 50 epochs in batches of 32. Both are measured in one run, step by step in turn, and
+the median step is multiplied by the number of steps, on the same 60,000 rows.
+
+`python benchmarks/heinit.py` prints the ratio and writes benchmarks/heinit.json.
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from train_step import CLASSES, SHAPE, machine
+
+from common import files, params
+
+# isort: split
+import keras
+import torch
+from keras import layers
+
+import architectures
+import train
+from training.machine import set_up
+from training.step import NativeModel
+
+ROWS, ROUNDS, STEPS = 60_000, 10, 4
+EPOCHS, BATCH_SIZE = 50, 32  # of heinit
+
+
+def network() -> keras.Model:
+    """The published network. Its description leaves the filters open (32, 64 and 128 here), the size of
+    the kernels (3 × 3), the padding (same) and the activation of the convolutions (ReLU).
+    """
+    inputs = x = layers.Input(SHAPE)
+    for width in (32, 64, 128):
+        x = layers.Conv2D(
+            width, 3, padding="same", activation="relu", kernel_initializer="he_normal"
+        )(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.MaxPooling2D(2)(x)  # (N, H, W, width) -> (N, H/2, W/2, width)
+        x = layers.Dropout(0.5)(x)
+    x = layers.Flatten()(x)
+    for units in (2048, 1028):
+        x = layers.Dense(units, activation="relu")(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.Dropout(0.5)(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(size, *SHAPE), torch.randint(CLASSES, (size,))
+
+
+def main() -> None:
+    chosen = params.load()
+    settings = chosen.train
+    set_up(settings.threads)
+    name = chosen.model.architecture
+    default = architectures.build(name, SHAPE, CLASSES, chosen.model.options.get(name, {}))
+    ours = NativeModel(default.inputs, default.outputs[0])
+    ours.prepare(
+        train.make_optimizer(
+            settings.optimizer,
+            settings.learning_rate,
+            settings.optimizer_options.get(settings.optimizer, {}),
+        ),
+        settings.label_smoothing,
+        settings.precision,
+    )
+    ours.reset_metrics()
+    stock = network()
+    stock.compile(
+        keras.optimizers.Adam(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    images, labels = batch(settings.batch_size)
+    few_images, few_labels = batch(BATCH_SIZE)
+    times: dict[str, list[float]] = {"ours": [], "stock": []}
+    for turn in range(ROUNDS + 1):  # the first warms up and does not count
+        for who in ("ours", "stock"):
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                if who == "ours":
+                    ours.train_step((images, labels))
+                else:
+                    stock.train_on_batch(few_images, few_labels)
+            if turn:
+                times[who].append((time.perf_counter() - start) / STEPS)
+    step = {who: statistics.median(all_of_one) for who, all_of_one in times.items()}
+    steps = {
+        "ours": settings.epochs * math.ceil(ROWS / settings.batch_size),
+        "stock": EPOCHS * math.ceil(ROWS / BATCH_SIZE),
+    }
+    seconds = {who: step[who] * steps[who] for who in step}
+    result = {
+        "seconds_a_step": {who: round(value, 5) for who, value in step.items()},
+        "steps": steps,
+        "seconds": {who: round(value) for who, value in seconds.items()},
+        "stock / ours": round(seconds["stock"] / seconds["ours"], 2),
+        "machine": machine(),
+    }
+    print(json.dumps(result, indent=1))
+    files.write_json(Path("benchmarks/heinit.json"), result)
+
+
+if __name__ == "__main__":
+    main()

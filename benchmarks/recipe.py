@@ -1,0 +1,112 @@
+"""What the committed recipe reaches: accuracy against time, and trained on every row.
+
+- Budgets: train.epochs alone changed, three seeds each, on val.
+- All rows: split.val_size 0, five seeds, on the test images, which decide nothing here.
+
+Seconds are of the whole train stage, start-up included, on an otherwise idle machine.
+
+`python benchmarks/recipe.py` (after `make repro`) writes benchmarks/recipe.json after each run, goes on
+where it was stopped, and draws benchmarks/budgets.svg.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from common import errors  # first: from here on an interruption is one line
+
+# isort: split
+import matplotlib.pyplot as plt
+from train_step import machine
+
+from analysis import trials
+from common import files, params
+
+RESULTS = Path("benchmarks/recipe.json")
+FIGURE = Path("benchmarks/budgets.svg")
+TRIALS = Path(".cache/recipe")
+
+
+def wanted(epochs: list[int]) -> list[dict[str, Any]]:
+    """The changes to params.yaml of every run, in order."""
+    budgets = [
+        {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]}
+        for count in epochs
+        for seed in range(3)
+    ]
+    all_rows = [
+        {"split.val_size": 0, "train.seed": seed, "evaluate.parts": ["test"]} for seed in range(5)
+    ]
+    return budgets + all_rows
+
+
+def measure(changes: dict[str, Any]) -> dict[str, Any]:
+    (part,) = changes["evaluate.parts"]
+    seconds = trials.run(TRIALS, changes)
+    result = json.loads((TRIALS / f"metrics/{part}.json").read_text())
+    return {"changes": changes, "accuracy": result["accuracy"], "seconds": round(seconds, 1)}
+
+
+def draw(runs: list[dict[str, Any]]) -> None:
+    """Mean val accuracy over mean seconds, with its standard deviation over seeds."""
+    by_epochs: dict[int, list[dict[str, Any]]] = {}
+    for run in runs:
+        if run["changes"]["evaluate.parts"] == ["val"]:
+            by_epochs.setdefault(run["changes"]["train.epochs"], []).append(run)
+    plt.rcParams["svg.hashsalt"] = "budgets"  # the same bytes for the same figures
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    accuracies = [[100 * run["accuracy"] for run in same] for same in by_epochs.values()]
+    axes.errorbar(
+        [statistics.mean(run["seconds"] for run in same) for same in by_epochs.values()],
+        [statistics.mean(same) for same in accuracies],
+        [statistics.stdev(same) if len(same) > 1 else 0 for same in accuracies],
+        marker="o",
+        capsize=3,
+    )
+    axes.set(
+        xscale="log",
+        xlabel="seconds of training",
+        ylabel="val accuracy (%)",
+        title="Mean and standard deviation of three seeds; train.epochs alone changed",
+    )
+    axes.title.set_fontsize("medium")
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.grid(which="both", alpha=0.3)
+    with files.whole_file(FIGURE) as part:
+        figure.savefig(part, format="svg", metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = params.load().train.epochs
+    parser.add_argument(
+        "--epochs",
+        nargs="*",
+        type=int,
+        default=[default],
+        help="the budgets (default: train.epochs alone)",
+    )
+    epochs = parser.parse_args().epochs
+    results: dict[str, Any] = {"machine": machine(), "of": trials.key(), "runs": []}
+    if RESULTS.exists():
+        earlier = json.loads(RESULTS.read_text("utf-8"))
+        if all(earlier[key] == results[key] for key in ("machine", "of")):
+            results = earlier
+    done = [run["changes"] for run in results["runs"]]
+    missing = [changes for changes in wanted(epochs) if changes not in done]
+    for changes in missing:
+        print(", ".join(f"{key} {value}" for key, value in changes.items()), flush=True)
+        results["runs"].append(measure(changes))
+        files.write_json(RESULTS, results)
+        draw(results["runs"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""How much the figures of metrics/ depend on the seed: the same training with five of them.
+
+`make noise` writes metrics/noise.csv, the figures of each seed on val and test, and
+metrics/noise.json, their mean, standard deviation and n. The first seed is train.seed, whose figures
+the pipeline has already; the next four are trained here, one after the other. A second call goes on
+with the seeds that are missing.
+"""
+
+from common import errors  # first: from here on an interruption is one line
+
+# isort: split
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import seeds, trials
+from common import files, params
+
+SEEDS = 5
+METRICS = Path("metrics")
+TRIALS = Path(".cache/noise")
+
+
+def main() -> None:
+    first = params.load().train.seed
+    folder = TRIALS / trials.key()
+    rows = seeds.rows(METRICS, first)
+    for seed in range(first + 1, first + SEEDS):
+        trained = folder / str(seed)
+        if not (trained / "metrics/test.json").exists():  # what a run writes last
+            print(f"seed {seed} of {first} to {first + SEEDS - 1}", flush=True)
+            trials.run(trained, {"train.seed": seed})
+        rows += seeds.rows(trained / "metrics", seed)
+    table = pd.DataFrame(rows)
+    with files.whole_file(METRICS / "noise.csv") as part:
+        table.to_csv(part, index=False)
+    files.write_json(METRICS / "noise.json", seeds.summary(table))
+    shutil.rmtree(TRIALS, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
