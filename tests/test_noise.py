@@ -39,7 +39,7 @@ def evaluated(folder: Path, seed: int) -> None:
 
 
 def write_lock(md5: str) -> None:
-    stages = {"train": {"deps": [{"md5": md5}], "params": {}}, "evaluate": {"deps": [], "params": {}}}  # fmt: skip
+    stages = {"train": {"outs": [{"md5": md5}], "params": {}}, "evaluate": {"outs": [], "params": {}}}  # fmt: skip
     Path("dvc.lock").write_text(json.dumps({"stages": stages}))  # which is YAML too
 
 
