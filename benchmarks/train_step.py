@@ -9,12 +9,12 @@
 Variants take turns, round by round, so that what else the machine does falls on all of them; a
 figure is the median over the rounds. Images are random: time does not depend on what they show.
 
-`python benchmarks/train_step.py` prints a table and writes benchmarks/train_step.json.
+`python benchmarks/train_step.py` prints a table and writes benchmarks/train_step/PROCESSOR.json.
 """
 
 import argparse
-import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from common import backend, params
+from common import backend, files, params
 
 # isort: split
 import keras
@@ -255,7 +255,6 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=list(NATIVE), choices=list(NATIVE))
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[128, 512])
-    parser.add_argument("--to", type=Path, default=Path("benchmarks/train_step.json"))
     chosen = parser.parse_args()
     set_up(params.load().train.threads)  # for all variants alike
     results = []
@@ -277,9 +276,10 @@ def main() -> None:
                 )
             for what, ratio in results[-1]["ratios"].items():
                 print(f"  {what:<36} {ratio:.3f}")
-    chosen.to.write_text(
-        json.dumps({"machine": machine(), "rounds": chosen.rounds, "results": results}, indent=1)
-        + "\n"
+    name = re.sub(r"[^a-z0-9]+", "-", str(machine()["processor"]).lower()).strip("-")
+    files.write_json(
+        Path(f"benchmarks/train_step/{name}.json"),
+        {"machine": machine(), "rounds": chosen.rounds, "results": results},
     )
 
 
