@@ -11,6 +11,7 @@ where it was stopped, and draws benchmarks/budgets.svg.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -61,8 +62,9 @@ def draw(runs: list[dict[str, Any]]) -> None:
     plt.rcParams["svg.hashsalt"] = "budgets"  # the same bytes for the same figures
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     accuracies = [[100 * run["accuracy"] for run in same] for same in by_epochs.values()]
+    seconds = [statistics.mean(run["seconds"] for run in same) for same in by_epochs.values()]
     axes.errorbar(
-        [statistics.mean(run["seconds"] for run in same) for same in by_epochs.values()],
+        seconds,
         [statistics.mean(same) for same in accuracies],
         [statistics.stdev(same) if len(same) > 1 else 0 for same in accuracies],
         marker="o",
@@ -75,8 +77,9 @@ def draw(runs: list[dict[str, Any]]) -> None:
         title="Mean and standard deviation of three seeds; train.epochs alone changed",
     )
     axes.title.set_fontsize("medium")
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.grid(which="both", alpha=0.3)
+    axes.set_xticks(seconds, [f"{each:.0f}" for each in seconds])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
     with files.whole_file(FIGURE) as part:
         figure.savefig(part, format="svg", metadata={"Date": None})
 
@@ -94,6 +97,8 @@ def main() -> None:
         help="the budgets (default: train.epochs alone)",
     )
     epochs = parser.parse_args().epochs
+    # within the trial's folder, which each run empties: seconds are of a whole training
+    os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
     results: dict[str, Any] = {"machine": machine(), "of": trials.key(), "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 import architectures
 from training.augmentation import Augmentation
 from training.batches import Batches
-from training.machine import set_up
+from training.machine import processor, set_up
 from training.step import NativeModel
 
 SHAPE, CLASSES = (28, 28, 1), 10
@@ -231,10 +231,9 @@ def ratios(speeds: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def machine() -> dict[str, str | int]:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = (line.split(": ") for line in flags.splitlines() if line.startswith("model name"))
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     return {
-        "processor": next((named[1] for named in models), platform.processor()),
+        "processor": processor(),
         "bfloat16 and vector instructions": " ".join(
             flag for flag in wanted if f" {flag} " in flags.replace("\n", " ")
         ),
@@ -276,7 +275,7 @@ def main() -> None:
                 )
             for what, ratio in results[-1]["ratios"].items():
                 print(f"  {what:<36} {ratio:.3f}")
-    name = re.sub(r"[^a-z0-9]+", "-", str(machine()["processor"]).lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     files.write_json(
         Path(f"benchmarks/train_step/{name}.json"),
         {"machine": machine(), "rounds": chosen.rounds, "results": results},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import arrays, backend, files, params
+from common import arrays, backend, files, locks, params
 from common.errors import InputError
 
 # isort: split
@@ -58,6 +58,7 @@ def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows, images[rows], labels[rows]
 
 
+@locks.alone()
 def main() -> None:
     chosen = params.load()
     names = arrays.load_class_names()

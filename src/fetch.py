@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from common import files, idx, params
+from common import files, idx, locks, params
 from common.errors import InputError
 
 RAW = Path("data/raw")
@@ -231,6 +231,7 @@ def fetch() -> dict[str, bytes]:
     )
 
 
+@locks.alone()
 def main() -> None:
     data = params.load().data
     if data.source == "fashion-mnist":

@@ -3,12 +3,13 @@
 `make noise` writes metrics/noise.csv, the figures of each seed on val and test, and
 metrics/noise.json, their mean, standard deviation and n. The first seed is train.seed, whose figures
 the pipeline has already; the next four are trained here, one after the other. A second call goes on
-with the seeds that are missing.
+where it was stopped.
 """
 
 from common import errors  # first: from here on an interruption is one line
 
 # isort: split
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,8 @@ TRIALS = Path(".cache/noise")
 def main() -> None:
     first = params.load().train.seed
     folder = TRIALS / trials.key()
+    # outside the trials' folders, which each run empties
+    os.environ.setdefault("CHECKPOINT_DIR", str(Path(".cache/checkpoints").resolve()))
     rows = seeds.rows(METRICS, first)
     for seed in range(first + 1, first + SEEDS):
         trained = folder / str(seed)

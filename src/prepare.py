@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures
-from common import arrays, classes, files, idx, image_folder, kaggle_csv, params
+from common import arrays, classes, files, idx, image_folder, kaggle_csv, locks, params
 from common.errors import InputError
 
 RAW = Path("data/raw")
@@ -157,6 +157,7 @@ def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["where", "images", "label_differs"])
 
 
+@locks.alone()
 def main() -> None:
     chosen = params.load()
     data = chosen.data

@@ -10,7 +10,7 @@ from common import errors  # first: from here on an interruption is one line
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from common import arrays, files, params
+from common import arrays, files, locks, params
 from common.errors import InputError
 
 
@@ -69,15 +69,17 @@ def split(
     return train, val
 
 
+@locks.alone()
 def main() -> None:
     chosen = params.load().split
     labels = arrays.load_labels("train")
     train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed)
     with files.whole_folder(arrays.SPLIT) as folder:
-        np.save(folder / "train.npy", train, allow_pickle=False)
-        np.save(folder / "val.npy", val, allow_pickle=False)
+        arrays.save_array(folder / "train.npy", train)
+        arrays.save_array(folder / "val.npy", val)
     print(f"{len(train):,} rows for training, {len(val):,} for validation, of {len(labels):,}")
 
 
 if __name__ == "__main__":
+    arrays.forbid_test_images()
     main()

@@ -5,17 +5,18 @@ from common import errors  # first: from here on an interruption is one line
 # isort: split
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from common import arrays, backend, files, params
+from common import arrays, backend, files, locks, params
 from common.errors import InputError
 
 # isort: split
 import keras
 
 import architectures
-from training import machine, model_file
+from training import checkpoint, machine, model_file
 from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Progress, Weights
@@ -65,7 +66,27 @@ def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Opti
         ) from None
 
 
-def main() -> None:
+class Training(NamedTuple):
+    """All that a training has before its first step."""
+
+    key: str  # stands for all that its bytes depend on
+    device: str
+    train: Batches
+    val: Batches
+    network: keras.Model  # as the architecture has it; `model` trains its weights
+    model: NativeModel
+    learning_rate: LearningRate
+    mean: np.ndarray  # (C,), as `std`
+    std: np.ndarray
+    class_names: list[str]
+
+
+def set_up() -> Training:
+    """Reads parameters and data, makes model and optimizer, seeds every generator.
+
+    Raises:
+        InputError: data or parameters are wrong.
+    """
     chosen = params.load()
     settings = chosen.train
     images, labels = arrays.load("train")
@@ -116,7 +137,7 @@ def main() -> None:
         chosen.model.options.get(chosen.model.architecture, {}),
         device,
     )
-    with keras.device(device), files.whole_folder(Path("metrics/curves")) as curves_folder:
+    with keras.device(device):
         model = NativeModel(network.inputs, network.outputs[0], name=chosen.model.architecture)
         model.prepare(
             make_optimizer(
@@ -127,14 +148,29 @@ def main() -> None:
             settings.label_smoothing,
             settings.precision,
         )
+    learning_rate = LearningRate(
+        settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
+    )
+    key = checkpoint.key(
+        [str(chosen.model), str(settings), device, class_names],
+        [train_images, labels[train_rows], images[val_rows], labels[val_rows]],
+    )
+    return Training(key, device, train, val, network, model, learning_rate, mean, std, class_names)
+
+
+def main() -> None:
+    settings = params.load().train
+    training = set_up()
+    model, train, val = training.model, training.train, training.val
+    with (
+        checkpoint.kept(training.key) as state_file,
+        locks.alone(),
+        keras.device(training.device),
+        files.whole_folder(Path("metrics/curves")) as curves_folder,
+    ):
         curves = Curves(curves_folder)
         callbacks = [
-            LearningRate(
-                settings.learning_rate,
-                settings.schedule,
-                settings.warmup,
-                settings.epochs * len(train),
-            ),
+            training.learning_rate,
             Weights(settings.averaging, settings.keep),
             curves,
             Progress(settings.epochs, len(train)),
@@ -145,25 +181,28 @@ def main() -> None:
             )
         if settings.early_stopping:
             callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping))
+        resume = checkpoint.Checkpoint(state_file, train, callbacks, training.device)
         print(
-            f"{chosen.model.architecture}: {model.count_params():,} parameters, "
-            f"{len(train_rows):,} training images, {settings.precision} on {device}"
+            f"{model.name}: {model.count_params():,} parameters, "
+            f"{len(train.labels):,} training images, {settings.precision} on {training.device}"
         )
         model.fit(
             train.loader(),
-            validation_data=val.loader() if len(val_rows) else None,
+            validation_data=val.loader() if len(val.labels) else None,
+            initial_epoch=resume.epochs,
             epochs=settings.epochs,
-            callbacks=callbacks,
+            callbacks=[*callbacks, resume],
             shuffle=False,  # Batches does it
             verbose=0,
         )
         model_file.save(
-            model_file.with_preprocessing(network, mean, std),
-            class_names,
+            model_file.with_preprocessing(training.network, training.mean, training.std),
+            training.class_names,
             Path("models/model.keras"),
         )
-    files.write_json(Path("metrics/train.json"), curves.last)
+        files.write_json(Path("metrics/train.json"), curves.last)
 
 
 if __name__ == "__main__":
+    arrays.forbid_test_images()
     main()

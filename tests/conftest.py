@@ -1,5 +1,6 @@
 """What many tests start from: the committed parameters with a few keys changed, never a copy of them."""
 
+import copy
 import json
 import os
 import shutil
@@ -76,6 +77,13 @@ class Clone:
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("config", "user.name", "Test")
         self.git("config", "user.email", "test@example.invalid")
+
+    def copied(self, folder: Path) -> "Clone":
+        """The same with all that it holds, git's history and DVC's cache too, in a new folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def _git(self, cwd: Path, *words: str) -> str:
         return subprocess.run(

@@ -72,6 +72,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
     evaluated(tmp_path, FIRST)
     made = Trials()
     monkeypatch.setattr(trials, "run", made.run)
+    monkeypatch.setenv("CHECKPOINT_DIR", str(tmp_path / "checkpoints"))
     return made
 
 

@@ -1,10 +1,9 @@
 """The pipeline as declared in dvc.yaml, against what its scripts use; and the whole of it, run by dvc."""
 
-import ast
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -14,155 +13,31 @@ import pytest
 from conftest import ROOT, TINY, Clone, write_params
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
-from ruamel.yaml import YAML
 
-from common import params, synthetic
+from analysis import declarations
+from common import arrays, params, synthetic
 
-PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
-COMMITTED = params.load(ROOT / "params.yaml")
-STAGES = PIPELINE["stages"]
 SRC = ROOT / "src"
-
-
-def declared(stage: str, kind: str) -> list[str]:
-    """Paths or keys under deps, outs, metrics or params of a stage, templates filled in."""
-    entries = [next(iter(e)) if isinstance(e, dict) else e for e in STAGES[stage].get(kind, [])]
-    return [
-        entry.replace("${model.architecture}", COMMITTED.model.architecture) for entry in entries
-    ]
+with chdir(ROOT):
+    PIPELINE = declarations.Pipeline()
+STAGES = PIPELINE.stages
+declared, value = PIPELINE.declared, PIPELINE.value
 
 
 def script(stage: str) -> Path:
-    return ROOT / STAGES[stage]["cmd"].removeprefix("python ")
+    return ROOT / PIPELINE.script(stage)
 
 
-# --- modules ------------------------------------------------------------------------------------
-
-
-def imported_modules(path: Path) -> Iterator[Path]:
-    """The files under src/ that the file imports, wherever in it; packages' __init__ included."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            for length in range(1, len(parts) + 1):
-                target = SRC.joinpath(*parts[:length])
-                for file in (target.with_suffix(".py"), target / "__init__.py"):
-                    if file.is_file():
-                        yield file
-
-
-def all_modules(path: Path) -> set[Path]:
-    found, left = set(), [path]
-    while left:
-        if (file := left.pop()) not in found:
-            found.add(file)
-            left.extend(imported_modules(file))
-    return found
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_exactly_the_modules_that_it_imports(stage: str) -> None:
-    used = all_modules(script(stage))
-    if SRC / "architectures" / "__init__.py" in used:  # it imports the chosen one by name
-        used |= all_modules(SRC / "architectures" / f"{COMMITTED.model.architecture}.py")
-    assert {str(file.relative_to(ROOT)) for file in used} == {
-        dep for dep in declared(stage, "deps") if dep.startswith("src/")
-    }
-
-
-# --- parameters ---------------------------------------------------------------------------------
-
-
-def leaves(section: Any, prefix: str = "") -> set[str]:
-    """The keys of all values below a section of the schema."""
-    if not isinstance(section, params.Section):
-        return {prefix}
-    return set().union(
-        *(
-            leaves(getattr(section, name), f"{prefix}.{name}".lstrip("."))
-            for name in type(section).model_fields
-        )
-    )
-
-
-def value(key: str) -> Any:
-    section: Any = COMMITTED
-    for name in key.split(".") if key else []:
-        section = getattr(section, name)
-    return section
-
-
-def below(key: str) -> set[str]:
-    return leaves(value(key), key)
-
-
-def parameters_read(path: Path) -> set[str]:
-    """The keys that a script takes from `params.load()`, through the names that it gives to sections."""
-    tree = ast.parse(path.read_text())
-    bound: dict[str, str] = {}  # variable: key of the section that it holds, "" for all
-
-    def key_of(node: ast.AST) -> str | None:
-        if ast.unparse(node) == "params.load()":
-            return ""
-        if isinstance(node, ast.Name):
-            return bound.get(node.id)
-        if isinstance(node, ast.Attribute):
-            outer = key_of(node.value)
-            if outer is not None and isinstance(value(outer), params.Section):
-                return f"{outer}.{node.attr}".lstrip(".")
-        return None
-
-    read: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            key = key_of(node.value)
-            if key is not None and isinstance(value(key), params.Section):
-                bound[node.targets[0].id] = key
-                return
-        if isinstance(node, ast.Name | ast.Attribute | ast.Call):
-            key = key_of(node)
-            if key is not None:
-                read.update(below(key))
-                return
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(tree)
-    return read
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_exactly_the_parameters_that_it_reads(stage: str) -> None:
-    said = set().union(*(below(key) for key in declared(stage, "params")))
-    assert parameters_read(script(stage)) == said
-
-
-def test_every_parameter_is_read_by_a_stage() -> None:
-    assert set().union(*(parameters_read(script(stage)) for stage in STAGES)) == leaves(COMMITTED)
-
-
-def test_the_reader_of_parameters_sees_through_names_and_calls(tmp_path: Path) -> None:
-    example = tmp_path / "example.py"
-    example.write_text(
-        "chosen = params.load()\n"
-        "s = chosen.train\n"
-        "f(s.epochs, chosen.model.options.get('plain'))\n"
-        "g(chosen.split)\n"
-    )
-    assert parameters_read(example) == {"train.epochs", "model.options", *below("split")}
+def test_dvc_yaml_lists_what_the_stages_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert not [*PIPELINE.problems()]
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         (f"{key}={json.dumps(value(key))}", value(key))
-        for key in sorted(leaves(COMMITTED))
+        for key in sorted(PIPELINE.leaves())
         if not isinstance(value(key), dict)  # options are set one by one, as below
     ]
     + [
@@ -228,6 +103,74 @@ def test_each_stage_runs_with_nothing_but_what_it_declares(tmp_path: Path) -> No
             shutil.move(box / out, target)  # fails if the stage did not write it
 
 
+# --- train, val and test --------------------------------------------------------------------------
+
+RUN_AND_TELL = """
+import json, os, runpy, sys
+from pathlib import Path
+source, stage, *folders = sys.argv[1:]
+opened = set()
+def record(event, arguments):
+    if event == "open" and isinstance(arguments[0], str | os.PathLike) and arguments[1] in ("r", "rb"):
+        path = Path(arguments[0]).resolve()
+        opened.update(name for name in folders if path.is_relative_to(Path(name).resolve()))
+sys.addaudithook(record)
+sys.path.insert(0, source)
+runpy.run_path(f"{source}/{stage}.py", run_name="__main__")
+told, refused = sorted(opened), []
+for name in folders:
+    try:
+        next(path for path in Path(name).iterdir()).open().close()
+    except PermissionError as error:
+        assert "the test images decide nothing here" in str(error)
+        refused.append(name)
+print(json.dumps({"opened": told, "refused": refused}))
+"""
+HOLD_TEST_IMAGES = ["data/raw", "data/prepared/test"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "opened", "refused"),
+    [
+        ("fetch", [], []),
+        ("prepare", ["data/raw"], []),
+        ("split", [], HOLD_TEST_IMAGES),
+        ("train", [], HOLD_TEST_IMAGES),
+        ("evaluate", ["data/prepared/test"], []),
+    ],
+)
+def test_no_stage_but_prepare_and_evaluate_opens_the_test_images(
+    reproduced: Clone, tmp_path: Path, stage: str, opened: list[str], refused: list[str]
+) -> None:
+    """And split and train cannot."""
+    done = subprocess.run(
+        ["python", "-c", RUN_AND_TELL, SRC, stage, *HOLD_TEST_IMAGES],
+        cwd=reproduced.copied(tmp_path / "project").folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {"opened": opened, "refused": refused}
+
+
+def test_train_val_and_test_share_no_image(reproduced: Clone) -> None:
+    with chdir(reproduced.folder):
+        images, test = (arrays.load(part)[0] for part in ("train", "test"))
+        parts = [images[arrays.load_rows(name)] for name in ("train", "val")] + [test]
+    found = [{image.tobytes() for image in part} for part in parts]
+    assert [len(each) for each in found] == [300, 100, 100]
+    assert len(set.union(*found)) == 500
+
+
+def test_the_committed_results_are_of_data_without_repetition() -> None:
+    table = pd.read_csv(ROOT / "metrics/data/duplicates.csv", index_col="where")
+    assert table["images"].to_dict() == {
+        "within train": 0, "within test": 0, "test images also in train": 0,
+    }  # fmt: skip
+
+
 # --- the whole, run by dvc ----------------------------------------------------------------------
 
 
@@ -239,6 +182,26 @@ def test_a_second_repro_has_nothing_to_do(reproduced: Clone) -> None:
 def test_running_every_stage_again_gives_the_same_bytes(reproduced: Clone) -> None:
     reproduced.dvc("repro", "--force")
     assert reproduced.git("status", "--porcelain") == ""
+
+
+def test_an_older_commit_needs_no_run(reproduced: Clone, tmp_path: Path) -> None:
+    clone = reproduced.copied(tmp_path / "project")
+    folder = clone.folder
+    write_params(folder, TINY | {"data.synthetic.seed": 1, "train.seed": 1})
+    clone.dvc("repro")
+    clone.commit("other data and another model")
+    newer = (folder / "models/model.keras").read_bytes()
+    for revision, model in [
+        ("HEAD~1", (reproduced.folder / "models/model.keras").read_bytes()),
+        ("main", newer),
+    ]:
+        clone.git("checkout", "--quiet", revision)
+        clone.dvc("checkout", "--allow-missing")
+        said = clone.dvc("repro")
+        assert "up to date" in said
+        assert "Running stage" not in said
+        assert (folder / "models/model.keras").read_bytes() == model
+        assert clone.git("status", "--porcelain") == ""
 
 
 def test_metrics_name_synthetic_data(reproduced: Clone) -> None:
@@ -300,7 +263,7 @@ def test_experiments_differ_in_what_was_changed(reproduced: Clone) -> None:
     )  # not the figures of another model
     reproduced.git("checkout", "--quiet", "--force", "main")
     reproduced.git("clean", "--quiet", "--force")
-    reproduced.dvc("checkout")
+    reproduced.dvc("checkout", "--allow-missing")
     assert "up to date" in reproduced.dvc("repro")
 
 
@@ -351,4 +314,4 @@ def test_a_queued_grid_and_other_architectures_and_sources(reproduced: Clone) ->
     shown = [entry["params"]["params.yaml"]["data"] for entry in reproduced.experiments().values()]
     assert {0.01, 0.03} <= {entry["train"]["learning_rate"] for entry in shown}
     assert {"plain", "blocks"} == {entry["model"]["architecture"] for entry in shown}
-    reproduced.dvc("checkout")
+    reproduced.dvc("checkout", "--allow-missing")

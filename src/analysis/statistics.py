@@ -18,23 +18,37 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     nats, `calibration_error` the expected calibration error over 15 bins of equal width
     (https://arxiv.org/abs/1706.04599, section 3).
     """
-    classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(1)
-    correct = int((predicted == labels).sum())
-    interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     # float32 rounds a hopeless probability to 0; its smallest normal number keeps the mean finite
     of_label = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
     bins = _bins(labels, probabilities)
     gap = (bins["accuracy"] - bins["confidence"]).abs()
+    counted = counts(labels, predicted, np.arange(probabilities.shape[1]))
+    return {
+        **{name: counted[name] for name in ("accuracy", "accuracy_low", "accuracy_high")},
+        "loss": round(float(-np.log(of_label.astype(np.float64)).mean()), 4),
+        "macro_f1": counted["macro_f1"],
+        "calibration_error": round(float((gap * bins["images"]).sum() / len(labels)), 4),
+        "images": counted["images"],
+    }
+
+
+def counts(
+    labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray
+) -> dict[str, float | int]:
+    """Those figures of `summary` that follow from the predicted classes alone.
+
+    Args:
+        labels, predicted: (N,), each one of `classes`.
+    """
+    correct = int((predicted == labels).sum())
+    interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
+    f1 = f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)
     return {
         "accuracy": round(correct / len(labels), 6),
         "accuracy_low": round(float(interval.low), 4),
         "accuracy_high": round(float(interval.high), 4),
-        "loss": round(float(-np.log(of_label.astype(np.float64)).mean()), 4),
-        "macro_f1": round(
-            float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)), 4
-        ),
-        "calibration_error": round(float((gap * bins["images"]).sum() / len(labels)), 4),
+        "macro_f1": round(float(f1), 4),
         "images": len(labels),
     }
 

@@ -1,7 +1,11 @@
 """The prepared arrays: one folder a part, `images.npy` and `labels.npy`, never pickled."""
 
+import io
 import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,12 +13,42 @@ from common.errors import InputError
 
 PREPARED = Path("data/prepared")
 SPLIT = Path("data/split")
+HOLD_TEST_IMAGES = (PREPARED / "test", Path("data/raw"), Path("data/input"))
+
+
+def forbid_test_images() -> None:
+    """From here on this process cannot open what holds test images, and nothing can lift that.
+
+    Raises (whoever tries):
+        PermissionError: by an audit hook of Python's.
+    """
+    forbidden = [folder.resolve() for folder in HOLD_TEST_IMAGES]
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            path = Path(os.fsdecode(arguments[0])).resolve()
+            held = any(path.is_relative_to(folder) for folder in forbidden)
+            if held and path.name not in (".gitignore", ".dvcignore"):  # which dvclive looks for
+                raise PermissionError(f"the test images decide nothing here; received {path}")
+
+    sys.addaudithook(refuse)
 
 
 def save(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """images (N, H, W, C) uint8 and labels (N,) uint8, into an existing folder."""
-    np.save(folder / "images.npy", images, allow_pickle=False)
-    np.save(folder / "labels.npy", labels, allow_pickle=False)
+    save_array(folder / "images.npy", images)
+    save_array(folder / "labels.npy", labels)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """An .npy file. By itself NumPy writes through C's buffers, and says nothing of a full disk.
+
+    Raises:
+        OSError: the array cannot be written as a whole.
+    """
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    path.write_bytes(content.getbuffer())
 
 
 def load(part: str) -> tuple[np.ndarray, np.ndarray]:

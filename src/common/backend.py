@@ -6,9 +6,10 @@ Imported instead of, or before, keras and torch: only what needs Keras pays for 
 import os
 
 os.environ["KERAS_BACKEND"] = "torch"
-# Threads that wait for each other spin for so many rounds (under a millisecond), then sleep. PyTorch's
-# own number makes a step ten times as slow where one other process is busy, and to sleep at once
-# makes it half as fast where none is. Read when PyTorch is loaded; the results are the same.
+# Threads that wait for each other spin for so many rounds (under a millisecond), then sleep. The
+# default of libgomp, PyTorch's thread pool on Linux, makes a step ten times as slow where one other
+# process is busy, and to sleep at once makes it half as fast where none is. Read when PyTorch is
+# loaded; the results are the same.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # isort: split

@@ -5,6 +5,7 @@ errors still show their traceback: only what the reader can mend is reduced to a
 """
 
 import os
+import sqlite3
 import sys
 from types import TracebackType
 
@@ -17,13 +18,19 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
     """Replaces `sys.excepthook`; Python still chooses the exit status (1; 130 for Ctrl-C)."""
     # DVC removes a stage's outputs before it runs the command, and names the stage to it.
     restore = (
-        "; to get back the outputs that dvc removed: dvc checkout && git restore metrics"
+        "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
         if "DVC_STAGE" in os.environ
         else ""
     )
     if issubclass(kind, InputError):
         line = " ".join(str(error).splitlines())  # a file name may hold a line break
         print(f"error: {line}{restore}", file=sys.stderr)
+    # of the machine, such as a full disk, which dvclive meets in a database of DVC's
+    elif issubclass(kind, OSError | sqlite3.OperationalError):
+        print(
+            f"error: files must be readable and writable; received {error}{restore}",
+            file=sys.stderr,
+        )
     elif issubclass(kind, KeyboardInterrupt):
         print(f"interrupted{restore}", file=sys.stderr)
     else:

@@ -158,13 +158,16 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(self, epochs: int, steps_per_epoch: int):
         super().__init__()
-        self.epochs = epochs
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.bar = tqdm(
             total=epochs * steps_per_epoch,
             unit="step",
             disable=not sys.stderr.isatty(),
             leave=False,
         )
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self.bar.update(epoch * self.steps_per_epoch - self.bar.n)  # where a training goes on
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self.bar.update()

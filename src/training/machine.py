@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import time
+from pathlib import Path
 
 from common.errors import InputError
 
@@ -34,6 +35,14 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
+
+
+def processor() -> str:
+    """The name of the kind of processor, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def choose_device(wanted: str) -> str:

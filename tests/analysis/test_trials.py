@@ -166,6 +166,8 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
 ) -> None:
     monkeypatch.setattr(trials, "subprocess", SimpleNamespace(run=in_this_process))
+    # else for good in this process, which evaluates too
+    monkeypatch.setattr(arrays, "forbid_test_images", lambda: None)
     prepare(workspace)
     before = everything(workspace)
     folder = Path(".cache/trial")  # relative, and not there yet

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-RESTORE = "; to get back the outputs that dvc removed: dvc checkout && git restore metrics"
+RESTORE = "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
 
 
 def start(code: str, stage: str | None) -> subprocess.Popen[str]:
@@ -55,6 +55,25 @@ def test_ctrl_c_is_one_line_and_a_failure(stage: str | None, end: str) -> None:
     _, error = script.communicate(timeout=60)
     assert error == f"interrupted{end}\n"
     assert script.returncode in (-signal.SIGINT, 130)  # the same to a shell
+
+
+@pytest.mark.parametrize(("stage", "end"), [(None, ""), ("train", RESTORE)])
+def test_what_the_system_refuses_is_one_line(stage: str | None, end: str) -> None:
+    code = "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'x.npy')"
+    script = start(code, stage)
+    output, error = script.communicate(timeout=60)
+    assert (script.returncode, output) == (1, "")
+    assert error == (
+        "error: files must be readable and writable; received "
+        f"[Errno 28] No space left on device: 'x.npy'{end}\n"
+    )
+
+
+def test_so_is_what_it_refuses_a_database() -> None:
+    script = start("import sqlite3\nsqlite3.connect('/no/such/folder/x')", None)
+    _, error = script.communicate(timeout=60)
+    assert (script.returncode, len(error.splitlines())) == (1, 1)
+    assert error.endswith("received unable to open database file\n")
 
 
 def test_a_programming_error_keeps_its_traceback() -> None:

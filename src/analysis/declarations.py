@@ -1,0 +1,138 @@
+"""What a stage's code imports and reads from params.yaml, to be held against dvc.yaml."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import params
+
+# isort: split
+from ruamel.yaml import YAML
+
+SRC = Path("src")
+
+
+class Pipeline:
+    """dvc.yaml and params.yaml of the working directory."""
+
+    def __init__(self) -> None:
+        self.params = params.load()
+        self.stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+
+    def declared(self, stage: str, kind: str) -> list[str]:
+        """Paths or keys under deps, outs, metrics or params of a stage, templates filled in."""
+        entries = self.stages[stage].get(kind, [])
+        names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+        architecture = self.params.model.architecture
+        return [name.replace("${model.architecture}", architecture) for name in names]
+
+    def script(self, stage: str) -> Path:
+        return Path(self.stages[stage]["cmd"].removeprefix("python "))
+
+    def modules(self, stage: str) -> set[str]:
+        """The files under src/ that a stage loads."""
+        used = all_modules(self.script(stage))
+        if SRC / "architectures/__init__.py" in used:  # it imports the chosen one by name
+            used |= all_modules(SRC / f"architectures/{self.params.model.architecture}.py")
+        return {path.as_posix() for path in used}
+
+    def value(self, key: str) -> Any:
+        section: Any = self.params
+        for name in key.split(".") if key else []:
+            section = getattr(section, name)
+        return section
+
+    def leaves(self, key: str = "") -> set[str]:
+        """The keys of all values below a section, "" for all sections."""
+        section = self.value(key)
+        if not isinstance(section, params.Section):
+            return {key}
+        names = type(section).model_fields
+        return set().union(*(self.leaves(f"{key}.{name}".lstrip(".")) for name in names))
+
+    def parameters(self, path: Path) -> set[str]:
+        """The keys that a script takes from `params.load()`, through the names that it gives to sections.
+
+        A section as text, which stands for it in keys and messages, reads none of its values.
+        """
+        bound: dict[str, str] = {}  # variable: key of the section that it holds, "" for all
+
+        def key_of(node: ast.AST) -> str | None:
+            if ast.unparse(node) == "params.load()":
+                return ""
+            if isinstance(node, ast.Name):
+                return bound.get(node.id)
+            if isinstance(node, ast.Attribute):
+                outer = key_of(node.value)
+                if outer is not None and isinstance(self.value(outer), params.Section):
+                    return f"{outer}.{node.attr}".lstrip(".")
+            return None
+
+        read: set[str] = set()
+
+        def visit(node: ast.AST) -> None:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                key = key_of(node.value)
+                if key is not None and isinstance(self.value(key), params.Section):
+                    bound[node.targets[0].id] = key
+                    return
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "str":
+                return
+            if isinstance(node, ast.Name | ast.Attribute | ast.Call):
+                key = key_of(node)
+                if key is not None:
+                    read.update(self.leaves(key))
+                    return
+            for child in ast.iter_child_nodes(node):
+                visit(child)
+
+        visit(ast.parse(path.read_text("utf-8")))
+        return read
+
+    def problems(self) -> Iterator[str]:
+        """Each difference between dvc.yaml and what the stages do, in a sentence."""
+        read_by_any: set[str] = set()
+        for stage in self.stages:
+            modules, parameters = self.modules(stage), self.parameters(self.script(stage))
+            read_by_any |= parameters
+            deps = {dep for dep in self.declared(stage, "deps") if dep.startswith("src/")}
+            keys = set().union(*(self.leaves(key) for key in self.declared(stage, "params")))
+            for name in sorted(modules - deps):
+                yield f"{stage} imports {name}, which dvc.yaml does not list"
+            for name in sorted(deps - modules):
+                yield f"dvc.yaml lists {name} for {stage}, which does not import it"
+            for key in sorted(parameters - keys):
+                yield f"{stage} reads the parameter {key}, which dvc.yaml does not list"
+            for key in sorted(keys - parameters):
+                yield f"dvc.yaml lists the parameter {key} for {stage}, which does not read it"
+        for key in sorted(self.leaves() - read_by_any):
+            yield f"nobody reads the parameter {key}"
+
+
+def imported_modules(path: Path) -> Iterator[Path]:
+    """The files under src/ that the file imports, wherever in it; packages' __init__ included."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            for length in range(1, len(parts) + 1):
+                target = SRC.joinpath(*parts[:length])
+                for file in (target.with_suffix(".py"), target / "__init__.py"):
+                    if file.is_file():
+                        yield file
+
+
+def all_modules(path: Path) -> set[Path]:
+    """The file, and all under src/ that it imports, directly or not."""
+    found: set[Path] = set()
+    left = [path]
+    while left:
+        if (file := left.pop()) not in found:
+            found.add(file)
+            left.extend(imported_modules(file))
+    return found

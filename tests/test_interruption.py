@@ -1,0 +1,222 @@
+"""Whatever ends a run, the next one finishes it, with the bytes of an undisturbed run."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT, TINY, Clone, write_params
+
+SETTING = TINY | {"train.epochs": 12}
+AN_EPOCH_IS_KEPT = "epoch 2/"  # an epoch is kept just after its line
+# executed again even if dvc remembers the results
+AGAIN = ("dvc", "repro", "--no-run-cache")
+OUTPUTS = ("data/raw", "data/prepared", "data/split", "models", "metrics", "plots")
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    paths = [path for name in OUTPUTS for path in (folder / name).rglob("*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
+
+
+def start(clone: Clone, *words: str) -> subprocess.Popen[str]:
+    """In a process group of its own, as a terminal does it."""
+    return subprocess.Popen(
+        words,
+        cwd=clone.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=os.environ
+        | {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
+        # background jobs of a shell ignore Ctrl-C, and so would all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"{text!r} never came")
+
+
+def training_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """The process of src/train.py itself, whatever shell stands between."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    (found,) = [child for child in children if "python" in child.name()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    clone = Clone(tmp_path_factory.mktemp("undisturbed"))
+    write_params(clone.folder, SETTING)
+    clone.commit("start")
+    clone.dvc("repro")
+    assert not list((clone.folder / ".cache").rglob("*state*/*"))
+    return outputs(clone.folder)
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory, undisturbed: dict[str, bytes]) -> Clone:
+    made = Clone(tmp_path_factory.mktemp("disturbed"))
+    write_params(made.folder, SETTING)
+    made.commit("start")
+    made.dvc("repro")
+    assert outputs(made.folder) == undisturbed
+    return made
+
+
+@pytest.fixture
+def clone(disturbed: Clone) -> Iterator[Clone]:
+    """Where runs are disturbed; complete before each test, and after it. Nothing runs on."""
+    yield disturbed
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()) == disturbed.folder:
+                process.kill()
+
+
+def begin_again(clone: Clone) -> subprocess.Popen[str]:
+    """All stages, as if nothing had ever run."""
+    return start(clone, *AGAIN, "--force")
+
+
+def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> str:
+    said = clone.run(*AGAIN)
+    assert outputs(clone.folder) == expected
+    assert "up to date" in clone.dvc("status")
+    assert not [*clone.folder.rglob(".*.part")]
+    left = [path.name for path in (clone.folder / ".cache/checkpoints").iterdir()]
+    assert all(name.endswith(".lock") for name in left), left
+    return said
+
+
+@pytest.mark.slow
+def test_kill_9_of_all_at_ten_random_moments(clone: Clone, undisturbed: dict[str, bytes]) -> None:
+    began = time.perf_counter()
+    clone.run(*AGAIN, "--force", "--single-item", "train")
+    whole = time.perf_counter() - began
+    went_on = 0
+    for moment in sorted(np.random.default_rng(0).uniform(0, whole, 10)):
+        process = start(clone, *AGAIN, "--force", "--single-item", "train")
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        went_on += "goes on after epoch" in assert_the_next_run_finishes(clone, undisturbed)
+    assert went_on >= 2  # or the moments were not in the training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fetch", "prepare", "split", "evaluate"])
+def test_kill_9_in_every_other_stage(
+    clone: Clone, undisturbed: dict[str, bytes], stage: str
+) -> None:
+    for moment in (0.1, 0.6):
+        process = start(clone, *AGAIN, "--force", "--single-item", stage)
+        wait_for(process, f"python src/{stage}.py")
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert_the_next_run_finishes(clone, undisturbed)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def kill_training(process: subprocess.Popen[str]) -> None:
+    training_of(process).kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [interrupt, kill_training])
+def test_ctrl_c_or_the_end_of_training_alone(
+    clone: Clone,
+    undisturbed: dict[str, bytes],
+    end: Callable[[subprocess.Popen[str]], None],
+) -> None:
+    process = begin_again(clone)
+    wait_for(process, AN_EPOCH_IS_KEPT)
+    end(process)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode
+    assert "Traceback" not in said
+    assert ("interrupted; to get back" in said) == (end is interrupt)
+    assert "goes on after epoch" in assert_the_next_run_finishes(clone, undisturbed)
+
+
+def kill_dvc_alone(clone: Clone) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Gives dvc, whose pipe stays open as a terminal would, and the training that it leaves behind,
+    which is held so that it lasts until the next one.
+    """
+    process = begin_again(clone)
+    wait_for(process, AN_EPOCH_IS_KEPT)
+    training = training_of(process)
+    training.suspend()
+    process.kill()
+    process.wait()
+    return process, training
+
+
+def run_beside(clone: Clone, training: psutil.Process) -> str:
+    """Runs dvc again, and lets the training go on as soon as it is noticed; what dvc says from then on."""
+    process = start(clone, *AGAIN)
+    wait_for(process, f"waiting until process {training.pid} ends")
+    assert training.is_running()
+    training.resume()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.mark.slow
+def test_the_end_of_dvc_alone(clone: Clone, undisturbed: dict[str, bytes]) -> None:
+    _dvc, training = kill_dvc_alone(clone)
+    said = run_beside(clone, training)
+    assert f"goes on after epoch {SETTING['train.epochs']}" in said  # nothing was done twice
+    assert_the_next_run_finishes(clone, undisturbed)
+
+
+@pytest.mark.slow
+def test_another_training_waits_for_the_one_that_dvc_left_behind(
+    clone: Clone, undisturbed: dict[str, bytes]
+) -> None:
+    _dvc, training = kill_dvc_alone(clone)
+    write_params(clone.folder, SETTING | {"train.seed": 1})
+    assert "goes on" not in run_beside(clone, training)
+    assert "up to date" in clone.dvc("status")
+    write_params(clone.folder, SETTING)
+    assert_the_next_run_finishes(clone, undisturbed)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "prepare", "split", "train", "evaluate"])
+def test_a_full_disk_is_one_line_and_changes_nothing(reproduced: Clone, stage: str) -> None:
+    """The limit of a file's size stands for the disk: the system refuses to write in the same way."""
+    before = outputs(reproduced.folder)
+    assert before
+    done = subprocess.run(
+        [sys.executable, ROOT / "src" / f"{stage}.py"],
+        cwd=reproduced.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: files must be readable and writable; received ")
+    assert outputs(reproduced.folder) == before
+    assert not [*reproduced.folder.rglob(".*.part")]

@@ -1,0 +1,288 @@
+"""Checkpoints: what they are of, whom they belong to, and that training goes on to the same bits."""
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from keras import layers
+
+from common import locks
+from training import checkpoint, machine
+from training.augmentation import Augmentation
+from training.batches import Batches
+from training.callbacks import Curves, LearningRate, Logs, Progress, Weights
+from training.checkpoint import Checkpoint
+from training.muon import Muon
+from training.step import NativeModel
+
+EPOCHS, ROWS, BATCH = 4, 40, 16
+STEPS = 3  # an epoch
+
+
+class Ended(Exception):
+    """In place of SIGKILL."""
+
+
+class EndBefore(keras.callbacks.Callback):
+    """Ends training in the middle of an epoch."""
+
+    def __init__(self, epoch: int | None):
+        super().__init__()
+        self.epoch, self.now = epoch, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self.now = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        if self.now == self.epoch and batch == 1:
+            raise Ended
+
+
+def batches(augmented: bool) -> Batches:
+    generator = np.random.default_rng(int(augmented))
+    images = generator.integers(0, 256, (ROWS, 8, 8, 1), np.uint8)
+    labels = generator.integers(0, 3, ROWS).astype(np.uint8)
+    augmentation = Augmentation("random", 1, 2, ROWS, 5) if augmented else None
+    return Batches(
+        images, labels, np.array([128.0]), np.array([64.0]), BATCH, "cpu", augmentation, 6
+    )
+
+
+def network() -> NativeModel:
+    """With moving statistics, and with random generators of its own."""
+    keras.utils.set_random_seed(0)
+    inputs = layers.Input((8, 8, 1))
+    x = layers.BatchNormalization(momentum=0.5)(layers.Conv2D(4, 3)(inputs))
+    x = layers.Dropout(0.3)(layers.Flatten()(layers.SpatialDropout2D(0.2)(x)))
+    return NativeModel(inputs, layers.Dense(3)(x))
+
+
+def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
+    made: list[keras.callbacks.Callback] = [
+        LearningRate(0.01, "constant" if kind == "plateau" else "linear", 0.3, EPOCHS * STEPS),
+        Weights(0.7 if kind in ("average", "best average") else 0.0,
+                "best" if "best" in kind else "last"),
+        Curves(folder),
+        Progress(EPOCHS, STEPS),
+    ]  # fmt: skip
+    if kind == "plateau":
+        made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.05))
+    if kind == "early":
+        made.append(keras.callbacks.EarlyStopping(patience=2, min_delta=9.0))
+    return made
+
+
+def train(
+    folder: Path, kind: str = "plain", end: int | None = None, **optimizer: Any
+) -> tuple[list[bytes], dict[str, bytes], int]:
+    """Trains for EPOCHS, or to the middle of epoch `end`.
+
+    Returns the weights and the optimizer's variables, the curves, and the epoch begun with.
+    """
+    model = network()
+    made = Muon(0.01) if kind == "muon" else keras.optimizers.Adam(0.01)
+    model.prepare(made, 0.1, "float32")
+    rows = batches(augmented=True)
+    callbacks = callbacks_of(kind, folder / "curves")
+    resume = Checkpoint(folder / "state", rows, callbacks, "cpu")
+    begun = resume.epochs
+    model.fit(
+        rows.loader(),
+        validation_data=batches(augmented=False).loader(),
+        initial_epoch=begun,
+        epochs=EPOCHS,
+        callbacks=[*callbacks, resume, EndBefore(end)],
+        shuffle=False,
+        verbose=0,
+    )
+    variables = [*model.variables, *model.optimizer.variables]
+    curves = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in (folder / "curves").rglob("*.tsv")
+    }
+    return [variable.numpy().tobytes() for variable in variables], curves, begun
+
+
+KINDS = ["plain", "muon", "average", "best", "best average", "plateau", "early"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", [1, 3])
+def test_an_interrupted_training_ends_with_the_same_bits(
+    tmp_path: Path, kind: str, end: int
+) -> None:
+    undisturbed = train(tmp_path / "whole", kind)
+    if kind == "early":
+        end = 1  # it stops after epoch 2
+    with pytest.raises(Ended):
+        train(tmp_path / "halves", kind, end)
+    torch.rand(7)  # another process has other generators
+    np.random.rand(7)
+    again = train(tmp_path / "halves", kind)
+    assert again[2] == end
+    assert again[:2] == undisturbed[:2]
+
+
+def test_twice_interrupted_in_one_epoch(tmp_path: Path) -> None:
+    undisturbed = train(tmp_path / "whole")
+    for end in (1, 1, 2, 3):
+        with pytest.raises(Ended):
+            train(tmp_path / "parts", end=end)
+    assert train(tmp_path / "parts")[:2] == undisturbed[:2]
+
+
+@pytest.mark.parametrize("kind", ["best average", "early"])
+def test_one_that_was_complete_only_ends(tmp_path: Path, kind: str) -> None:
+    whole = train(tmp_path, kind)
+    assert train(tmp_path, kind) == (whole[0], whole[1], EPOCHS)
+
+
+def test_each_callback_s_memory_is_listed(tmp_path: Path) -> None:
+    """What changes from epoch to epoch is kept, or comes with the curves."""
+    seen: list[list[dict[str, str]]] = []
+
+    class Spy(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+            seen.append([{k: repr(v) for k, v in vars(c).items()} for c in watched])
+
+    for kind in KINDS:
+        seen.clear()
+        watched = callbacks_of(kind, tmp_path / "curves")
+        model = network()
+        model.prepare(keras.optimizers.Adam(0.01), 0.1, "float32")
+        model.fit(
+            batches(augmented=True).loader(),
+            validation_data=batches(augmented=False).loader(),
+            epochs=EPOCHS,
+            callbacks=[*watched, Spy()],
+            verbose=0,
+        )
+        for callback, first, last in zip(watched, seen[0], seen[-1], strict=True):
+            changed = {name for name in last if first.get(name) != last[name]}
+            changed -= {"bar", "live", "last"}  # the bar; from the history
+            assert changed <= set(checkpoint.MEMORY.get(type(callback), ())), (kind, callback)
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "digest", "longer"])
+def test_a_damaged_state_is_reported_and_training_begins_anew(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Ended):
+        train(tmp_path, end=2)
+    file = tmp_path / "state"
+    content = bytearray(file.read_bytes())
+    if damage == "bit":
+        content[len(content) // 2] ^= 1
+    elif damage == "digest":
+        content[3] ^= 1
+    elif damage == "longer":
+        content += b"\0"
+    else:
+        del content[0 if damage == "empty" else -1 :]
+    file.write_bytes(content)
+    capfd.readouterr()
+    again = train(tmp_path)
+    assert again == (whole[0], whole[1], 0)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said == f"{file} must be whole; it is damaged, and the training begins anew"
+
+
+# --- key ------------------------------------------------------------------------------------------
+
+
+def test_the_key_stands_for_all_that_the_bytes_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices: list[Any] = ["cpu", {"epochs": 3}]
+    data: list[np.ndarray] = [np.arange(6, dtype=np.uint8), np.arange(4)]
+
+    def key(choices: Any = choices, data: list[np.ndarray] = data) -> str:
+        return checkpoint.key(choices, data)
+
+    assert key() == key()
+    keys = [key(), key(["cpu", {"epochs": 4}]), key(data=data[:1]), key(data=data[::-1])]
+    keys += [key(data=[data[0].reshape(2, 3), data[1]]), key(data=[data[0] + 1, data[1]])]
+    keys += [key(data=[data[0].view(np.int8), data[1]])]
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "processor", lambda: "another")
+        keys.append(key())
+    version = checkpoint.version
+    for changed in ("dvclive", "keras", "numpy", "torch"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                checkpoint, "version", lambda name, to=changed: "0" if name == to else version(name)
+            )
+            keys.append(key())
+    module = types.ModuleType("new")
+    module.__file__ = str(tmp_path / "new.py")
+    monkeypatch.setattr(checkpoint, "SOURCE", tmp_path)
+    for code in ("x = 1", "x = 2"):
+        Path(module.__file__).write_text(code)
+        monkeypatch.setitem(sys.modules, "new", module)
+        keys.append(key())
+    assert len(set(keys)) == len(keys) == 14
+    assert {len(each) for each in keys} == {16}
+
+
+def test_the_code_in_the_key_is_that_of_train() -> None:
+    code = (
+        "import sys; from training import checkpoint; before = checkpoint.key(0, []); "
+        "import train; print(before != checkpoint.key(0, []))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n"
+
+
+# --- kept -----------------------------------------------------------------------------------------
+
+
+def test_the_state_goes_in_the_end_but_not_after_an_error(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
+    with pytest.raises(Ended), checkpoint.kept("a") as file:
+        file.write_text("state")
+        raise Ended
+    assert file.is_relative_to(workspace / ".cache")
+    assert file.read_text() == "state"
+    with checkpoint.kept("b") as other:
+        assert not other.exists()
+    with checkpoint.kept("a") as again:
+        assert again == file
+        assert file.read_text() == "state"
+    assert not file.exists()
+
+
+def test_it_may_lie_outside_the_working_directory(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("elsewhere") / "deeper"
+    monkeypatch.setenv("CHECKPOINT_DIR", str(folder))
+    with checkpoint.kept("a") as file:
+        assert file.parent == folder
+    assert not (workspace / ".cache").exists()
+
+
+def test_who_waits_finds_the_last_state(workspace: Path) -> None:
+    with checkpoint.kept("a") as file:
+        file.write_text("state")
+        locks.wanted(file.with_suffix(".lock")).touch()
+    assert file.read_text() == "state"
+    with checkpoint.kept("a"):
+        assert file.read_text() == "state"
+    assert not file.exists()
