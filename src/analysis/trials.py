@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from analysis import tracked
 from common import files
 from common.errors import InputError
 
 # isort: split
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 SOURCE = Path(__file__).resolve().parents[1]
 
@@ -89,11 +90,6 @@ def key() -> str:
     Raises:
         InputError: dvc.lock has not every stage.
     """
-    try:
-        stages = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
-        known = [(stages[name]["params"], stages[name]["outs"]) for name in ("train", "evaluate")]
-    except (OSError, KeyError, TypeError, YAMLError) as error:
-        raise InputError(
-            f"dvc.lock must have every stage (make repro); received: {error}"
-        ) from None
+    stages = tracked.locked("train", "evaluate").values()
+    known = [(stage["params"], stage["outs"]) for stage in stages]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

@@ -1,0 +1,94 @@
+"""Whether what is committed belongs together: `make check`. Needs neither data nor model.
+
+It says all that it finds, then fails: dvc.lock that is not up to date, figures that do not follow from
+the predictions, stages that import or read what dvc.yaml does not list, parameters that nobody reads,
+and files in git that are DVC's or too large for git.
+"""
+
+from common import errors  # first: from here on an interruption is one line
+
+# isort: split
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import declarations, seeds, statistics, tracked
+from common.errors import InputError
+
+METRICS = Path("metrics")
+LARGEST_IN_GIT = 1_000_000  # bytes
+
+
+def lock_problems() -> Iterator[str]:
+    """DVC's own view. It says by its text alone whether a stage would run."""
+    done = subprocess.run(
+        ["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True, check=False
+    )
+    said = done.stdout + done.stderr
+    if "Data and pipelines are up to date" in said:
+        return
+    stages = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+    yield f"dvc.lock is not up to date (make repro): {', '.join(stages) or said.strip()} would run"
+    status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=False).stdout
+    for line in status.splitlines():
+        if "modified:" in line:
+            yield " ".join(line.split())
+
+
+def figure_problems() -> Iterator[str]:
+    """metrics/ against its predictions, as far as these determine the rest."""
+    for part in ("val", "test"):
+        result = seeds.read(METRICS / f"{part}.json", seeds.MEASURES, or_nothing=True)
+        table, classes = (METRICS / folder / f"{part}.csv" for folder in ("predictions", "classes"))
+        if bool(result) != table.exists() or bool(result) != classes.exists():
+            yield f"{METRICS}/{part}.json, {table} and {classes} must all have figures, or none"
+        elif result:
+            for name, value in _follows(table, classes).items():
+                if result[name] != value:
+                    yield f"{METRICS}/{part}.json has {name} {result[name]}; {table} gives {value}"
+
+
+def _follows(table: Path, classes: Path) -> dict[str, float | int]:
+    try:
+        predictions = pd.read_csv(table, dtype=str)
+        names = pd.read_csv(classes, dtype=str)["class"].to_numpy()
+        return statistics.counts(
+            predictions["label"].to_numpy(), predictions["predicted"].to_numpy(), names
+        )
+    except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
+        raise InputError(
+            f"{table} and {classes} must be as evaluate writes them; received: {error}"
+        ) from None
+
+
+def file_problems() -> Iterator[str]:
+    """What git has and should not have."""
+    names = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True)
+    owned = tracked.cached()
+    for name in names.stdout.split("\0")[:-1]:
+        path = Path(name)
+        if any(name == out or name.startswith(f"{out}/") for out in owned):
+            yield f"{name} is in git, and belongs to DVC"
+        elif path.exists() and path.stat().st_size > LARGEST_IN_GIT:
+            yield f"{name} is in git with {path.stat().st_size:,} bytes; what is large belongs to DVC"
+
+
+def main() -> None:
+    problems = [
+        *lock_problems(),
+        *figure_problems(),
+        *declarations.Pipeline().problems(),
+        *file_problems(),
+    ]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise InputError(f"what is committed must belong together; received {len(problems)} faults")
+    print("dvc.lock, dvc.yaml, metrics/ and the files in git belong together")
+
+
+if __name__ == "__main__":
+    main()
