@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import seeds
+from analysis import seeds, trials
 from common import files, params
 from common.errors import InputError
 
 README = Path("README.md")
 METRICS = Path("metrics")
 RECIPE = Path("benchmarks/recipe.json")
+DETERMINISM = Path("benchmarks/determinism.json")
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *seeds.MEASURES)
 
 
@@ -124,6 +125,42 @@ def budgets_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def determinism_table() -> str:
+    """Markdown: what became of the training where something else than a seed was changed.
+
+    Raises:
+        InputError: benchmarks/determinism.json is of another training than dvc.lock, or a part has no
+            figure in metrics/noise.json.
+    """
+    if not DETERMINISM.exists():
+        return "Not measured with this recipe (`python benchmarks/determinism.py`).\n"
+    measured = seeds.read(DETERMINISM, ("machine", "of", "runs"))
+    if measured["of"] != trials.key():
+        raise InputError(
+            f"{DETERMINISM} must be of the training in dvc.lock (python benchmarks/determinism.py, or "
+            "remove it); received another's"
+        )
+    noise = seeds.read(METRICS / "noise.json", ("test",))
+    lines = [
+        "| changed | model's bytes | test images named otherwise | test accuracy | in standard deviations over seeds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    try:
+        std = noise["test"]["accuracy"]["std"]
+        for name, run in measured["runs"].items():
+            moved = run["test"]["accuracy"]
+            lines.append(
+                f"| {name} | {'the same' if run['same bytes'] else 'others'} | "
+                f"{run['test']['other classes']:,} | {100 * moved:+.2f} points | {moved / std:+.1f} |"
+            )
+        lines += ["", f"Measured on: {measured['machine']['processor']}."]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{DETERMINISM} must be as benchmarks/determinism.py writes it; received: {error}"
+        ) from None
+    return "\n".join(lines) + "\n"
+
+
 def _spread(runs: pd.DataFrame) -> str:
     accuracy = runs["accuracy"]
     return f"{accuracy.mean():.2%} ± {accuracy.std():.2%} (n = {len(runs)})"
@@ -136,7 +173,12 @@ def main() -> None:
     )
     check = parser.parse_args().check
     text = new = README.read_text("utf-8") if README.exists() else ""
-    for name, table in {"results": results_table, "budgets": budgets_table}.items():
+    tables = {
+        "results": results_table,
+        "budgets": budgets_table,
+        "determinism": determinism_table,
+    }
+    for name, table in tables.items():
         marked = re.compile(
             rf"(?<=<!-- {name}: written by make readme -->\n).*(?=<!-- end of {name} -->)", re.S
         )
@@ -148,13 +190,13 @@ def main() -> None:
         new = new[:start] + table() + new[end:]
     if check and new != text:
         raise InputError(
-            f"{README} must show the figures of {METRICS}/ and {RECIPE} (make readme writes them); "
+            f"{README} must show the figures of {METRICS}/ and benchmarks/ (make readme writes them); "
             "received others"
         )
     if not check:
         with files.whole_file(README) as part:
             part.write_text(new, "utf-8")
-    print(f"{README} shows the figures of {METRICS}/ and {RECIPE}")
+    print(f"{README} shows the figures of {METRICS}/ and benchmarks/")
 
 
 if __name__ == "__main__":

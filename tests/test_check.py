@@ -19,7 +19,8 @@ def whole(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone in which everything belongs together."""
     clone = reproduced.copied(tmp_path_factory.mktemp("whole") / "clone")
     folder = clone.folder
-    (folder / "benchmarks/recipe.json").unlink(missing_ok=True)  # of the real data
+    for name in ("recipe", "determinism"):
+        (folder / f"benchmarks/{name}.json").unlink(missing_ok=True)  # of the real data
     subprocess.run(["python", "src/readme.py"], cwd=folder, check=True, capture_output=True)
     return clone
 

@@ -10,7 +10,8 @@ from common.errors import InputError
 
 EMPTY = (
     "Before.\n<!-- results: written by make readme -->\n<!-- end of results -->\n"
-    "Between.\n<!-- budgets: written by make readme -->\n<!-- end of budgets -->\nAfter.\n"
+    "Between.\n<!-- budgets: written by make readme -->\n<!-- end of budgets -->\nMore.\n"
+    "<!-- determinism: written by make readme -->\n<!-- end of determinism -->\nAfter.\n"
 )
 FIGURES = {
     "source": "fashion-mnist",
@@ -272,4 +273,47 @@ def test_budgets_of_another_training_are_refused(
     write_params(folder, {"train.epochs": 4})
     write_recipe(folder, content)
     with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
+        call(monkeypatch)
+
+
+# --- determinism ----------------------------------------------------------------------------------
+
+RUNS = {
+    "nothing": {"same bytes": True, "test": {"other classes": 0, "accuracy": 0.0}},
+    "threads": {"same bytes": False, "test": {"other classes": 1234, "accuracy": -0.0014}},
+}
+
+
+def write_determinism(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    monkeypatch.setattr(readme.trials, "key", lambda: "this training")
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks/determinism.json").write_text(
+        json.dumps(
+            {"machine": {"processor": "some"}, "of": "this training", "runs": RUNS} | changes
+        )
+    )
+    noise = {"accuracy": {"mean": 0.9, "std": 0.002, "n": 2}}
+    monkeypatch.setattr(readme, "over_seeds", lambda seed: {})
+    (folder / "metrics/noise.json").write_text(json.dumps({"test": noise}))
+
+
+def test_what_another_machine_does_is_set_against_the_noise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_determinism(folder, monkeypatch)
+    call(monkeypatch)
+    text = (folder / "README.md").read_text()
+    assert "| nothing | the same | 0 | +0.00 points | +0.0 |" in text
+    assert "| threads | others | 1,234 | -0.14 points | -0.7 |" in text
+    assert "Measured on: some." in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"of": "another"}, {"runs": {"threads": {}}}, {"runs": []}, {"machine": {"x": 1}}]
+)
+def test_determinism_of_another_training_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    write_determinism(folder, monkeypatch, **changes)
+    with pytest.raises(InputError, match=r"^benchmarks/determinism\.json must "):
         call(monkeypatch)
