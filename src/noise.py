@@ -1,7 +1,7 @@
 """How much the figures of metrics/ depend on the seed: the same training with five of them.
 
-`make noise` writes metrics/noise.csv, the figures of each seed on val and test, and
-metrics/noise.json, their mean, standard deviation and n. The first seed is train.seed, whose figures
+`make noise` writes metrics/noise.csv, the figures of each seed on val and test, metrics/noise.json, their
+mean, standard deviation and n, and metrics/noise_classes.csv, the recall of each class. The first seed is train.seed, whose figures
 the pipeline has already; the next four are trained here, one after the other. A second call goes on
 where it was stopped.
 """
@@ -28,16 +28,19 @@ def main() -> None:
     folder = TRIALS / trials.key()
     # outside the trials' folders, which each run empties
     os.environ.setdefault("CHECKPOINT_DIR", str(Path(".cache/checkpoints").resolve()))
-    rows = seeds.rows(METRICS, first)
+    rows, recalls = seeds.rows(METRICS, first), seeds.recalls(METRICS, first)
     for seed in range(first + 1, first + SEEDS):
         trained = folder / str(seed)
         if not (trained / "metrics/test.json").exists():  # what a run writes last
             print(f"seed {seed} of {first} to {first + SEEDS - 1}", flush=True)
             trials.run(trained, {"train.seed": seed})
         rows += seeds.rows(trained / "metrics", seed)
+        recalls += seeds.recalls(trained / "metrics", seed)
     table = pd.DataFrame(rows)
-    with files.whole_file(METRICS / "noise.csv") as part:
-        table.to_csv(part, index=False)
+    classes = pd.DataFrame(recalls)[["seed", "part", "class", "recall"]]
+    for name, content in (("noise.csv", table), ("noise_classes.csv", classes)):
+        with files.whole_file(METRICS / name) as part:
+            content.to_csv(part, index=False)
     files.write_json(METRICS / "noise.json", seeds.summary(table))
     shutil.rmtree(TRIALS, ignore_errors=True)
 

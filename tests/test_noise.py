@@ -16,6 +16,7 @@ from common.errors import InputError
 
 FIRST = 7  # train.seed
 TABLE, SUMMARY = Path("metrics/noise.csv"), Path("metrics/noise.json")
+CLASSES = Path("metrics/noise_classes.csv")
 
 
 def figures(part: str, seed: int) -> dict[str, Any]:
@@ -31,9 +32,16 @@ def figures(part: str, seed: int) -> dict[str, Any]:
     }
 
 
+def recalls(part: str, seed: int) -> list[float]:
+    return [round(figures(part, seed)["accuracy"] - x, 4) for x in (0.1, 0.2)]
+
+
 def evaluated(folder: Path, seed: int) -> None:
     """Writes what evaluate writes, in its order."""
-    (folder / "metrics").mkdir(parents=True, exist_ok=True)
+    (folder / "metrics/classes").mkdir(parents=True, exist_ok=True)
+    for part in ("val", "test"):
+        table = pd.DataFrame({"class": ["1", "b"], "images": 25, "recall": recalls(part, seed)})
+        table.to_csv(folder / f"metrics/classes/{part}.csv", index=False)
     for part in ("val", "test"):
         (folder / f"metrics/{part}.json").write_text(json.dumps(figures(part, seed)))
 
@@ -85,6 +93,13 @@ def assert_complete() -> None:
         for seed in range(FIRST, FIRST + 5)
         for part in ("val", "test")
     ]
+    classes = pd.read_csv(CLASSES, dtype={"class": str})
+    assert classes.to_dict("records") == [
+        {"seed": seed, "part": part, "class": name, "recall": recall}
+        for seed in range(FIRST, FIRST + 5)
+        for part in ("val", "test")
+        for name, recall in zip("1b", recalls(part, seed), strict=True)
+    ]
 
 
 def test_five_seeds_of_which_the_pipeline_has_trained_the_first(made: Trials) -> None:
@@ -93,7 +108,9 @@ def test_five_seeds_of_which_the_pipeline_has_trained_the_first(made: Trials) ->
     assert_complete()
     assert not noise.TRIALS.exists()
     names = sorted(path.name for path in Path("metrics").iterdir())
-    assert names == ["noise.csv", "noise.json", "test.json", "val.json"]
+    assert names == [
+        *("classes", "noise.csv", "noise.json", "noise_classes.csv", "test.json", "val.json")
+    ]
 
 
 def test_the_summary_is_of_all_five(made: Trials) -> None:
@@ -115,13 +132,18 @@ def test_a_part_that_is_not_evaluated_has_no_noise(
 ) -> None:
     def val_alone(folder: Path, changes: dict[str, Any]) -> float:
         seconds = made.run(folder, changes)
-        (folder / "metrics/test.json").write_text("{}")
+        without_test(folder)
         return seconds
 
-    Path("metrics/test.json").write_text("{}")
+    def without_test(folder: Path) -> None:
+        (folder / "metrics/test.json").write_text("{}")
+        (folder / "metrics/classes/test.csv").unlink()
+
+    without_test(Path())
     monkeypatch.setattr(trials, "run", val_alone)
     noise.main()
     assert pd.read_csv(TABLE)["part"].tolist() == ["val"] * 5
+    assert pd.read_csv(CLASSES)["part"].tolist() == ["val"] * 10
     assert list(json.loads(SUMMARY.read_text())) == ["val"]
 
 

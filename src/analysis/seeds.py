@@ -48,6 +48,26 @@ def rows(metrics: Path, seed: int) -> list[dict]:
     ]
 
 
+def recalls(metrics: Path, seed: int) -> list[dict]:
+    """The recall of each class on val and test, as far as these were evaluated.
+
+    Raises:
+        InputError: a table of `metrics` is damaged.
+    """
+    found = []
+    for part in ("val", "test"):
+        path = metrics / f"classes/{part}.csv"
+        if path.exists():
+            try:
+                table = pd.read_csv(path, dtype={"class": str})[["class", "recall"]]
+            except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
+                raise InputError(
+                    f"{path} must be as evaluate writes it; received: {error}"
+                ) from None
+            found += table.assign(seed=seed, part=part).to_dict("records")
+    return found
+
+
 def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """By part and measure: mean, standard deviation (n - 1) and n.
 

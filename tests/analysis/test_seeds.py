@@ -75,3 +75,11 @@ def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
     # 0 and 1/3: half of it, and that over √2
     assert summary["test"]["loss"] == {"mean": 0.166667, "std": 0.235702, "n": 2}
     assert json.loads(json.dumps(summary)) == summary  # no number of NumPy's
+
+
+@pytest.mark.parametrize("content", ["", "class,precision\na,1\n"])
+def test_a_damaged_table_of_classes_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes/val.csv").write_text(content)
+    with pytest.raises(InputError, match=r"classes/val\.csv must be as evaluate writes it"):
+        seeds.recalls(tmp_path, 0)
