@@ -33,9 +33,8 @@ def lock_problems() -> Iterator[str]:
     stages = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
     yield f"dvc.lock is not up to date (make repro): {', '.join(stages) or said.strip()} would run"
     status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=False).stdout
-    for line in status.splitlines():
-        if "modified:" in line:
-            yield " ".join(line.split())
+    modified = [" ".join(line.split()) for line in status.splitlines() if "modified:" in line]
+    yield from dict.fromkeys(modified)  # several stages may depend on it
 
 
 def figure_problems() -> Iterator[str]:

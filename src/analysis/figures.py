@@ -60,12 +60,20 @@ def mistakes(
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
-    figure, places = _grid(max(1, len(worst)), 5, 1.9)
-    for place, row in zip(places, worst, strict=False):
-        title = f"true: {names[labels[row]]}\nsaid: {names[predicted[row]]} {confidence[row]:.2f}"
-        _show(place, images[row], title)
-    if not worst.size:
-        places[0].set_title("no mistakes")
+    titles = [
+        f"true: {names[labels[row]]}\nsaid: {names[predicted[row]]} {confidence[row]:.2f}"
+        for row in worst
+    ]
+    titled(images[worst], titles, path)
+
+
+def titled(images: np.ndarray, titles: list[str], path: Path) -> None:
+    """Images (N, H, W, C) uint8, five a row, each under its title."""
+    figure, places = _grid(max(1, len(images)), 5, 1.9)
+    for place, image, title in zip(places, images, titles, strict=False):
+        _show(place, image, title)
+    if not titles:
+        places[0].set_title("none")
     _save(figure, path)
 
 
@@ -92,5 +100,7 @@ def _show(place: Axes, image: np.ndarray, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=100, metadata={"Software": None})  # the version would change the bytes
+    figure.savefig(
+        path, format="png", dpi=100, metadata={"Software": None}
+    )  # the version would change the bytes
     plt.close(figure)

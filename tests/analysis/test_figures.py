@@ -173,7 +173,7 @@ def test_equally_confident_mistakes_keep_their_order(drawn: list[Figure]) -> Non
 
 def test_no_mistakes_are_said_so(drawn: list[Figure]) -> None:
     no_mistakes(Path())
-    assert titles(drawn[0]) == ["no mistakes"]
+    assert titles(drawn[0]) == ["none"]
     assert shown(drawn[0]) == []
     assert len(drawn[0].axes) == 1  # no empty places
 
