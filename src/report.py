@@ -25,7 +25,6 @@ from analysis.revisions import PARTS, Side
 from common import files, params
 from common.errors import InputError
 
-METRICS = ("accuracy", "loss", "macro_f1", "calibration_error", "images")
 CURVES = "metrics/curves/plots/metrics"
 VEGA_LITE = "6.4"  # which this altair writes, and vl-convert has
 RESULTS = (

@@ -98,8 +98,11 @@ def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
         return ""
     if not (arrays.PREPARED / folder).exists():
         return "The images are not here; `make repro` or `dvc pull` brings them."
-    images, _ = arrays.load(folder)
+    images, labels = arrays.load(folder)
     first = wrong.head(PICTURED)
+    names = dict(enumerate(arrays.load_class_names()))
+    if pd.Series(labels).reindex(first["id"]).map(names).tolist() != first["label"].tolist():
+        return "The images that are here are not those of the predictions."
     titles = [f"true: {row.label}\nnow: {row.after}" for row in first.itertuples()]
     drawn = page.with_suffix(".png")
     with files.whole_file(drawn) as unfinished:

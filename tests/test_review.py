@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Clone
 from PIL import Image
@@ -98,6 +99,15 @@ def test_needs_git_alone(branch: Clone, tmp_path: Path) -> None:
     assert "The images are not here; `make repro` or `dvc pull` brings them." in text
     assert "dvc.lock is up to date." in text
     assert "Accuracy on test: " in text
+
+
+def test_images_of_another_run_are_not_shown(clone: Clone) -> None:
+    labels = clone.folder / "data/prepared/test/labels.npy"
+    np.save(labels, np.load(labels)[::-1])
+    review(clone, "BASE=main", "OUT=review.md")
+    page = (clone.folder / "review.md").read_text()
+    assert "The images that are here are not those of the predictions." in page
+    assert not (clone.folder / "review.png").exists()
 
 
 def test_what_was_not_reproduced_is_said_first(clone: Clone) -> None:

@@ -12,6 +12,7 @@ ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+ENVIRONMENT.filters["cell"] = lambda value: str(value).replace("|", "\\|")  # of a Markdown table
 
 
 def render(template: str, content: dict[str, Any]) -> str:

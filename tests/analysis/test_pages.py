@@ -1,0 +1,21 @@
+import pytest
+from jinja2 import UndefinedError
+
+from analysis import pages
+
+
+def test_a_table_of_markdown_keeps_its_columns() -> None:
+    template = pages.ENVIRONMENT.from_string("| {{ name | cell }} | <b> |")
+    assert template.render(name="a|b") == r"| a\|b | <b> |"
+
+
+def test_html_is_escaped_and_markdown_is_not() -> None:
+    decide = pages.ENVIRONMENT.autoescape
+    assert callable(decide)
+    assert decide("report.html.j2")
+    assert not decide("review.md.j2")
+
+
+def test_what_a_template_lacks_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        pages.render("review.md.j2", {})
