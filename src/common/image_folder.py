@@ -5,7 +5,10 @@ begin with a dot are passed over; anything else in a class folder must be a pict
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -58,50 +61,75 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
 
 
 def to_array(path: Path, shape: Shape) -> np.ndarray:
-    """One picture (H, W, C) uint8: turned as its EXIF data says, transparency laid on black, scaled
-    to fit without distortion, black bars where its form differs.
+    """One picture (H, W, C) uint8, as `opened` and `fit` make it.
+
+    Raises:
+        InputError: as from `opened`.
+    """
+    with opened(path) as picture:
+        return fit(picture, shape)
+
+
+def fit(picture: Image.Image, shape: Shape) -> np.ndarray:
+    """A picture as (H, W, C) uint8: transparency laid on black, scaled to fit without distortion, black
+    bars where its form differs.
     """
     height, width, channels = shape
+    if picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        picture = Image.alpha_composite(black, picture.convert("RGBA"))
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    scale = min(height / picture.height, width / picture.width)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    fitted = picture.resize(size, Image.Resampling.LANCZOS)
+    canvas = Image.new(picture.mode, (width, height))
+    canvas.paste(fitted, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return np.asarray(canvas).reshape(shape)
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
+    """One picture at 8 bits a channel, turned as its EXIF data says.
+
+    Args:
+        source: its path, or an open file.
+        name: what is said about it begins so; the path, if it is left out.
+
+    Raises:
+        InputError: it is no picture, is damaged, has more than 50 million pixels or more than 16 bits a
+            channel, or the block cannot convert it.
+    """
+    name = name or str(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(source, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise InputError(
-                        f"{path} must have at most {MAX_PIXELS:,} pixels; received {image.width} x {image.height}"
+                        f"{name} must have at most {MAX_PIXELS:,} pixels; received {image.width} x {image.height}"
                     )
                 picture = ImageOps.exif_transpose(image)
                 if picture.mode.startswith("I;16"):  # to 8 bits: Pillow would clip instead
                     deep = np.asarray(picture)  # (H, W) uint16
-                    see_through = deep == picture.info.get("transparency")
-                    picture = Image.fromarray(
-                        np.where(see_through, 0, deep // 257).astype(np.uint8)
-                    )
+                    visible = deep != picture.info.get("transparency")
+                    picture = Image.fromarray((deep // 257).astype(np.uint8))
+                    picture.putalpha(Image.fromarray(visible))
                 elif picture.mode in ("I", "F"):  # Pillow does not say what their white is
                     raise InputError(
-                        f"{path} must have 8 or 16 bits a channel; received mode {picture.mode}"
+                        f"{name} must have 8 or 16 bits a channel; received mode {picture.mode}"
                     )
-                if picture.has_transparency_data:
-                    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-                    picture = Image.alpha_composite(black, picture.convert("RGBA"))
-                picture = picture.convert("L" if channels == 1 else "RGB")
-                scale = min(height / picture.height, width / picture.width)
-                size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-                fitted = picture.resize(size, Image.Resampling.LANCZOS)
-                canvas = Image.new(picture.mode, (width, height))
-                canvas.paste(fitted, ((width - size[0]) // 2, (height - size[1]) // 2))
+                yield picture
     except InputError:
         raise
     except Image.DecompressionBombError:
-        raise InputError(f"{path} must have at most {MAX_PIXELS:,} pixels; received more") from None
+        raise InputError(f"{name} must have at most {MAX_PIXELS:,} pixels; received more") from None
     except UnidentifiedImageError:
         raise InputError(
-            f"{path} must be a picture that Pillow reads; received something else"
+            f"{name} must be a picture that Pillow reads; received something else"
         ) from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} must be a whole picture; received: {reason}") from error
-    return np.asarray(canvas).reshape(shape)
+        raise InputError(f"{name} must be a whole picture; received: {reason}") from error
 
 
 def _read_part(
