@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help repro noise compare review report test test-all lint check readme lock clean
+.PHONY: help repro noise compare review report export demo test test-all lint check readme lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,12 @@ review: .venv/run ## BASE=main OUT=file: what this change did, as Markdown
 
 report: .venv/run ## report.html: results, curves, mistakes and experiments on one page
 	python src/report.py
+export: .venv/run ## models/model.onnx, for predict.py and any ONNX Runtime
+	dvc repro export
+
+demo: .venv/demo ## a page on this machine where one drops, pastes or draws a picture
+	@test -e models/model.onnx || $(MAKE) export
+	python src/demo.py
 
 test: .venv/dev ## the test suite
 	pytest
@@ -51,6 +57,8 @@ lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements
 		--group run --output-file requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
 		--group dev --constraints requirements.txt --output-file requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+		--group demo --constraints requirements-dev.txt --output-file requirements-demo.txt
 
 clean: ## removes the environment and what unfinished runs left behind; data and models stay in DVC's cache
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
@@ -60,6 +68,10 @@ clean: ## removes the environment and what unfinished runs left behind; data and
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	python -m pip install --quiet --requirement requirements.txt
 	python src/offline_plots.py
+	touch $@
+
+.venv/demo: requirements-demo.txt .venv/run
+	python -m pip install --quiet --requirement requirements-demo.txt
 	touch $@
 
 .venv/dev: requirements-dev.txt .venv/run

@@ -4,17 +4,27 @@ import copy
 import json
 import os
 import shutil
+import struct
 import subprocess
+import zlib
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from analysis import trials
 from common import backend, params  # noqa: F401 (backend: before any test imports keras)
+
+# isort: split
+import keras
+
+import architectures
+from inference import onnx_file
+from training import model_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +70,23 @@ def settings_of_torch() -> Iterator[None]:
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     if workspace_of_cublas is not None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace_of_cublas
+
+
+def png(width: int, height: int, depth: int, kind: int, *rows: bytes, key: bytes = b"") -> bytes:
+    """A PNG file by hand, for what Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
+        + (chunk(b"tRNS", key) if key else b"")
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+        + chunk(b"IEND", b"")
+    )
 
 
 class Clone:
@@ -121,6 +148,26 @@ class Clone:
             for entry in [baseline, *(r for e in baseline["experiments"] or [] for r in e["revs"])]:
                 found[entry["name"] or entry["rev"]] = entry["data"]
         return found
+
+
+def untrained(
+    shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, name: str = "plain"
+) -> keras.Model:
+    """From pixels to probabilities, with random weights, the same each time."""
+    keras.utils.set_random_seed(0)
+    network = architectures.build(name, shape, classes, {"widths": [8, 16]})
+    channels = np.ones(shape[-1])
+    return model_file.with_preprocessing(network, 70 * channels, 90 * channels)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What export writes, of an untrained model for Fashion-MNIST's form."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    names = [f"class {label}" for label in range(10)]
+    metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "energy_limit": "-2.5"}
+    onnx_file.save(onnx_file.convert(untrained()), metadata, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,7 @@ HOLD_TEST_IMAGES = ["data/raw", "data/prepared/test"]
         ("split", [], HOLD_TEST_IMAGES),
         ("train", [], HOLD_TEST_IMAGES),
         ("evaluate", ["data/prepared/test"], []),
+        ("export", [], HOLD_TEST_IMAGES),
     ],
 )
 def test_no_stage_but_prepare_and_evaluate_opens_the_test_images(
@@ -302,6 +303,11 @@ def test_the_pipeline_takes_a_folder_of_pictures_of_another_size_and_other_class
         "print(model.input_shape, model.output_shape)"
     )
     assert "(None, 40, 40, 3) (None, 7)" in clone.run("python", "-I", "-c", code)
+    said = json.loads(clone.run("python", "src/predict.py", "--json", "data/input/test/gown"))
+    expected = predictions[predictions["label"] == "gown"]
+    assert [entry["classes"][0]["name"] for entry in said] == [*expected["predicted"]]
+    shown = [entry["classes"][0]["probability"] for entry in said]
+    np.testing.assert_allclose(shown, expected["confidence"], atol=1.01e-4)
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
 import io
 import resource
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import png
 from PIL import Image
 
 from common import image_folder
@@ -29,23 +29,6 @@ def refusal(path: Path, shape: image_folder.Shape = GREY) -> str:
     assert len(message.splitlines()) == 1
     assert message.startswith(f"{path} must ")
     return message.removeprefix(f"{path} ")
-
-
-def png(width: int, height: int, depth: int, kind: int, *rows: bytes, key: bytes = b"") -> bytes:
-    """A PNG file by hand, for what Pillow does not write."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
-        + (chunk(b"tRNS", key) if key else b"")
-        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-        + chunk(b"IEND", b"")
-    )
 
 
 def assert_filled(array: np.ndarray, shape: tuple[int, ...], colour: Any, tolerance: int) -> None:

@@ -1,0 +1,1 @@
+"""Pictures to model input, and the model outside of Keras."""
