@@ -1,0 +1,316 @@
+"""What predict.py says of pictures, and of things that are none."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, png, untrained
+from PIL import Image
+
+import predict
+from common import arrays, synthetic
+from common.errors import InputError
+from inference import onnx_file, pictures
+from inference.classifier import Classifier
+
+DRAWN = synthetic.draw(np.arange(10), np.random.default_rng(0))  # (10, 28, 28)
+SCRIPT = ROOT / "src/predict.py"
+# 16 bits a channel, white with a dark square, which Pillow cannot write in colour
+DEEP = png(60, 60, 16, 2, *[b"\xff\xff" * 180] * 20, *[b"\xff\xff" * 60 + b"\x20\x00" * 60 + b"\xff\xff" * 60] * 20, *[b"\xff\xff" * 180] * 20)  # fmt: skip
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """Runs the script on some words; gives exit status, standard output and error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["predict.py", "--model", str(exported), *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            predict.main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def save(path: Path, image: np.ndarray = DRAWN[0]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def photograph(side: int, background: str, label: int = 0) -> Image.Image:
+    """A garment in colour, half as wide as the picture."""
+    mask = Image.fromarray(DRAWN[label]).point(lambda value: 255 * (value > 20))
+    picture = Image.new("RGBA", (side, side), (0, 0, 0, 0) if background == "none" else background)
+    garment = mask.resize((side // 2, side // 2))
+    picture.paste((150, 40, 60, 255), (side // 4, side // 4), garment)
+    return picture
+
+
+# --- what is written --------------------------------------------------------------------------------
+
+
+def test_three_classes_on_one_line(call: Call, exported: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png")
+    first, second, third = Classifier(exported).predict(path).likeliest
+    status, said, refused = call(path)
+    expected = ", ".join(f"{name} {chance:.1%}" for name, chance in (first, second, third))
+    assert said.removesuffix(" (unlike the training images)\n").strip() == f"{path}: {expected}"
+    assert (status, refused) == (0, "")
+
+
+def test_json_and_csv_say_the_same(call: Call, exported: Path, tmp_path: Path) -> None:
+    for name, image in {"a.png": DRAWN[3], "b/c d.webp": DRAWN[7]}.items():
+        save(tmp_path / name, image)
+    objects = json.loads(call(tmp_path, "--json")[1])
+    assert [entry["picture"] for entry in objects] == [
+        str(tmp_path / name) for name in ("a.png", "b/c d.webp")
+    ]
+    rows = [*csv.DictReader(io.StringIO(call(tmp_path, "--csv")[1]))]
+    for entry, row in zip(objects, rows, strict=True):
+        prediction = Classifier(exported).predict(Path(entry["picture"]))
+        assert entry["energy"] == float(row["energy"]) == round(prediction.energy, 4)
+        assert str(entry["unlike"]) == row["unlike"] == str(prediction.unlike)
+        for rank, (said, (name, probability)) in enumerate(
+            zip(entry["classes"], prediction.likeliest, strict=True), start=1
+        ):
+            assert said["name"] == row[f"class_{rank}"] == name
+            assert said["probability"] == float(row[f"probability_{rank}"]) == round(probability, 4)
+
+
+def test_what_looks_unlike_is_said(call: Call, exported: Path, tmp_path: Path) -> None:
+    classifier = Classifier(exported)
+    seen: dict[bool, Path] = {}
+    generator = np.random.default_rng(0)
+    for number in range(30):  # some on either side of the limit
+        image = generator.integers(0, 1 + number * 8, (28, 28)).astype(np.uint8)
+        image[[0, 0, -1, -1], [0, -1, 0, -1]] = 0
+        path = save(tmp_path / f"{number}.png", image)
+        seen.setdefault(classifier.predict(path).unlike, path)
+    assert call(seen[True])[1].endswith("% (unlike the training images)\n")
+    assert call(seen[False])[1].endswith("%\n")
+
+
+def test_the_image_that_the_model_saw(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "given/deep/a.webp"
+    path.parent.mkdir(parents=True)
+    photograph(200, "white").save(path, lossless=True)
+    assert call(tmp_path / "given", "--seen", tmp_path / "seen")[0] == 0
+    (written,) = [file for file in (tmp_path / "seen").rglob("*") if file.is_file()]
+    assert written == tmp_path / "seen/deep/a.webp.png"
+    with Image.open(written) as image:
+        assert image.mode == "L"
+        expected = pictures.read(path, "fashion-mnist", (28, 28, 1))
+        np.testing.assert_array_equal(np.asarray(image), expected[..., 0])
+    # seen again, it is seen unchanged
+    call(written, "--seen", tmp_path / "again")
+    assert (tmp_path / "again/a.webp.png.png").read_bytes() == written.read_bytes()
+
+
+def test_seen_images_never_overwrite_each_other(call: Call, tmp_path: Path) -> None:
+    paths = [save(tmp_path / folder / "a.png") for folder in ("one", "two")]
+    with pytest.raises(InputError, match=r"^pictures must have different names for --seen"):
+        call(*paths, "--seen", tmp_path / "seen")
+    assert not (tmp_path / "seen").exists()
+
+
+def test_hidden_files_are_passed_over_and_an_empty_folder_is_refused(
+    call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/config").write_text("")
+    (tmp_path / ".DS_Store").write_text("")
+    with pytest.raises(InputError, match="must hold at least one picture; received none"):
+        call(tmp_path)
+    save(tmp_path / "a.png")
+    status, said, _ = call(tmp_path)
+    assert (status, len(said.splitlines())) == (0, 1)
+
+
+# --- photographs ------------------------------------------------------------------------------------
+
+
+def write_photographs(folder: Path) -> int:
+    """Garments as photographs of every kind; gives their number."""
+    folder.mkdir()
+    for side in (50, 333, 1000):
+        for background in ("white", "black", "orange", "none"):
+            picture = photograph(side, background, side % 10)
+            picture.save(folder / f"{background} {side}.png")
+            picture.save(folder / f"{background} {side}.webp")
+    large = photograph(4000, "white", 8).convert("RGB")
+    large.save(folder / "4000.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    small = photograph(400, "lightblue", 9).convert("RGB")
+    small.save(folder / "turned.jpg", exif=exif)
+    small.convert("CMYK").save(folder / "cmyk.jpg")
+    small.convert("L").save(folder / "grey.jpg")
+    small.quantize(16).save(folder / "palette.png")
+    photograph(400, "none").quantize(16).save(folder / "palette, transparent.png")
+    grey = np.asarray(small.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(folder / "16 bit.png")
+    (folder / "16 bit colour.png").write_bytes(DEEP)
+    return len([*folder.iterdir()])
+
+
+def test_photographs_of_every_kind_pass(call: Call, tmp_path: Path) -> None:
+    count = write_photographs(tmp_path / "given")
+    status, said, refused = call(tmp_path / "given", "--json", "--seen", tmp_path / "seen")
+    assert (status, refused) == (0, "")
+    assert len(json.loads(said)) == count == 32
+    for path in (tmp_path / "seen").iterdir():
+        image = np.asarray(Image.open(path))
+        assert (image > 20).mean() > 0.1, path  # there is a garment
+    turned, upright = (
+        np.asarray(Image.open(tmp_path / f"seen/{name}.jpg.png")) for name in ("turned", "cmyk")
+    )
+    same = np.corrcoef(np.rot90(upright, -1).ravel(), turned.ravel())[0, 1]
+    assert same > 0.9 > np.corrcoef(upright.ravel(), turned.ravel())[0, 1]
+
+
+def test_what_is_no_picture_gets_one_line_and_the_others_go_on(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    save(folder / "a.png")
+    (folder / "b bomb.png").write_bytes(png(100_000, 100_000, 8, 2, bytes(1000)))
+    (folder / "c text.png").write_text("not a picture\n")
+    (folder / "d empty.png").write_bytes(b"")
+    (folder / "e cut.png").write_bytes((folder / "a.png").read_bytes()[:-60])
+    Image.new("RGB", (50, 50), "white").save(folder / "f plain.png")
+    save(folder / "g.png", DRAWN[1])
+    missing = tmp_path / "missing\nwith a break.png"
+    status, said, refused = call(folder, missing)
+    assert status == 1
+    assert [line.split(":")[0] for line in said.splitlines()] == [
+        str(folder / name) for name in ("a.png", "g.png")
+    ]
+    lines = refused.splitlines()
+    assert len(lines) == 6
+    for line, (name, reason) in zip(
+        lines,
+        [
+            ("b bomb", "must have at most 50,000,000 pixels; received more"),
+            ("c text", "must be a picture that Pillow reads; received something else"),
+            ("d empty", "must be a picture that Pillow reads; received something else"),
+            ("e cut", "must be a whole picture; received: "),
+            ("f plain", "must show something on its background; received one colour"),
+            ("missing with a break", "must be a whole picture; received: [Errno 2]"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith("error: ")
+        assert f"{name}.png {reason}" in line
+
+
+# --- as a program -----------------------------------------------------------------------------------
+
+
+def program(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_model_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    done = program(save(tmp_path / "a.png"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: models/model.onnx must exist (make export writes it, dvc pull or checkout brings "
+        "it); received no file\n"
+    )
+
+
+def test_a_name_in_no_encoding_is_shown(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "a\udcff.png").write_bytes(save(tmp_path / "a.png").read_bytes())
+    for form in ([], ["--json"], ["--csv"]):
+        done = program(folder, "--model", exported, *form, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "a�.png" in done.stdout
+
+
+def test_it_starts_without_what_is_slow_to_import() -> None:
+    code = (
+        f"import sys, runpy; sys.path.insert(0, {str(SCRIPT.parent)!r}); runpy.run_path({str(SCRIPT)!r}); "
+        "print([name for name in ('torch', 'keras', 'pandas', 'scipy', 'onnx', 'pydantic') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.slow
+def test_it_starts_in_less_than_a_second(exported: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png")
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert program(path, "--model", exported, cwd=tmp_path).returncode == 0
+        seconds.append(time.perf_counter() - start)
+    print(f"{min(seconds):.2f} s")
+    assert min(seconds) < 1
+
+
+def test_a_model_of_other_pictures_and_classes_works_the_same(tmp_path: Path) -> None:
+    """Colour, wide, two classes: nothing of Fashion-MNIST is built in."""
+    path = tmp_path / "own.onnx"
+    metadata = {"class_names": '["Hüte", "Schals"]', "form": "fitted", "energy_limit": "100"}
+    model = untrained((20, 30, 3), 2)
+    onnx_file.save(onnx_file.convert(model), metadata, path)
+    generator = np.random.default_rng(0)
+    picture = save(tmp_path / "a.png", generator.integers(0, 256, (90, 50, 3), np.uint8))
+    done = program(picture, "--model", path, "--json", "--seen", "seen", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    seen = np.asarray(Image.open(tmp_path / "seen/a.png.png"))
+    assert seen.shape == (20, 30, 3)
+    (expected,) = model.predict(seen[None], verbose=0)
+    said = {each["name"]: each["probability"] for each in entry["classes"]}
+    assert said == pytest.approx({"Hüte": expected[0], "Schals": expected[1]}, abs=1e-4)
+    assert entry["unlike"] is False
+    table = program(picture, "--model", path, "--csv", cwd=tmp_path).stdout.splitlines()
+    assert [line.count(",") for line in table] == [8, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / predict.MODEL).exists(), reason="needs the results of make repro")
+def test_it_agrees_with_the_committed_predictions_on_1000_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    images, _ = arrays.load("test")
+    expected = pd.read_csv("metrics/predictions/test.csv").sample(1000, random_state=0).sort_index()
+    for row in expected["id"]:
+        save(tmp_path / f"{row:05}.png", images[row, ..., 0])
+    done = program(tmp_path, "--csv", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    said = pd.read_csv(io.StringIO(done.stdout))
+    assert [int(Path(name).stem) for name in said["picture"]] == [*expected["id"]]
+    assert (said["class_1"].to_numpy() == expected["predicted"].to_numpy()).sum() == 1000
+    np.testing.assert_allclose(said["probability_1"], expected["confidence"], atol=1.01e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / predict.MODEL).exists(), reason="needs the results of make repro")
+def test_every_test_image_reaches_the_model_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    images, _ = arrays.load("test")
+    for image in images:
+        picture = Image.fromarray(image[..., 0]).convert("RGBA")
+        np.testing.assert_array_equal(pictures.to_fashion_mnist(picture), image)
