@@ -1,0 +1,156 @@
+"""How fast the trained model answers: what predict.py runs, beside what one would otherwise run.
+
+- keras: `predict` of models/model.keras, in batches of 1,000;
+- native: the same layers through the PyTorch operations of src/training/step.py;
+- onnx: models/model.onnx in ONNX Runtime with one thread, as src/inference/classifier.py has it;
+- onnx, all threads: the same with as many threads as the others.
+
+Variants take turns, round by round, so that what else the machine does falls on all of them; a
+figure is the median over the rounds. Start-up is of whole programs that answer for one picture.
+
+`python benchmarks/inference.py` (after `make repro`) prints a table and writes benchmarks/inference.json.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from common import errors  # first: from here on an interruption is one line
+
+# isort: split
+from train_step import machine
+
+from common import arrays, files, params
+
+# isort: split
+import keras
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+
+import export
+from training.machine import set_up
+from training.step import NativeModel
+
+RESULTS = Path("benchmarks/inference.json")
+BATCHES = {1: 200, 1000: 1}  # images at once: how often in a round
+WITH_KERAS = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "torch"
+import keras, numpy as np
+from PIL import Image
+model = keras.saving.load_model("models/model.keras", compile=False)
+print(model.predict(np.asarray(Image.open(sys.argv[1]))[None, ..., None], verbose=0))
+"""
+Answer = Callable[[np.ndarray], np.ndarray]
+
+
+def native(model: keras.Model) -> Answer:
+    """The layers between rescaling and softmax as PyTorch operations."""
+    _, rescaling, network, _ = model.layers
+    step = NativeModel(network.inputs, network.outputs[0])
+    step.prepare(keras.optimizers.SGD(), 0.0, "float32")
+
+    @torch.inference_mode()
+    def answer(images: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(images).float() * rescaling.scale + rescaling.offset
+        return step.logits(pixels, training=False).softmax(-1).numpy()
+
+    return answer
+
+
+def onnx(threads: int) -> Answer:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        export.MODEL.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda images: session.run(["probabilities"], {"pixels": images})[0]
+
+
+def milliseconds(variants: dict[str, Answer], images: np.ndarray, repeats: int, rounds: int) -> dict[str, float]:  # fmt: skip
+    """Of one answer for all `images`, by variant."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):  # the first warms up and does not count
+        order = list(variants.items())
+        for name, answer in order if turn % 2 else reversed(order):
+            start = time.perf_counter()
+            for _ in range(repeats):
+                answer(images)
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start) / repeats)
+    return {name: round(statistics.median(each), 3) for name, each in times.items()}
+
+
+def start_up(image: np.ndarray, rounds: int) -> dict[str, float]:
+    """Seconds from the start of a program to its end, with one answer between."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.png"
+        Image.fromarray(image[..., 0]).save(picture)
+        programs: dict[str, list[str | Path]] = {
+            "keras": [sys.executable, "-c", WITH_KERAS, picture],
+            "onnx": [sys.executable, "src/predict.py", picture],
+        }
+        times: dict[str, list[float]] = {name: [] for name in programs}
+        for turn in range(rounds + 1):
+            for name, words in programs.items():
+                start = time.perf_counter()
+                subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ)
+                if turn:
+                    times[name].append(time.perf_counter() - start)
+    return {name: round(statistics.median(each), 3) for name, each in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=11)
+    rounds = parser.parse_args().rounds
+    chosen = params.load()
+    threads = chosen.train.threads
+    set_up(threads)
+    images, _ = arrays.load("train")
+    with keras.device("cpu"):
+        model, _ = export.load(export.MODEL)
+        variants: dict[str, Answer] = {
+            "keras": lambda batch: model.predict(batch, batch_size=1000, verbose=0),
+            "native": native(model),
+            "onnx": onnx(1),
+            "onnx, all threads": onnx(threads),
+        }
+        measured = {
+            f"{count} at once": milliseconds(variants, images[:count], repeats, rounds)
+            for count, repeats in BATCHES.items()
+        }
+    start = start_up(images[0], 5)
+    result = {
+        "machine": machine() | {"onnxruntime": onnxruntime.__version__},
+        "architecture": chosen.model.architecture,
+        "rounds": rounds,
+        "milliseconds": measured,
+        "times as fast as keras": {
+            what: {name: round(each["keras"] / value, 2) for name, value in each.items()}
+            for what, each in measured.items()
+        },
+        "seconds from start to answer": start,
+    }
+    files.write_json(RESULTS, result)
+    for what, each in measured.items():
+        for name, value in each.items():
+            print(f"{what:<14} {name:<18} {value:>10.3f} ms {each['keras'] / value:>8.2f} ×")
+    for name, value in start.items():
+        print(f"{'start-up':<14} {name:<18} {value:>10.3f} s")
+
+
+if __name__ == "__main__":
+    main()
