@@ -26,6 +26,7 @@ review: .venv/run ## BASE=main OUT=file: what this change did, as Markdown
 
 report: .venv/run ## report.html: results, curves, mistakes and experiments on one page
 	python src/report.py
+
 export: .venv/run ## models/model.onnx, for predict.py and any ONNX Runtime
 	dvc repro export
 
@@ -45,11 +46,11 @@ lint: .venv/dev ## formatter, linters and type checker
 	mypy src tests benchmarks
 	zizmor --offline --quiet .github
 
-check: .venv/run ## that dvc.lock, dvc.yaml, metrics and README belong to this code
+check: .venv/run ## that dvc.lock, dvc.yaml, metrics, README and model card belong to this code
 	python src/check.py
 	python src/readme.py --check
 
-readme: .venv/run ## writes the figures of metrics/ into README.md
+readme: .venv/run ## writes the figures of metrics/ into README.md and MODEL_CARD.md
 	python src/readme.py
 
 lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements*.txt

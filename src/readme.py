@@ -1,7 +1,7 @@
-"""Writes the figures of metrics/ and benchmarks/ into README.md, or says with --check whether they are there.
+"""Writes the figures of metrics/ and benchmarks/ into README.md and MODEL_CARD.md.
 
-Between `<!-- NAME: written by make readme -->` and `<!-- end of NAME -->` the README belongs to this
-command.
+With --check it says whether they are there. Between `<!-- NAME: written by make readme -->` and
+`<!-- end of NAME -->` a page belongs to this command.
 """
 
 from common import errors  # first: from here on an interruption is one line
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import seeds, trials
+from analysis import card, seeds, trials
 from common import files, params
 from common.errors import InputError
 
 README = Path("README.md")
+CARD = Path("MODEL_CARD.md")
 METRICS = Path("metrics")
 RECIPE = Path("benchmarks/recipe.json")
 DETERMINISM = Path("benchmarks/determinism.json")
@@ -166,37 +167,60 @@ def _spread(runs: pd.DataFrame) -> str:
     return f"{accuracy.mean():.2%} ± {accuracy.std():.2%} (n = {len(runs)})"
 
 
+PAGES = {
+    README: {
+        "results": results_table,
+        "budgets": budgets_table,
+        "determinism": determinism_table,
+    },
+    CARD: {
+        "results": results_table,
+        "classes": card.classes_table,
+        "mistakes": card.mistakes_table,
+        "calibration": card.calibration,
+        "unlike": card.unlike_table,
+        "speed": card.speed_table,
+    },
+}
+
+
+def written(page: Path) -> tuple[str, str]:
+    """A page as it is, and with the tables that belong into it.
+
+    Raises:
+        InputError: marks are missing.
+    """
+    text = new = page.read_text("utf-8") if page.exists() else ""
+    for name, table in PAGES[page].items():
+        marked = re.compile(
+            rf"(?<=<!-- {name}: written by make readme -->\n).*(?=<!-- end of {name} -->)", re.S
+        )
+        if not marked.search(text):
+            raise InputError(
+                f"{page} must have the two comments that mark the {name}; received none"
+            )
+        start, end = marked.search(new).span()  # type: ignore[union-attr]
+        new = new[:start] + table() + new[end:]
+    return text, new
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if anything differs"
     )
     check = parser.parse_args().check
-    text = new = README.read_text("utf-8") if README.exists() else ""
-    tables = {
-        "results": results_table,
-        "budgets": budgets_table,
-        "determinism": determinism_table,
-    }
-    for name, table in tables.items():
-        marked = re.compile(
-            rf"(?<=<!-- {name}: written by make readme -->\n).*(?=<!-- end of {name} -->)", re.S
-        )
-        if not marked.search(text):
+    pages = {page: written(page) for page in PAGES}
+    for page, (text, new) in pages.items():
+        if check and new != text:
             raise InputError(
-                f"{README} must have the two comments that mark the {name}; received none"
+                f"{page} must show the figures of {METRICS}/ and benchmarks/ (make readme writes them); "
+                "received others"
             )
-        start, end = marked.search(new).span()  # type: ignore[union-attr]
-        new = new[:start] + table() + new[end:]
-    if check and new != text:
-        raise InputError(
-            f"{README} must show the figures of {METRICS}/ and benchmarks/ (make readme writes them); "
-            "received others"
-        )
-    if not check:
-        with files.whole_file(README) as part:
-            part.write_text(new, "utf-8")
-    print(f"{README} shows the figures of {METRICS}/ and benchmarks/")
+        if not check:
+            with files.whole_file(page) as part:
+                part.write_text(new, "utf-8")
+        print(f"{page} shows the figures of {METRICS}/ and benchmarks/")
 
 
 if __name__ == "__main__":

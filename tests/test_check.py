@@ -19,7 +19,7 @@ def whole(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone in which everything belongs together."""
     clone = reproduced.copied(tmp_path_factory.mktemp("whole") / "clone")
     folder = clone.folder
-    for name in ("recipe", "determinism"):
+    for name in ("recipe", "determinism", "pictures"):
         (folder / f"benchmarks/{name}.json").unlink(missing_ok=True)  # of the real data
     subprocess.run(["python", "src/readme.py"], cwd=folder, check=True, capture_output=True)
     return clone
@@ -59,6 +59,10 @@ def edit_a_metric() -> None:
 
 def edit_the_readme() -> None:
     edit("README.md", "| test (synthetic) | 100 |", "| test (synthetic) | 101 |")
+
+
+def edit_the_model_card() -> None:
+    edit("MODEL_CARD.md", "| test (synthetic) | 100 |", "| test (synthetic) | 101 |")
 
 
 def import_what_is_not_declared() -> None:
@@ -111,6 +115,7 @@ def test_a_clone_without_data_passes(clone: Path) -> None:
         (edit_a_metric, "modified: metrics/test.json"),
         (edit_a_metric, "metrics/predictions/test.csv gives 0."),
         (edit_the_readme, "README.md must show the figures"),
+        (edit_the_model_card, "MODEL_CARD.md must show the figures"),
         (import_what_is_not_declared, "split imports src/common/idx.py, which dvc.yaml does not list"),
         (add_a_parameter, "nobody reads the parameter train.batch_sise"),
         (declare_a_parameter_that_is_not_read,

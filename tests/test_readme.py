@@ -28,6 +28,7 @@ FIGURES = {
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(readme.PAGES, readme.CARD)  # tests/analysis/test_card.py
     write_params(tmp_path, {})
     (tmp_path / "README.md").write_text(EMPTY)
     (tmp_path / "metrics").mkdir()
