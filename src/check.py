@@ -8,6 +8,7 @@ and files in git that are DVC's or too large for git.
 from common import errors  # first: from here on an interruption is one line
 
 # isort: split
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,9 +32,15 @@ def lock_problems() -> Iterator[str]:
     if "Data and pipelines are up to date" in said:
         return
     stages = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
-    yield f"dvc.lock is not up to date (make repro): {', '.join(stages) or said.strip()} would run"
+    # without data DVC fails at the first stage that would run, and names it
+    stages += re.findall(r"failed to reproduce '(.+?)'", said)
+    yield f"dvc.lock is not up to date (make repro): {', '.join(stages) or 'DVC cannot say what'} would run"
     status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=False).stdout
-    modified = [" ".join(line.split()) for line in status.splitlines() if "modified:" in line]
+    modified = [
+        " ".join(line.split())
+        for line in status.splitlines()
+        if "modified:" in line and not line.endswith(tuple(f" {stage}" for stage in stages))
+    ]
     yield from dict.fromkeys(modified)  # several stages may depend on it
 
 

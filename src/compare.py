@@ -9,6 +9,7 @@ from common import errors  # first: from here on an interruption is one line
 # isort: split
 import argparse
 
+import check
 from analysis import comparison, revisions
 from analysis.revisions import Side
 
@@ -38,6 +39,8 @@ def main() -> None:
     spread = comparison.noise((before, after), part)
     found = comparison.overall(table, spread)
     print(f"{before} -> {after}, on {part}: {reason}.\n")
+    for problem in check.lock_problems() if None in (before.commit, after.commit) else ():
+        print(f"the workspace is compared by results that are not of it: {problem}\n")
     print(f"{found.verdict}: {found.reason}\n")
     print(
         f"accuracy {100 * found.value:+.2f} points (95 % interval {100 * found.low:+.2f} to "
@@ -45,11 +48,14 @@ def main() -> None:
         f"{found.gained} newly right, {found.lost} newly wrong\n"
     )
     classes = comparison.by_class(table, spread)
-    chance = "images or another seed" if "recall" in spread else "images"
-    print(
-        f"recall by class; p: how well chance in the {chance} explains it, corrected for "
-        f"{len(classes)} classes; counts: below {comparison.LEVEL}"
+    chance = (
+        f"images or another seed explains it, corrected for {len(classes)} classes; counts: below "
+        f"{comparison.LEVEL}"
+        if "recall" in spread
+        else f"images explains it, corrected for {len(classes)} classes; what another seed does to a class "
+        "is not measured (make noise), so none counts"
     )
+    print(f"recall by class; p: how well chance in the {chance}")
     shares = dict.fromkeys(("before", "after"), "{:.1%}".format)
     print(
         classes.to_string(

@@ -92,6 +92,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/model.onnx"))
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
     chosen = parser.parse_args()
+    if not 0 <= chosen.port < 65536:
+        raise InputError(f"--port must be between 0 and 65535; received {chosen.port}")
     app = make_app(Classifier(chosen.model))
     with socket.create_server((HOST, chosen.port)) as listening:
         print(f"http://{HOST}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)

@@ -50,20 +50,15 @@ def arguments() -> argparse.Namespace:
 
 
 def found(given: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each picture, and its place below the folder that was given, or its bare name.
-
-    Raises:
-        InputError: a folder with no file in it, hidden ones apart.
-    """
+    """Each picture, and its place below the folder that was given, or its bare name."""
     for path in given:
         if not path.is_dir():
             yield path, Path(path.name)
             continue
         places = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
         places = [place for place in places if not any(part[0] == "." for part in place.parts)]
-        if not places:
-            raise InputError(f"{path} must hold at least one picture; received none")
-        yield from ((path / place, place) for place in places)
+        # a folder without any is one thing that is no picture
+        yield from ((path / place, place) for place in places or [Path()])
 
 
 def shown(path: Path) -> str:
@@ -108,6 +103,7 @@ def write_seen(folder: Path, place: Path, prediction: Prediction) -> None:
 
 def main() -> None:
     chosen = arguments()
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # names that a terminal cannot show
     classifier = Classifier(chosen.model)
     given = list(found(chosen.pictures))
     if chosen.seen and len({place for _, place in given}) < len(given):
@@ -118,6 +114,8 @@ def main() -> None:
     objects, failed = [], False
     for path, place in given:
         try:
+            if path.is_dir():
+                raise InputError(f"{shown(path)} must hold at least one picture; received none")
             prediction = classifier.predict(path)
         except InputError as error:
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)

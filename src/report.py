@@ -157,7 +157,8 @@ def experiments() -> pd.DataFrame:
             continue
         chosen = flat(entry["data"]["params"])
         values = {
-            Path(file).stem: content["data"] for file, content in entry["data"]["metrics"].items()
+            Path(file).stem: content.get("data", {})
+            for file, content in entry["data"]["metrics"].items()
         }
         rows.append(
             {
@@ -208,10 +209,12 @@ def content(here: Side) -> dict[str, Any]:
     parts = [part for part in PARTS if here.json(f"metrics/{part}.json")]
     if not parts:
         raise InputError("metrics/ must have results (make repro); received none")
-    charts = {
-        "Accuracy": curves(here, "accuracy", "accuracy"),
-        "Loss": curves(here, "loss", "nats"),
+    charts: dict[str, Any] = {
+        measure.capitalize(): curves(here, measure, unit)
+        for measure, unit in (("accuracy", "accuracy"), ("loss", "nats"))
+        if here.text(f"{CURVES}/train/{measure}.tsv")
     }
+    training = list(charts)
     kinds: dict[str, tuple[Any, str, tuple[str, ...]]] = {
         "Confusion matrix": (confusion, "predictions", ("label", "predicted")),
         "Reliability": (reliability, "reliability", ("confidence", "accuracy", "ideal", "images")),
@@ -241,7 +244,7 @@ def content(here: Side) -> dict[str, Any]:
         "charts": {name: chart.to_dict() for name, chart in charts.items()},
         "sections": [
             {"title": "Results", "text": RESULTS, "table": results(here)},
-            {"title": "Training", "text": "", "charts": ["Accuracy", "Loss"]},
+            {"title": "Training", "text": "", "charts": training},
             *(
                 {"title": title, "text": TEXTS[title], "charts": names}
                 for title, names in of.items()

@@ -56,6 +56,8 @@ def curves(before: Side, after: Side) -> dict[str, Any] | None:
         "low": int(min(map(min, found))),
         "high": int(max(map(max, found))) + 1,
         "epochs": len(found[0]) if len(found[0]) == len(found[1]) else None,
+        # an axis on which both have their points at whole numbers: Mermaid adds up steps
+        "end": max(1, (len(found[0]) - 1) * (len(found[1]) - 1)),
     }
 
 
@@ -82,6 +84,19 @@ def data_changes(before: Side, after: Side) -> list[dict[str, str]]:
                 }
             )
     return rows
+
+
+def code_changes(before: Side, after: Side) -> list[dict[str, str]]:
+    """The files of code that the stages depend on and that differ, with what became of them."""
+    old, new = before.code(), after.code()
+    return [
+        {
+            "path": path,
+            "what": "new" if path not in old else "gone" if path not in new else "changed",
+        }
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
 
 
 def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
@@ -148,20 +163,24 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         InputError: BASE is not there, or what git has of a side is damaged.
     """
     fork = revisions.git("merge-base", base, "HEAD")
-    clean = not revisions.git("status", "--porcelain")
+    clean = not revisions.git("status", "--porcelain", "--untracked-files=no")
     before, after = Side(base, fork), revisions.side("HEAD" if clean else revisions.WORKSPACE)
     with Repo() as repo:
         parameters = changed(repo.params.diff(a_rev=fork, b_rev="workspace"))
         metrics = changed(repo.metrics.diff(a_rev=fork, b_rev="workspace"))
+    problems = list(check.lock_problems())
+    found = compared(before, after, page)
     return {
+        **found,
+        "verdict": "not reproduced" if problems else found["verdict"],
         "before": before,
         "after": after,
-        "problems": list(check.lock_problems()),
+        "problems": problems,
+        "code": code_changes(before, after),
         "parameters": parameters,
         "metrics": metrics,
         "curves": curves(before, after),
         "data": data_changes(before, after),
-        **compared(before, after, page),
     }
 
 

@@ -38,6 +38,20 @@ def test_among_experiments_and_in_the_workspace_val_decides(
     assert "may still be chosen or dropped, which the test images must not decide." in said
 
 
+def test_a_workspace_that_was_not_reproduced_is_said(clone: Clone, tmp_path: Path) -> None:
+    other = clone.copied(tmp_path / "clone")
+    path = other.folder / "params.yaml"
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
+    said = compare(other, "A=main")
+    assert "the workspace is compared by results that are not of it: dvc.lock is not" in said
+
+
+def test_an_experiment_that_became_a_branch_is_a_commit(clone: Clone, tmp_path: Path) -> None:
+    other = clone.copied(tmp_path / "clone")
+    other.dvc("exp", "branch", "fewer", "kept")
+    assert "on test: both sides are commits" in compare(other, "A=main", "B=kept")
+
+
 def test_training_on_few_rows_is_worse(clone: Clone) -> None:
     said = compare(clone, "A=main", "B=fewer")
     assert "\nworse: -" in said

@@ -133,8 +133,9 @@ def test_hidden_files_are_passed_over_and_an_empty_folder_is_refused(
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git/config").write_text("")
     (tmp_path / ".DS_Store").write_text("")
-    with pytest.raises(InputError, match="must hold at least one picture; received none"):
-        call(tmp_path)
+    status, said, error = call(tmp_path)
+    assert (status, said) == (1, "")
+    assert error == f"error: {tmp_path} must hold at least one picture; received none\n"
     save(tmp_path / "a.png")
     status, said, _ = call(tmp_path)
     assert (status, len(said.splitlines())) == (0, 1)

@@ -67,6 +67,10 @@ def test_says_what_is_not_here(clone: Clone, tmp_path: Path) -> None:
         "The pictures are not here; make repro or dvc pull brings them."
         in (other.folder / "page.html").read_text()
     )
+    shutil.rmtree(other.folder / "metrics/curves")
+    (other.folder / "metrics/train.json").unlink()
+    other.run("python", "src/report.py", "--out", "page.html")
+    assert 'data-chart="Loss"' not in (other.folder / "page.html").read_text()
     shutil.rmtree(other.folder / "metrics")
     said = other.run("sh", "-c", "! python src/report.py")
     assert said == "error: metrics/ must have results (make repro); received none\n"

@@ -59,6 +59,10 @@ def test_says_what_changed(clone: Clone) -> None:
     assert len(re.findall(r"^  line \[", page, re.M)) == 2
     assert "(2 before, 1 after)" in page
     assert section(page, "Classes").count("\n| ") == 12
+    assert "| `src/architectures/plain.py` | changed |" in section(page, "Code")
+    assert section(page, "Code").count("`") == 2
+    assert "so none counts." in section(page, "Classes")
+    assert "**" not in section(page, "Classes")
     assert "The images are not here" not in page
     assert "Raw images, prepared arrays and split are the same." in page
 
@@ -99,6 +103,13 @@ def test_needs_git_alone(branch: Clone, tmp_path: Path) -> None:
     assert "The images are not here; `make repro` or `dvc pull` brings them." in text
     assert "dvc.lock is up to date." in text
     assert "Accuracy on test: " in text
+    # and where it was not reproduced: one line, with no path of this machine
+    path = fresh.folder / "params.yaml"
+    path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 16"))
+    text = review(fresh, "BASE=origin/main")
+    assert text.startswith("## Not reproduced\n")
+    assert "- **dvc.lock is not up to date (make repro): train would run**\n" in text
+    assert str(tmp_path) not in text
 
 
 def test_images_of_another_run_are_not_shown(clone: Clone) -> None:
@@ -114,7 +125,8 @@ def test_what_was_not_reproduced_is_said_first(clone: Clone) -> None:
     path = clone.folder / "params.yaml"
     path.write_text(path.read_text().replace("epochs: 1", "epochs: 3"))
     page = review(clone, "BASE=main")
-    head = page.split("### ")[0]
+    head = page.split("### ", maxsplit=1)[0]
+    assert head.startswith("## Not reproduced\n\nWhat follows is of the results that are committed")
     assert "After: workspace." in head
     assert "- **dvc.lock is not up to date" in head
     assert "train would run" in head
@@ -136,9 +148,11 @@ def test_other_data_is_not_compared(clone: Clone) -> None:
 
 def test_a_branch_that_changes_nothing(clone: Clone) -> None:
     clone.git("checkout", "--quiet", "main")
+    clone.dvc("checkout")
     page = review(clone, "BASE=main")
     assert page.startswith("## Within noise\n\nThe same images are right on both sides.")
     assert section(page, "Parameters").strip() == "None has changed."
+    assert section(page, "Code").strip() == "No stage depends on anything that has changed."
     assert section(page, "Metrics").startswith("\nNone has changed.")
     assert section(page, "Confusions that changed most").strip() == "None has changed."
 

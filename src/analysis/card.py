@@ -121,7 +121,7 @@ def speed_table() -> str:
             "| | one image | 1,000 images | start to answer |",
             "| --- | --- | --- | --- |",
             *(
-                f"| {name} | {one[name]:.1f} ms | {many[name]:.0f} ms | "
+                f"| {name} | {one[name]:.2g} ms | {many[name]:.0f} ms | "
                 f"{f'{start[name]:.1f} s' if name in start else ''} |"
                 for name in one
             ),

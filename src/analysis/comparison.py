@@ -117,7 +117,10 @@ def predictions(before: Side, after: Side, part: str) -> pd.DataFrame:
         path = f"metrics/predictions/{part}.csv"
         table = side.table(path, "id", "label", "predicted", "confidence", dtype=NAMES)
         if table is None:
-            raise InputError(f"{side} must have predictions on {part}; received no {path}")
+            raise InputError(
+                f"{side} must have predictions on {part} (or choose the other part with PART=); "
+                f"received no {path}"
+            )
         found[side] = table.set_index("id")
     images = f"data/prepared/{'test' if part == 'test' else 'train'}"
     data = [side.outputs().get(images) for side in (before, after)]
@@ -168,7 +171,8 @@ def overall(table: pd.DataFrame, spread: dict[str, Any]) -> Difference:
 def by_class(table: pd.DataFrame, spread: dict[str, Any]) -> pd.DataFrame:
     """Of the recall of each class.
 
-    `p` is corrected for the number of classes (Benjamini and Hochberg 1995,
+    A class counts where neither images nor seeds explain the difference; without the spread over seeds
+    none does. `p` is corrected for the number of classes (Benjamini and Hochberg 1995,
     https://doi.org/10.1111/j.2517-6161.1995.tb02031.x).
     """
     rows = {
@@ -185,7 +189,7 @@ def by_class(table: pd.DataFrame, spread: dict[str, Any]) -> pd.DataFrame:
                 "after": (of["after"] == label).mean(),
                 "difference": row.value,
                 "p": p,
-                "counts": p < LEVEL,
+                "counts": p < LEVEL and row.by_seed is not None,
             }
             for (label, row), p in zip(rows.items(), corrected, strict=True)
             for of in [table[table["label"] == label]]

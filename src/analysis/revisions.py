@@ -14,7 +14,7 @@ from common.errors import InputError
 # isort: split
 from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 WORKSPACE = "workspace"
 PARTS = ("val", "test")
@@ -39,9 +39,11 @@ class Side:
     @property
     def is_experiment(self) -> bool:
         """Whether it is one of DVC's experiments, which no branch holds."""
-        return bool(self.commit) and bool(
-            git("for-each-ref", f"--points-at={self.commit}", "refs/exps/??/*/*")
-        )
+        if not self.commit or not git(
+            "for-each-ref", f"--points-at={self.commit}", "refs/exps/??/*/*"
+        ):
+            return False
+        return not git("branch", "--all", "--contains", self.commit)
 
     def text(self, path: str) -> str | None:
         """The content of a file; None where it is not there."""
@@ -73,7 +75,7 @@ class Side:
         if text is None:
             return None
         try:
-            return pd.read_csv(io.StringIO(text), **options)[list(columns)]
+            return pd.read_csv(io.StringIO(text), keep_default_na=False, **options)[list(columns)]
         except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
             raise InputError(
                 f"{path} in {self} must be a table with {', '.join(columns)}; received: {error}"
@@ -84,9 +86,27 @@ class Side:
         return [part for part in PARTS if self.text(f"metrics/predictions/{part}.csv")]
 
     def outputs(self) -> dict[str, str]:
-        """The hash of every output of the pipeline by path, as dvc.lock has it."""
-        stages = (YAML(typ="safe").load(self.text("dvc.lock") or "{}") or {}).get("stages", {})
-        return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+        """The hash of every output of the pipeline by path, as dvc.lock has it.
+
+        Raises:
+            InputError: dvc.lock is damaged.
+        """
+        return self._locked("outs")
+
+    def code(self) -> dict[str, str]:
+        """The hash of every file under src/ that a stage depends on, as `outputs`."""
+        return {path: md5 for path, md5 in self._locked("deps").items() if path.startswith("src/")}
+
+    def _locked(self, kind: str) -> dict[str, str]:
+        try:
+            stages = (YAML(typ="safe").load(self.text("dvc.lock") or "{}") or {}).get("stages", {})
+            entries = [entry for stage in stages.values() for entry in stage.get(kind, [])]
+            return {entry["path"]: entry["md5"] for entry in entries}
+        except (YAMLError, AttributeError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"dvc.lock in {self} must be as DVC writes it; received: {reason}"
+            ) from None
 
 
 def side(name: str) -> Side:

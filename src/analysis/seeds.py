@@ -59,7 +59,9 @@ def recalls(metrics: Path, seed: int) -> list[dict]:
         path = metrics / f"classes/{part}.csv"
         if path.exists():
             try:
-                table = pd.read_csv(path, dtype={"class": str})[["class", "recall"]]
+                table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False)[
+                    ["class", "recall"]
+                ]
             except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
                 raise InputError(
                     f"{path} must be as evaluate writes it; received: {error}"

@@ -28,7 +28,7 @@ class Classifier:
     def __init__(self, path: Path):
         rule = f"{path} must be a model as make export writes it"
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # one image is too little work for two threads
+        options.intra_op_num_threads = 1  # one image gains little from a second
         options.log_severity_level = 3  # errors alone
         try:
             self._session = onnxruntime.InferenceSession(

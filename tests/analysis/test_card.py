@@ -111,7 +111,7 @@ def test_speed_is_of_the_chosen_architecture(folder: Path) -> None:
     assert card.speed_table().startswith("Not measured with `blocks`")
     write("benchmarks/inference.json", SPEED)
     text = card.speed_table()
-    assert "| keras | 10.0 ms | 700 ms | 4.0 s |\n| onnx | 0.2 ms | 250 ms |  |" in text
+    assert "| keras | 10 ms | 700 ms | 4.0 s |\n| onnx | 0.25 ms | 250 ms |  |" in text
     assert "2 cores: some." in text
     write_params(folder, {"model.architecture": "plain"})
     assert card.speed_table().startswith("Not measured with `plain`")

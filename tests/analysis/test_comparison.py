@@ -116,7 +116,6 @@ def test_a_tenth_of_a_point_is_noise_and_two_points_are_not() -> None:
 
 # --- two sides ----------------------------------------------------------------------------------
 
-CLASSES = ["a", "b", "c"]
 LOCK = "stages: {{prepare: {{outs: [{{path: data/prepared/train, md5: {md5}}}]}}}}"
 
 
@@ -157,6 +156,13 @@ def test_images_are_paired_by_their_id() -> None:
     assert (found.images, found.gained, found.lost) == (3, 1, 0)
 
 
+def test_a_class_may_be_called_na() -> None:
+    side = written("x", ["a", "b"])
+    text = side.files["metrics/predictions/val.csv"]
+    side.files["metrics/predictions/val.csv"] = text.replace("a,a", "NA,NA")
+    assert comparison.predictions(side, side, "val")["label"].tolist() == ["NA", "b"]
+
+
 @pytest.mark.parametrize(
     ("after", "reason"),
     [
@@ -166,7 +172,10 @@ def test_images_are_paired_by_their_id() -> None:
             written("y", ["a", "b"], files={"dvc.lock": LOCK.format(md5="2")}),
             "data/prepared/train 1 and 2",
         ),
-        (Written("y"), "y must have predictions on val; received no metrics/predictions/val.csv"),
+        (
+            Written("y"),
+            r"y must have predictions on val .*; received no metrics/predictions/val.csv",
+        ),
         (
             written("y", ["a", "b"], files={"metrics/predictions/val.csv": "nothing"}),
             "metrics/predictions/val.csv in y must be a table",
@@ -187,7 +196,8 @@ def table_of(before: str, after: str, label: str) -> pd.DataFrame:
 def test_classes_are_corrected_for_their_number() -> None:
     # class a: 8 images newly right; b: nothing; c: one newly wrong
     table = table_of("b" * 8 + "bb" + "ccc", "a" * 8 + "bb" + "cca", "a" * 8 + "bb" + "ccc")
-    rows = comparison.by_class(table, {}).set_index("class")
+    measured = {"recall": {name: {"std": 0.001, "n": 5} for name in "abc"}}
+    rows = comparison.by_class(table, measured).set_index("class")
     assert rows["difference"].to_dict() == pytest.approx({"a": 1, "b": 0, "c": -1 / 3})
     assert rows["images"].to_dict() == {"a": 8, "b": 2, "c": 3}
     assert rows["before"].to_dict() == {"a": 0, "b": 1, "c": 1}
@@ -197,9 +207,10 @@ def test_classes_are_corrected_for_their_number() -> None:
 
 def test_a_class_that_seeds_move_as_much_does_not_count() -> None:
     table = table_of("b" * 8 + "bb", "a" * 8 + "bb", "a" * 8 + "bb")
-    spread = {"recall": {"a": {"std": 0.5, "n": 5}}}
-    assert not comparison.by_class(table, spread)["counts"].any()
-    assert comparison.by_class(table, {})["counts"].any()
+    for std, counts in ((0.5, True), (0.001, False)):
+        spread = {"recall": {"a": {"std": std, "n": 5}}}
+        assert comparison.by_class(table, spread)["counts"].any() != counts
+    assert not comparison.by_class(table, {})["counts"].any()  # not measured
 
 
 def test_confusions_come_in_order_of_change() -> None:

@@ -53,9 +53,13 @@ def test_a_side_is_a_commit_or_the_working_directory() -> None:
 
 
 def test_an_experiment_is_one_that_no_branch_holds() -> None:
-    git("update-ref", "refs/exps/aa/bbbb/mine", "HEAD~1")
+    tried = git("commit-tree", "HEAD~1^{tree}", "-p", "HEAD", "-m", "tried")
+    git("update-ref", "refs/exps/aa/bbbb/mine", tried)
     found = revisions.side("mine")
     assert (found.json("a.json"), found.is_experiment) == ({"x": 1}, True)
+    git("branch", "kept", tried)
+    assert not found.is_experiment
+    git("branch", "-D", "kept")
     git("update-ref", "-d", "refs/exps/aa/bbbb/mine")
 
 
@@ -90,6 +94,14 @@ def test_a_damaged_table_is_named(content: str) -> None:
 def test_outputs_are_those_of_every_stage() -> None:
     Path("dvc.lock").write_text(LOCK)
     assert revisions.side("workspace").outputs() == {"models/model.keras": "12", "x": "3"}
+    Path("dvc.lock").unlink()
+
+
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD", "stages: []", "stages: {a: {outs: [1]}}"])
+def test_a_damaged_lock_is_named(content: str) -> None:
+    Path("dvc.lock").write_text(content)
+    with pytest.raises(InputError, match=r"^dvc.lock in workspace must be as DVC writes it"):
+        revisions.side("workspace").outputs()
     Path("dvc.lock").unlink()
 
 
