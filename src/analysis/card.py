@@ -74,7 +74,7 @@ def unlike_table() -> str:
     limit = seeds.read(METRICS / "unlikeness.json", ("energy_limit", "train_images"))
     lines = ["| pictures | called unlike |", "| --- | --- |"]
     lines.append(
-        f"| training images, which the limit is taken from ({limit['train_images']:,}) | 1.0% |"
+        f"| training images, which the limit is taken from ({limit['train_images']:,}) | 1 in 100, by definition |"
     )
     if "val_unlike" in limit:
         lines.append(f"| val images ({limit['val_images']:,}) | {limit['val_unlike']:.1%} |")
