@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help repro noise compare review report export demo test test-all lint check readme lock clean
+.PHONY: help repro noise sweep compare review report export demo test test-all lint check readme lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +17,9 @@ repro: .venv/run ## from nothing to metrics: runs every stage that is not up to 
 noise: repro ## the same training with five seeds: how much of a difference is chance
 	python src/noise.py
 	python src/readme.py
+
+sweep: .venv/run ## JOBS=1: searches what sweep.yaml says, each trial a DVC experiment
+	@python src/sweep.py $(if $(JOBS),--jobs $(JOBS))
 
 compare: .venv/run ## A=... B=... (commits, experiments or workspace): which model is better
 	@python src/compare.py $(A) $(B) $(if $(PART),--part $(PART))

@@ -1,0 +1,156 @@
+"""sweep.yaml and its schema: what a sweep may change, as strict as params.yaml."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+import pydantic
+from pydantic import Field
+from ruamel.yaml import YAML
+
+from common import params
+from common.errors import InputError
+from common.params import Count, Section, Seed
+
+LOWEST_WINS = ("loss", "calibration_error")
+# a change of these changes what a figure on val means, or is chance
+NOT_SEARCHED = ("data.", "split.", "evaluate.", "train.epochs", "train.seed")
+
+
+class Values(Section):
+    """The values of one parameter: from `low` to `high`, both included, or one of `choices`."""
+
+    low: int | float | None = None  # both integers: integers alone
+    high: int | float | None = None
+    log: bool = False  # as likely between 0.01 and 0.1 as between 0.1 and 1
+    choices: list[pydantic.JsonValue] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _range_or_choices(self) -> "Values":
+        if self.choices is not None:
+            if not self.choices or self.model_fields_set != {"choices"}:
+                raise ValueError("choices must be some values, without low, high and log")
+            return self
+        if self.low is None or self.high is None or self.low >= self.high:
+            raise ValueError("must have low and a higher high, or choices")
+        if self.log and self.low <= 0:
+            raise ValueError("low must be above 0 where log is true")
+        return self
+
+    @property
+    def integers(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def extremes(self) -> list[Any]:
+        """What the rules for parameters are held against: if these pass, all between them do."""
+        return [self.low, self.high] if self.choices is None else self.choices
+
+    def hold(self, value: Any) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        kinds = int if self.integers else (int, float)
+        return isinstance(value, kinds) and self.low <= value <= self.high  # type: ignore[operator]
+
+    def stored(self, value: Any) -> Any:
+        """As Optuna keeps it: choices as JSON, since it knows no lists."""
+        return value if self.choices is None else json.dumps(value)
+
+    def suggest(self, trial: optuna.Trial, key: str) -> Any:
+        """What Optuna proposes; for a trial that has a value already, that."""
+        if self.choices is not None:
+            return json.loads(trial.suggest_categorical(key, [*map(json.dumps, self.choices)]))
+        suggest = trial.suggest_int if self.integers else trial.suggest_float
+        return suggest(key, self.low, self.high, log=self.log)  # type: ignore[arg-type]
+
+
+class Search(Section):
+    metric: Literal["accuracy", "macro_f1", "loss", "calibration_error"]  # of metrics/val.json
+    trials: Count
+    seed: Seed
+    epochs: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    space: Annotated[dict[str, Values], Field(min_length=1)]
+
+    @pydantic.field_validator("epochs")
+    @classmethod
+    def _one_factor(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
+        factor = epochs[1] // epochs[0] if len(epochs) > 1 else 2
+        if factor < 2 or any(b != a * factor for a, b in itertools.pairwise(epochs)):
+            raise ValueError("must grow by one whole factor, as in [2, 6, 18]")
+        return epochs
+
+    @property
+    def factor(self) -> int:
+        """Of as many trials one goes on, with as many times the epochs; 2 where none does."""
+        return self.epochs[1] // self.epochs[0] if len(self.epochs) > 1 else 2
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        return "minimize" if self.metric in LOWEST_WINS else "maximize"
+
+
+def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
+    """Reads and checks what is searched.
+
+    Every value, and every two together, must be valid parameters: no rule takes three.
+
+    Args:
+        current: the parameters that a trial changes.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or breaks a rule, its own or one of params.yaml.
+    """
+    try:
+        content = YAML(typ="safe").load(path.read_text("utf-8"))
+    except Exception as error:  # tags and odd scalars make the parser raise much besides YAMLError
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} must be there and be YAML; received: {reason}") from None
+    try:
+        search = Search.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: {_first_rule(error)}") from None
+    known = leaves(current.model_dump())
+    for key in search.space:
+        if key not in known or key.startswith(NOT_SEARCHED):
+            raise InputError(
+                f"{path}: space must name single parameters of params.yaml other than "
+                f"{', '.join(NOT_SEARCHED)}; received {key}"
+            )
+    extremes = [(key, value) for key, values in search.space.items() for value in values.extremes()]
+    for one, other in itertools.combinations_with_replacement(extremes, 2):
+        _check(current, {"evaluate.parts": ["val"]} | dict([one, other]), path)
+    return search
+
+
+def leaves(section: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of all sections by key, as in `train.epochs`."""
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        key = f"{above}{name}"
+        found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return found
+
+
+def _check(current: params.Params, changes: dict[str, Any], path: Path) -> None:
+    content = current.model_dump()
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = content
+        for name_of_section in sections:
+            section = section[name_of_section]
+        section[name] = value
+    try:
+        params.Params.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: space must give valid parameters; {_first_rule(error)}") from None  # fmt: skip
+
+
+def _first_rule(error: pydantic.ValidationError) -> str:
+    """The first rule that was broken, with the key and the value received."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    rule = first["msg"].removeprefix("Value error, ")
+    rule = rule[0].lower() + rule[1:]
+    received = "" if first["type"] == "missing" or not key else f"; received {first['input']!r}"
+    return f"{key}: {rule}{received}" if key else rule

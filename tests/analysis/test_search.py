@@ -1,0 +1,156 @@
+"""sweep.yaml: what is accepted, what is refused and how, and what is proposed."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import ROOT, TINY, write_params
+from ruamel.yaml import YAML
+
+from analysis import search
+from analysis.search import Values
+from common import params
+from common.errors import InputError
+
+RATE = "train.learning_rate"
+VALID: dict[str, Any] = {
+    "metric": "accuracy",
+    "trials": 8,
+    "seed": 0,
+    "epochs": [2, 6, 18],
+    "space": {RATE: {"low": 0.01, "high": 1.0, "log": True}},
+}
+
+
+def load(workspace: Path, content: Any, **changes: Any) -> search.Search:
+    write_params(workspace, TINY | changes)
+    YAML().dump(content, workspace / "sweep.yaml")
+    return search.load(params.load())
+
+
+def test_the_committed_sweep_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    current = params.load()
+    committed = search.load(current)
+    held = search.leaves(current.model_dump())
+    assert all(values.hold(held[key]) for key, values in committed.space.items())
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("train.batch_size", {"low": 16, "high": 512, "log": True}),
+        ("train.warmup", {"low": 0, "high": 0.5}),
+        ("train.early_stopping", {"choices": [None, 3]}),
+        ("train.optimizer", {"choices": ["muon", "sgd"]}),
+        ("train.optimizer_options.sgd.nesterov", {"choices": [True, False]}),
+        ("model.options.plain.widths", {"choices": [[8, 16], [32, 64]]}),
+        ("train.augmentation.shift", {"low": 0, "high": 2}),
+    ],
+)
+def test_ranges_and_choices_give_values_of_their_kind(
+    workspace: Path, key: str, values: dict[str, Any]
+) -> None:
+    space = load(workspace, VALID | {"space": {key: values}}).space
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    proposed = [space[key].suggest(study.ask(), key) for _ in range(30)]
+    assert all(space[key].hold(value) for value in proposed)
+    if "choices" in values:
+        assert all(choice in proposed for choice in values["choices"])
+    else:
+        whole = isinstance(values["low"], int) and isinstance(values["high"], int)
+        assert all(isinstance(value, int if whole else float) for value in proposed)
+
+
+@pytest.mark.parametrize(
+    ("values", "inside", "outside"),
+    [
+        ({"low": 1, "high": 3}, [1, 3], [0, 4, 2.5, None, "2"]),
+        ({"low": 0.5, "high": 2}, [0.5, 1, 2], [0.4, 2.1, None, "1"]),
+        ({"choices": [None, [8, 16]]}, [None, [8, 16]], [0, [8], "null"]),
+    ],
+)
+def test_what_a_range_or_choice_holds(
+    values: dict[str, Any], inside: list[Any], outside: list[Any]
+) -> None:
+    made = Values.model_validate(values)
+    assert all(made.hold(value) for value in inside)
+    assert not any(made.hold(value) for value in outside)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metric": "speed"}, "metric: .*received 'speed'"),
+        ({"trials": 0}, "trials: .*received 0"),
+        ({"trials": "8"}, "trials: .*received '8'"),
+        ({"epochs": []}, "epochs: "),
+        ({"epochs": [2, 3]}, r"epochs: must grow by one whole factor.*received \[2, 3\]"),
+        ({"epochs": [2, 4, 16]}, "epochs: must grow by one whole factor"),
+        ({"epochs": [4, 2]}, "epochs: must grow by one whole factor"),
+        ({"epochs": [0]}, "epochs.0: .*received 0"),
+        ({"budget": 3}, "budget: .*received 3"),
+        ({"space": {}}, "space: "),
+        ({"space": {RATE: {}}}, "must have low and a higher high, or choices"),
+        ({"space": {RATE: {"low": 1.0, "high": 0.1}}}, "must have low and a higher high"),
+        ({"space": {RATE: {"low": 0.1}}}, "must have low and a higher high"),
+        ({"space": {RATE: {"low": 0, "high": 1, "log": True}}}, "low must be above 0 where log"),
+        ({"space": {RATE: {"choices": []}}}, "choices must be some values"),
+        ({"space": {RATE: {"choices": [1.0], "low": 0.1}}}, "choices must be some values"),
+        ({"space": {RATE: {"choices": [date(2020, 1, 1)]}}}, "choices.0: .*received datetime"),
+        ({"space": {RATE: {"low": "a", "high": 1}}}, "received 'a'"),
+        ({"space": {RATE: {"low": True, "high": 3}}}, "received True"),
+        ({"space": {RATE: {"low": float("nan"), "high": 1.0}}}, "space.train.learning_rate.low"),
+        ({"space": {"train.rate": {"choices": [1]}}}, "single parameters.*received train.rate$"),
+        ({"space": {"train": {"choices": [1]}}}, "single parameters.*received train$"),
+        ({"space": {"train.epochs": {"choices": [1]}}}, "other than .*received train.epochs$"),
+        ({"space": {"train.seed": {"choices": [1]}}}, "other than .*received train.seed$"),
+        ({"space": {"split.seed": {"choices": [1]}}}, "other than .*received split.seed$"),
+        ({"space": {"evaluate.parts": {"choices": [["test"]]}}}, "other than .*received evaluate"),
+        ({"space": {"data.source": {"choices": ["csv"]}}}, "other than .*received data.source$"),
+        ({"space": {RATE: {"low": -0.1, "high": 1.0}}}, "train.learning_rate: .*received -0.1"),
+        ({"space": {"train.batch_size": {"low": 0, "high": 8}}}, "train.batch_size: .*received 0"),
+        ({"space": {"train.batch_size": {"low": 1.0, "high": 8}}}, "train.batch_size: .*received 1.0"),
+        ({"space": {"train.optimizer": {"choices": ["muon", "nuon"]}}}, "train.optimizer: .*'nuon'"),
+        (
+            {"space": {"train.schedule": {"choices": ["constant", "linear"]},
+                       "train.reduce_on_plateau": {"choices": [None, 2]}}},
+            "train.reduce_on_plateau needs train.schedule: constant",
+        ),
+    ],
+)  # fmt: skip
+def test_what_breaks_a_rule_is_refused_in_one_line(
+    workspace: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=rf"^sweep\.yaml: .*{said}") as refused:
+        load(workspace, VALID | change)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", VALID)
+def test_every_key_is_needed(workspace: Path, missing: str) -> None:
+    content = {key: value for key, value in VALID.items() if key != missing}
+    with pytest.raises(InputError, match=rf"^sweep\.yaml: {missing}: field required"):
+        load(workspace, content)
+
+
+@pytest.mark.parametrize("content", [[], None, "text", 3])
+def test_something_else_than_keys_is_refused(workspace: Path, content: Any) -> None:
+    with pytest.raises(InputError, match=r"^sweep\.yaml: "):
+        load(workspace, content)
+
+
+@pytest.mark.parametrize("text", [None, "a: [", "\xff", "a: !!python/object:os.x {}"])
+def test_what_is_no_yaml_is_refused_in_one_line(workspace: Path, text: str | None) -> None:
+    if text is not None:
+        (workspace / "sweep.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"^sweep\.yaml") as refused:
+        search.load(params.load())
+    assert "\n" not in str(refused.value)
+
+
+def test_without_val_rows_there_is_nothing_to_search_by(workspace: Path) -> None:
+    with pytest.raises(InputError, match=r"needs val rows"):
+        load(workspace, VALID, **{"split.val_size": 0})

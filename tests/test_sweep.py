@@ -1,0 +1,393 @@
+"""Which trials a sweep has, what is kept of an interrupted one, and the real thing; mostly with stand-ins for runs."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import servers
+from conftest import Clone
+from optuna.trial import TrialState
+from ruamel.yaml import YAML
+
+import sweep
+from analysis import experiments
+from common.errors import InputError
+
+SEARCH: dict[str, Any] = {
+    "metric": "accuracy",
+    "trials": 8,
+    "seed": 0,
+    "epochs": [1],
+    "space": {
+        "train.learning_rate": {"low": 0.001, "high": 1.0, "log": True},
+        "train.batch_size": {"choices": [32, 64, 128]},
+    },
+}
+RATE, SIZE = SEARCH["space"]
+
+
+def write(folder: Path, **changes: Any) -> None:
+    YAML().dump(SEARCH | changes, folder / "sweep.yaml")
+
+
+class Runs:
+    """Stands for experiments.run: notes the changes of each, and gives a figure that they determine."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, dict[str, Any]] = {}
+        self.ends: Callable[[dict[str, Any]], BaseException | None] = lambda changes: None
+        self.noting = threading.Lock()
+
+    def run(self, name: str, changes: dict[str, Any], *_: Any) -> dict[str, Any]:
+        with self.noting:
+            if (error := self.ends(changes)) is not None:
+                raise error
+            assert name not in self.made, "the same experiment twice"
+            self.made[name] = changes
+        return {"accuracy": self.accuracy(changes), "loss": -self.accuracy(changes)}
+
+    @staticmethod
+    def accuracy(changes: dict[str, Any]) -> float:
+        """The best learning rate is 0.1; more epochs help."""
+        return 0.9 - 0.1 * abs(math.log10(changes[RATE]) + 1) + 0.001 * changes["train.epochs"]
+
+    def values(self, key: str) -> list[Any]:
+        return [changes[key] for changes in self.made.values()]
+
+
+@pytest.fixture
+def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The working directory is a project with sweep.yaml, and runs are stand-ins."""
+    write(workspace)
+    made = Runs()
+    monkeypatch.setattr(experiments, "run", made.run)
+    monkeypatch.setattr(experiments, "state", lambda *but: "commit")
+    monkeypatch.setattr(experiments, "missed", list)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    monkeypatch.setattr(sys, "argv", ["sweep.py"])
+    return made
+
+
+def studied() -> list[optuna.trial.FrozenTrial]:
+    """The trials of the one study in the working directory."""
+    storage = sweep.open_storage()
+    (study,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
+
+
+def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.main()
+    assert [trial.state for trial in studied()] == [TrialState.COMPLETE] * 8
+    assert len(runs.made) == 8
+    first, *others = runs.made.values()
+    assert (first[RATE], first[SIZE]) == (0.05, 64)  # as in TINY
+    assert all(0.001 <= changes[RATE] <= 1 for changes in others)
+    assert {changes[SIZE] for changes in others} <= {32, 64, 128}
+    assert all(changes["evaluate.parts"] == ["val"] for changes in runs.made.values())
+    assert runs.values("train.epochs") == [1] * 8
+    best = max(runs.made, key=lambda name: runs.accuracy(runs.made[name]))
+    said = capsys.readouterr().out
+    assert "8 of 8 trials have ended, 8 of them complete" in said
+    assert f"dvc exp apply {best}\n" in said
+    assert f"params.yaml as it is: accuracy {runs.accuracy(first)}" in said
+
+
+def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(
+    runs: Runs, workspace: Path
+) -> None:
+    sweep.main()
+    sweep.main()
+    assert len(runs.made) == 8
+    write(workspace, trials=11)
+    sweep.main()
+    assert len(runs.made) == 11
+    assert len(studied()) == 11
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"metric": "loss"}, {"epochs": [2]}])
+def test_another_search_is_another_sweep(
+    runs: Runs, workspace: Path, other: dict[str, Any]
+) -> None:
+    sweep.main()
+    write(workspace, **other)
+    runs.made.clear()
+    sweep.main()
+    assert len(optuna.get_all_study_summaries(sweep.open_storage())) == 2
+    assert len(runs.made) == 8
+
+
+def test_where_the_space_does_not_hold_params_yaml_all_trials_are_proposals(
+    runs: Runs, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(workspace, space={RATE: {"low": 0.2, "high": 0.3}})
+    sweep.main()
+    assert all(0.2 <= value <= 0.3 for value in runs.values(RATE))
+    assert "as it is" not in capsys.readouterr().out
+
+
+def test_the_lowest_loss_wins(
+    runs: Runs, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(workspace, metric="loss")
+    sweep.main()
+    lowest = min(-runs.accuracy(changes) for changes in runs.made.values())
+    assert f"best: loss {lowest}," in capsys.readouterr().out
+
+
+def test_of_four_trials_one_goes_on_with_four_times_the_epochs(runs: Runs, workspace: Path) -> None:
+    write(workspace, epochs=[1, 4], trials=16)
+    sweep.main()
+    short = [changes for changes in runs.made.values() if changes["train.epochs"] == 1]
+    long = [changes for changes in runs.made.values() if changes["train.epochs"] == 4]
+    assert len(short) == 16
+    assert 4 <= len(long) <= 10  # the first ones cannot know what comes
+    assert len(short) + len(long) == len(runs.made)
+    states = [trial.state for trial in studied()]
+    assert states.count(TrialState.COMPLETE) == len(long)
+    assert states.count(TrialState.PRUNED) == 16 - len(long)
+    best = max(short, key=runs.accuracy)
+    assert best | {"train.epochs": 4} in long
+
+
+# --- what ends early ------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Nothing handles it, as nothing does a kill."""
+
+
+def at(number: int, error: BaseException) -> Callable[[dict[str, Any]], BaseException | None]:
+    """Ends the run with that number, once."""
+    left = [*[None] * number, error]
+    return lambda changes: left.pop(0) if left else None
+
+
+@pytest.mark.parametrize("number", [0, 3, 7])
+@pytest.mark.parametrize("error", [Killed(), KeyboardInterrupt(), InputError("disk full")])
+def test_an_interrupted_sweep_ends_with_the_trials_of_an_undisturbed_one(
+    runs: Runs, number: int, error: BaseException
+) -> None:
+    runs.ends = at(number, error)
+    with pytest.raises(type(error)):
+        sweep.main()
+    assert len(runs.made) == number
+    assert [trial.state for trial in studied()].count(TrialState.RUNNING) == 1
+    sweep.main()
+    disturbed, trials = dict(runs.made), studied()
+    assert len(disturbed) == len(trials) == 8
+    Path(".cache/sweep/journal.log").unlink()
+    runs.made.clear()
+    sweep.main()
+    assert runs.made == disturbed
+    assert [trial.params for trial in studied()] == [trial.params for trial in trials]
+
+
+def test_an_interrupted_rung_is_not_the_end_of_a_trial(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(workspace, epochs=[1, 4])
+    runs.ends = at(1, Killed())  # trial 0 with four epochs
+    with pytest.raises(Killed):
+        sweep.main()
+    known = dict(runs.made)
+
+    def run_unless_known(name: str, changes: dict[str, Any], *_: Any) -> dict[str, Any]:
+        if name in known:
+            return {"accuracy": runs.accuracy(changes)}
+        return runs.run(name, changes)
+
+    monkeypatch.setattr(experiments, "run", run_unless_known)
+    sweep.main()
+    assert [changes["train.epochs"] for changes in runs.made.values()][:2] == [1, 4]
+    first = studied()[0]
+    assert first.state == TrialState.COMPLETE
+    assert first.intermediate_values.keys() == {1, 4}
+
+
+def test_a_training_that_diverges_is_the_end_of_its_trial_alone(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.ends = lambda changes: experiments.Diverged() if changes[RATE] > 0.1 else None
+    sweep.main()
+    states = [trial.state for trial in studied()]
+    assert 0 < states.count(TrialState.PRUNED) < 8
+    assert len(runs.made) == states.count(TrialState.COMPLETE)
+    said = capsys.readouterr().out
+    assert said.count(": diverged") == states.count(TrialState.PRUNED)
+    assert f"8 of 8 trials have ended, {len(runs.made)} of them complete" in said
+
+
+def test_train_says_divergence_as_it_is_looked_for() -> None:
+    source = Path(sweep.__file__).parent / "training/callbacks.py"
+    assert experiments.DIVERGED in source.read_text()
+
+
+def test_without_a_complete_trial_nothing_is_best(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.ends = lambda changes: experiments.Diverged()
+    sweep.main()
+    assert capsys.readouterr().out.splitlines()[-1].endswith("0 of them complete")
+
+
+# --- several at a time ----------------------------------------------------------------------------
+
+
+def test_two_jobs_run_two_trials_at_a_time_and_none_twice(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "2"])
+    meeting = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(
+        experiments, "run", lambda *words: (meeting.wait(), runs.run(*words))[1]
+    )  # fmt: skip
+    sweep.main()
+    assert len(runs.made) == 8
+    assert sorted(trial.number for trial in studied()) == [*range(8)]
+
+
+def test_clones_with_one_database_share_the_trials(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another clone takes its turn between any two trials of this one, and is killed in its last."""
+    monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{workspace}/trials.db")
+    other = workspace / "other"
+    turns = iter(range(100))
+
+    def run(name: str, changes: dict[str, Any], *_: Any) -> dict[str, Any]:
+        if next(turns) == 2:
+            (study,) = optuna.get_all_study_summaries(os.environ["OPTUNA_STORAGE"])
+            shared = optuna.load_study(
+                study_name=study.study_name, storage=os.environ["OPTUNA_STORAGE"]
+            )
+            taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": str(other)})
+            shared.add_trial(taken)
+        return runs.run(name, changes)
+
+    monkeypatch.setattr(experiments, "run", run)
+    sweep.main()
+    states = [trial.state for trial in studied()]
+    assert states.count(TrialState.COMPLETE) == len(runs.made) == 7
+    assert states.count(TrialState.RUNNING) == 1  # the other's, left alone
+    assert len(states) == 8
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_files_that_experiments_would_miss_are_refused_with_the_list(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "missed", lambda: ["src/new.py", "data/input/a.csv"])
+    with pytest.raises(InputError, match=r"received src/new\.py, data/input/a\.csv$"):
+        sweep.main()
+    assert not runs.made
+    assert not Path(".cache").exists()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/trials.db", "mysql://a:secret@b"])
+def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    with pytest.raises(InputError, match=r"^OPTUNA_STORAGE must be .*; received: .") as refused:
+        sweep.main()
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_jobs_must_be_positive(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "0"])
+    with pytest.raises(InputError, match="jobs must be 1 or more; received 0"):
+        sweep.main()
+
+
+# --- real experiments -----------------------------------------------------------------------------
+
+
+def swept(clone: Clone) -> dict[str, dict[str, Any]]:
+    """The parameters of each experiment, by name, as dvc shows them; without what a killed one left."""
+    shown = clone.experiments()
+    names = clone.dvc("exp", "list", "--name-only").split()
+    return {name: shown[name]["params"]["params.yaml"]["data"] for name in names}
+
+
+def prepared(reproduced: Clone, folder: Path, **changes: Any) -> Clone:
+    clone = reproduced.copied(folder)
+    write(folder, **changes)
+    clone.commit("what to search")
+    return clone
+
+
+def start(clone: Clone, **variables: str) -> subprocess.Popen[str]:
+    """The sweep in a process group of its own."""
+    return subprocess.Popen(
+        ["make", "--silent", "--old-file=.venv/run", "sweep"],
+        cwd=clone.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=os.environ | {"DVC_NO_ANALYTICS": "1"} | variables,
+    )
+
+
+@pytest.mark.slow
+def test_killed_after_the_third_of_eight_trials_it_ends_with_eight_and_none_twice(
+    reproduced: Clone, tmp_path: Path
+) -> None:
+    clone = prepared(reproduced, tmp_path / "clone")
+    process = start(clone)
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("trial 3 | epoch 1/"):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(swept(clone)) == 3
+    said, _ = (again := start(clone)).communicate(timeout=600)
+    assert again.returncode == 0, said
+    assert "8 of 8 trials have ended, 8 of them complete" in said
+    assert "trial 2 |" not in said
+    found = swept(clone)
+    settings = {(each["train"]["learning_rate"], each["train"]["batch_size"]) for each in found.values()}  # fmt: skip
+    assert len(found) == len(settings) == 8
+    assert clone.git("status", "--porcelain") == ""
+    assert not [*(clone.folder / ".dvc/tmp/exps/standalone").glob("tmp*")]
+    # its parameters are all that an experiment needs to be made again
+    pattern = f"refs/exps/*/*/{min(found)}"
+    reference = clone.git("for-each-ref", "--format=%(refname)", pattern).strip()
+    (clone.folder / "params.yaml").write_text(clone.git("show", f"{reference}:params.yaml"))
+    clone.dvc("repro")
+    assert clone.git("diff", "--stat", reference, "--", "params.yaml", "dvc.lock", "metrics") == ""
+
+
+@pytest.mark.slow
+def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_path: Path) -> None:
+    first = prepared(reproduced, tmp_path / "first", trials=5)
+    clones = [first, first.copied(tmp_path / "second")]
+    with servers.postgresql() as url:
+        processes = [start(clone, OPTUNA_STORAGE=url) for clone in clones]
+        for process in processes:
+            said, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, said
+        (study,) = optuna.get_all_study_summaries(url)
+        trials = optuna.load_study(study_name=study.study_name, storage=url).get_trials()
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert [trial.number for trial in done] == [*range(5)]
+    made = [swept(clone) for clone in clones]
+    assert all(made)  # both had a share
+    assert made[0].keys().isdisjoint(made[1])
+    assert {trial.user_attrs["experiment"] for trial in done} == made[0].keys() | made[1].keys()
+    assert len({json.dumps(trial.params) for trial in done}) == 5
