@@ -30,6 +30,7 @@ from common import files, locks, params
 from common.errors import InputError
 
 HERE = Path(".cache/sweep")
+ATTEMPTS = 20  # to find parameters that no other trial has; a small space may have no more
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -113,15 +114,25 @@ class Sweep:
             )
 
     def propose(self, study: optuna.Study, known: FrozenTrial) -> optuna.Trial:
-        """The trial with its parameters, which depend on the seed, its number, and what is known so far.
+        """The trial with its parameters: the seed, its number and what is known so far determine them.
 
-        One generator for all would begin again after a kill, and propose the same again.
+        With one generator for all, the first trials after a kill would be those before it once more.
         """
-        seed = np.random.SeedSequence([self.wanted.seed, known.number]).generate_state(1)[0]
-        study.sampler = optuna.samplers.TPESampler(seed=int(seed))
-        if known.number == 0:
-            study.sampler = optuna.samplers.PartialFixedSampler(self.first, study.sampler)
-        trial = optuna.Trial(study, known._trial_id)
+        chosen = self.first if known.number == 0 else {}
+        others = [trial for trial in study.get_trials() if trial.number != known.number]
+        for attempt in range(ATTEMPTS):
+            if chosen and chosen not in [trial.params for trial in others]:
+                break
+            seed = np.random.SeedSequence([self.wanted.seed, known.number, attempt])
+            sampler = optuna.samplers.TPESampler(seed=int(seed.generate_state(1)[0]))
+            draft = optuna.create_study(direction=self.wanted.direction, sampler=sampler)
+            draft.add_trials(others)
+            chosen = self.fill(draft.ask()).params
+        study.sampler = optuna.samplers.PartialFixedSampler(chosen, optuna.samplers.RandomSampler())
+        return self.fill(optuna.Trial(study, known._trial_id))
+
+    def fill(self, trial: optuna.Trial) -> optuna.Trial:
+        """Gives each parameter its value."""
         for key, values in self.wanted.space.items():
             values.suggest(trial, key)
         return trial

@@ -1,5 +1,6 @@
 """Which trials a sweep has, what is kept of an interrupted one, and the real thing; mostly with stand-ins for runs."""
 
+import itertools
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,30 @@ def test_where_the_space_does_not_hold_params_yaml_all_trials_are_proposals(
     assert "as it is" not in capsys.readouterr().out
 
 
+def test_in_a_small_space_no_parameters_come_twice(runs: Runs, workspace: Path) -> None:
+    write(
+        workspace, trials=6, space={RATE: {"choices": [0.1, 0.2]}, SIZE: {"choices": [8, 16, 32]}}
+    )
+    sweep.main()
+    assert len(set(zip(runs.values(RATE), runs.values(SIZE), strict=True))) == 6
+
+
+def test_a_space_that_has_no_more_repeats_what_is_known(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(workspace, trials=4, space={SIZE: {"choices": [8, 16]}})
+    asked: list[str] = []
+
+    def run(name: str, *_: Any) -> dict[str, Any]:
+        asked.append(name)
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(experiments, "run", run)
+    sweep.main()
+    assert len(studied()) == len(asked) == 4
+    assert len(set(asked)) == 2
+
+
 def test_the_lowest_loss_wins(
     runs: Runs, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,16 +271,60 @@ def test_without_a_complete_trial_nothing_is_best(
 
 
 def test_two_jobs_run_two_trials_at_a_time_and_none_twice(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(workspace, trials=7)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "2"])
+    meeting, entered = threading.Barrier(2, timeout=30), itertools.count()
+    get_trials = optuna.Study.get_trials
+
+    def slowly(*words: Any, **options: Any) -> list[optuna.trial.FrozenTrial]:
+        found = get_trials(*words, **options)
+        time.sleep(0.01)  # in which the other job could find the same trial free
+        return found
+
+    def run(*words: Any) -> dict[str, Any]:
+        if next(entered) < 6:  # for the seventh there is no other
+            meeting.wait()
+        return runs.run(*words)
+
+    monkeypatch.setattr(optuna.Study, "get_trials", slowly)
+    monkeypatch.setattr(experiments, "run", run)
+    sweep.main()
+    assert len(runs.made) == 7
+    assert sorted(trial.number for trial in studied()) == [*range(7)]
+
+
+def test_where_one_of_two_jobs_fails_the_other_takes_no_more(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "2"])
-    meeting = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(
-        experiments, "run", lambda *words: (meeting.wait(), runs.run(*words))[1]
-    )  # fmt: skip
+
+    def run(*words: Any) -> dict[str, Any]:
+        found = runs.run(*words)
+        time.sleep(0.2)
+        return found
+
+    runs.ends = at(0, InputError("disk full"))
+    monkeypatch.setattr(experiments, "run", run)
+    with pytest.raises(InputError, match="disk full"):
+        sweep.main()
+    assert len(runs.made) <= 2
+
+
+def test_a_trial_too_many_is_not_run(runs: Runs) -> None:
+    """As two clones begin it, where both find the last one free."""
+    sweep.main()
+    storage = sweep.open_storage()
+    (study,) = optuna.get_all_study_summaries(storage)
+    shared = optuna.load_study(study_name=study.study_name, storage=storage)
+    mine = optuna.create_trial(
+        state=TrialState.RUNNING, user_attrs={"clone": Path(".cache/sweep/clone").read_text()}
+    )
+    shared.add_trial(mine)
     sweep.main()
     assert len(runs.made) == 8
-    assert sorted(trial.number for trial in studied()) == [*range(8)]
+    assert [trial.state for trial in studied()][8:] == [TrialState.FAIL]
 
 
 def test_clones_with_one_database_share_the_trials(

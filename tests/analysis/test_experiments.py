@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in {
         "src/a.py": "",
         "data/input/README.md": "",
-        ".gitignore": "/data/input/*\n!/data/input/README.md\n.cache\n__pycache__\n/called\n/says\n/makes\n/checkpoints\n",
+        ".gitignore": "/data/input/*\n!/data/input/README.md\n/data/raw\n.cache\n__pycache__\n/called\n/says\n/makes\n/checkpoints\n",
         "dvc.yaml": "stages: {a: {cmd: a, deps: [src/a.py, data/input, data/raw], outs: [data/raw, {m: {cache: false}}]}}",
         "metrics/val.json": '{"accuracy": 0.5}',
     }.items():
@@ -67,7 +67,6 @@ def test_nothing_is_missed_where_git_and_dvc_have_all(project: Path) -> None:
     add(".cache/journal")
     add("src/__pycache__/a.pyc")
     add("data/raw/images")  # an output: DVC has it
-    git("add", "--force", "data/raw/images")
     add("src/staged.py")
     git("add", "src/staged.py")
     add("src/a.py")  # changed

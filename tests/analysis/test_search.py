@@ -114,11 +114,6 @@ def test_what_a_range_or_choice_holds(
         ({"space": {"train.batch_size": {"low": 0, "high": 8}}}, "train.batch_size: .*received 0"),
         ({"space": {"train.batch_size": {"low": 1.0, "high": 8}}}, "train.batch_size: .*received 1.0"),
         ({"space": {"train.optimizer": {"choices": ["muon", "nuon"]}}}, "train.optimizer: .*'nuon'"),
-        (
-            {"space": {"train.schedule": {"choices": ["constant", "linear"]},
-                       "train.reduce_on_plateau": {"choices": [None, 2]}}},
-            "train.reduce_on_plateau needs train.schedule: constant",
-        ),
     ],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_refused_in_one_line(
@@ -127,6 +122,15 @@ def test_what_breaks_a_rule_is_refused_in_one_line(
     with pytest.raises(InputError, match=rf"^sweep\.yaml: .*{said}") as refused:
         load(workspace, VALID | change)
     assert "\n" not in str(refused.value)
+
+
+def test_two_values_that_are_valid_alone_and_not_together_are_refused(workspace: Path) -> None:
+    space = {
+        "train.schedule": {"choices": ["constant", "linear"]},
+        "train.reduce_on_plateau": {"choices": [None, 2]},
+    }
+    with pytest.raises(InputError, match=r"reduce_on_plateau needs train\.schedule: constant"):
+        load(workspace, VALID | {"space": space}, **{"train.schedule": "constant"})
 
 
 @pytest.mark.parametrize("missing", VALID)
