@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -30,6 +31,7 @@ from common import files, locks, params
 from common.errors import InputError
 
 HERE = Path(".cache/sweep")
+DATABASE = "OPTUNA_STORAGE must be a database that can be reached"
 ATTEMPTS = 20  # to find parameters that no other trial has; a small space may have no more
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -42,7 +44,13 @@ def open_storage() -> optuna.storages.BaseStorage:
     """
     url = os.environ.get("OPTUNA_STORAGE")
     if not url:
-        return JournalStorage(JournalFileBackend(str(HERE / "journal.log")))
+        journal = HERE / "journal.log"
+        if journal.exists():  # a line that was not written to its end would be part of the next one
+            lines, _, rest = journal.read_bytes().rpartition(b"\n")
+            if rest:
+                with files.whole_file(journal) as part:
+                    part.write_bytes(lines + b"\n" if lines else b"")
+        return JournalStorage(JournalFileBackend(str(journal)))
     try:
         try:
             return optuna.storages.RDBStorage(url)
@@ -50,9 +58,16 @@ def open_storage() -> optuna.storages.BaseStorage:
             return optuna.storages.RDBStorage(url)
     except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{DATABASE}; received: {reason}") from None
+
+
+def refuse_missed() -> None:
+    """Raises InputError where experiments would run without files that are here."""
+    if missed := experiments.missed():
         raise InputError(
-            f"OPTUNA_STORAGE must be a database that can be reached; received: {reason}"
-        ) from None
+            "all files must be in git, DVC or .gitignore, or experiments would run without them "
+            f"(git add, dvc add); received {', '.join(missed)}"
+        )
 
 
 def this_clone() -> str:
@@ -88,6 +103,15 @@ class Sweep:
             direction=wanted.direction,
             load_if_exists=True,
         )
+
+    def unchanged(self) -> None:
+        """Raises InputError where a trial would run other files than the sweep's."""
+        refuse_missed()
+        if experiments.state("sweep.yaml") != self.state:
+            raise InputError(
+                "commit and files must stay as they are while a sweep runs (take the change back, or "
+                "begin another sweep); received others"
+            )
 
     def study(self) -> optuna.Study:
         pruner = optuna.pruners.SuccessiveHalvingPruner(
@@ -149,7 +173,7 @@ class Sweep:
             experiment = experiments.name(self.state, changes)
             trial.set_user_attr("experiment", experiment)
             try:
-                found = experiments.run(experiment, changes, label, self.starting)
+                found = experiments.run(experiment, changes, label, self.starting, self.unchanged)
             except experiments.Diverged:
                 study.tell(trial, state=TrialState.PRUNED)
                 return f"{label}: diverged"
@@ -198,11 +222,7 @@ def main() -> None:
         raise InputError(f"jobs must be 1 or more; received {jobs}")
     current = params.load()
     wanted = search.load(current)
-    if missed := experiments.missed():
-        raise InputError(
-            "all files must be in git, DVC or .gitignore, or experiments would run without them "
-            f"(git add, dvc add); received {', '.join(missed)}"
-        )
+    refuse_missed()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # of PartialFixedSampler, which has been there since Optuna 2.4
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -213,6 +233,8 @@ def main() -> None:
             try:
                 for worker in as_completed(workers):
                     worker.result()
+            except StorageInternalError as error:
+                raise InputError(f"{DATABASE}; received: {str(error).splitlines()[0]}") from None
             finally:
                 sweep.stopped.set()
         show(sweep)

@@ -17,6 +17,7 @@ import optuna
 import pytest
 import servers
 from conftest import Clone
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
@@ -49,8 +50,10 @@ class Runs:
         self.ends: Callable[[dict[str, Any]], BaseException | None] = lambda changes: None
         self.noting = threading.Lock()
 
-    def run(self, name: str, changes: dict[str, Any], *_: Any) -> dict[str, Any]:
+    def run(self, name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
+        _label, _starting, unchanged = others
         with self.noting:
+            unchanged()
             if (error := self.ends(changes)) is not None:
                 raise error
             assert name not in self.made, "the same experiment twice"
@@ -115,6 +118,43 @@ def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(
     sweep.main()
     assert len(runs.made) == 11
     assert len(studied()) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes", "rule"),
+    [
+        ("state", "another", "commit and files must stay as they are while a sweep runs"),
+        ("missed", ["new.py"], "all files must be in git, .*; received new.py$"),
+    ],
+)
+def test_an_edit_meanwhile_ends_the_sweep(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, name: str, becomes: Any, rule: str
+) -> None:
+    runs.ends = lambda changes: monkeypatch.setattr(experiments, name, lambda *but: becomes)
+    with pytest.raises(InputError, match=f"^{rule}"):
+        sweep.main()
+    assert len(runs.made) == 1
+
+
+def test_half_a_line_in_the_journal_is_left_out(runs: Runs, workspace: Path) -> None:
+    sweep.main()
+    journal = workspace / ".cache/sweep/journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:9])
+    write(workspace, trials=9)
+    sweep.main()
+    assert journal.read_bytes().startswith(whole)
+    assert len(runs.made) == len(studied()) == 9
+
+
+def test_a_database_that_is_lost_is_one_line(runs: Runs) -> None:
+    runs.ends = lambda changes: (
+        StorageInternalError("connection refused\nSQL") if runs.made else None
+    )
+    with pytest.raises(
+        InputError, match=r"^OPTUNA_STORAGE must be .*; received: connection refused$"
+    ):
+        sweep.main()
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"metric": "loss"}, {"epochs": [2]}])
@@ -228,10 +268,10 @@ def test_an_interrupted_rung_is_not_the_end_of_a_trial(
         sweep.main()
     known = dict(runs.made)
 
-    def run_unless_known(name: str, changes: dict[str, Any], *_: Any) -> dict[str, Any]:
+    def run_unless_known(name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
         if name in known:
             return {"accuracy": runs.accuracy(changes)}
-        return runs.run(name, changes)
+        return runs.run(name, changes, *others)
 
     monkeypatch.setattr(experiments, "run", run_unless_known)
     sweep.main()
@@ -335,7 +375,7 @@ def test_clones_with_one_database_share_the_trials(
     other = workspace / "other"
     turns = iter(range(100))
 
-    def run(name: str, changes: dict[str, Any], *_: Any) -> dict[str, Any]:
+    def run(name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
         if next(turns) == 2:
             (study,) = optuna.get_all_study_summaries(os.environ["OPTUNA_STORAGE"])
             shared = optuna.load_study(
@@ -343,7 +383,7 @@ def test_clones_with_one_database_share_the_trials(
             )
             taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": str(other)})
             shared.add_trial(taken)
-        return runs.run(name, changes)
+        return runs.run(name, changes, *others)
 
     monkeypatch.setattr(experiments, "run", run)
     sweep.main()

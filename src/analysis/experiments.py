@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,18 @@ def figures(experiment: str) -> dict[str, Any] | None:
 
 
 def run(
-    experiment: str, changes: dict[str, Any], label: str, starting: threading.Lock
+    experiment: str,
+    changes: dict[str, Any],
+    label: str,
+    starting: threading.Lock,
+    unchanged: Callable[[], None],
 ) -> dict[str, Any]:
     """Runs an experiment, unless there is one of that name, and gives its metrics/val.json.
 
     Args:
         label: stands before each line of the output.
         starting: held while dvc takes up the experiment: of two that are queued it takes any.
+        unchanged: raises InputError where the temporary copy would hold another state than it should.
 
     Raises:
         Diverged: the training did.
@@ -88,19 +94,24 @@ def run(
             raise Diverged
         if ended:
             raise InputError(f"{experiment} must succeed; dvc exp run ended with {ended}")
-        ended, diverged = _run_dvc(experiment, changes, label, starting)
+        ended, diverged = _run_dvc(experiment, changes, label, starting, unchanged)
     _remove_copies(experiment)
     return found
 
 
 def _run_dvc(
-    experiment: str, changes: dict[str, Any], label: str, starting: threading.Lock
+    experiment: str,
+    changes: dict[str, Any],
+    label: str,
+    starting: threading.Lock,
+    unchanged: Callable[[], None],
 ) -> tuple[int, bool]:
     """Its exit status, and whether a training diverged."""
     sets = [f"--set-param={key}={json.dumps(value)}" for key, value in changes.items()]
     # outside the copy, so that a training that was killed goes on
     checkpoints = {"CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve())}
     with starting:
+        unchanged()  # meanwhile dvc itself may change files
         process = subprocess.Popen(
             ["dvc", "exp", "run", "--temp", "--name", experiment, *sets],
             stdout=subprocess.PIPE,

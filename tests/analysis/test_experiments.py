@@ -146,7 +146,7 @@ def test_other_changes_have_other_names(project: Path) -> None:
 
 def run() -> dict:
     changes = {"train.epochs": 2, "evaluate.parts": ["val"], "train.optimizer": "sgd"}
-    return experiments.run("sweep-x", changes, "trial 3", threading.Lock())
+    return experiments.run("sweep-x", changes, "trial 3", threading.Lock(), lambda: None)
 
 
 def test_a_run_gives_the_figures_of_its_experiment_and_a_second_one_asks_git_alone(
@@ -162,6 +162,15 @@ def test_a_run_gives_the_figures_of_its_experiment_and_a_second_one_asks_git_alo
     assert capfd.readouterr().err == "trial 3 | Reproducing experiment 'sweep-x'\n"
     assert run() == {"accuracy": 0.5}
     assert len(Path("called").read_text().splitlines()) == 1
+
+
+def test_a_copy_of_another_state_is_not_made(project: Path) -> None:
+    def changed() -> None:
+        raise InputError("another state")
+
+    with pytest.raises(InputError, match="another state"):
+        experiments.run("sweep-x", {}, "trial 3", threading.Lock(), changed)
+    assert not Path("called").exists()
 
 
 def test_an_experiment_of_another_commit_is_not_taken(project: Path) -> None:
@@ -216,7 +225,7 @@ def test_only_one_dvc_at_a_time_takes_up_its_experiment(project: Path) -> None:
     Path("makes").touch()
     starting = threading.Lock()
     with starting:
-        thread = threading.Thread(target=experiments.run, args=("sweep-x", {}, "", starting))
+        thread = threading.Thread(target=experiments.run, args=("sweep-x", {}, "", starting, print))
         thread.start()
         thread.join(timeout=0.5)
         assert not Path("called").exists()
