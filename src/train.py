@@ -16,7 +16,7 @@ from common.errors import InputError
 import keras
 
 import architectures
-from training import checkpoint, machine, model_file
+from training import checkpoint, machine, model_file, processes
 from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Progress, Weights
@@ -85,17 +85,18 @@ def set_up() -> Training:
     """Reads parameters and data, makes model and optimizer, seeds every generator.
 
     Raises:
-        InputError: data or parameters are wrong.
+        InputError: data or parameters are wrong, or those of another machine are others.
     """
     chosen = params.load()
     settings = chosen.train
+    machine.set_up(settings.threads)
+    device = machine.choose_device(settings.device)
+    processes.join(device)  # before anything can fail: the others see that this process is gone
     images, labels = arrays.load("train")
     train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
     class_names = arrays.load_class_names()
 
-    machine.set_up(settings.threads)
-    device = machine.choose_device(settings.device)
-    if device == "cpu" and settings.precision == "bfloat16":
+    if device == "cpu" and settings.precision == "bfloat16" and not processes.rank():
         speed = machine.speed_of_bfloat16()
         if speed < 1:
             print(
@@ -129,6 +130,13 @@ def set_up() -> Training:
         order_seed,
     )
     val = Batches(images[val_rows], labels[val_rows], mean, std, 1000, device)
+    for part in (train, val):
+        smallest = len(part.labels) % part.batch_size or part.batch_size
+        if smallest < processes.count():
+            raise InputError(
+                f"train.processes must be at most {smallest}, the rows of the smallest batch; "
+                f"received {processes.count()}"
+            )
 
     network = architectures.build(
         chosen.model.architecture,
@@ -148,6 +156,7 @@ def set_up() -> Training:
             settings.label_smoothing,
             settings.precision,
         )
+        processes.draw_apart([variable.value for variable in model.variables])
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
     )
@@ -155,51 +164,79 @@ def set_up() -> Training:
         [str(chosen.model), str(settings), device, class_names],
         [train_images, labels[train_rows], images[val_rows], labels[val_rows]],
     )
+    if len(set(processes.of_all(key))) > 1:
+        raise InputError(
+            "all machines must have the same parameters, data, code, libraries and kind of processor; "
+            "received others"
+        )
     return Training(key, device, train, val, network, model, learning_rate, mean, std, class_names)
 
 
-def main() -> None:
+def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: Path) -> None:
+    """Trains, on from the last epoch that `state_file` knows of.
+
+    Args:
+        shown: callbacks that write or say what the training does.
+    """
     settings = params.load().train
-    training = set_up()
-    model, train, val = training.model, training.train, training.val
-    with (
-        checkpoint.kept(training.key) as state_file,
-        locks.alone(),
-        keras.device(training.device),
-        files.whole_folder(Path("metrics/curves")) as curves_folder,
-    ):
-        curves = Curves(curves_folder)
-        callbacks = [
-            training.learning_rate,
-            Weights(settings.averaging, settings.keep),
-            curves,
-            Progress(settings.epochs, len(train)),
-        ]
-        if settings.reduce_on_plateau:
-            callbacks.append(
-                keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau)
-            )
-        if settings.early_stopping:
-            callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping))
-        resume = checkpoint.Checkpoint(state_file, train, callbacks, training.device)
-        print(
-            f"{model.name}: {model.count_params():,} parameters, "
-            f"{len(train.labels):,} training images, {settings.precision} on {training.device}"
+    callbacks = [
+        training.learning_rate,
+        Weights(settings.averaging, settings.keep),
+        *shown,
+    ]
+    if settings.reduce_on_plateau:
+        callbacks.append(
+            keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau)
         )
-        model.fit(
-            train.loader(),
-            validation_data=val.loader() if len(val.labels) else None,
+    if settings.early_stopping:
+        callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping))
+    with keras.device(training.device):
+        resume = checkpoint.Checkpoint(state_file, training.train, callbacks, training.device)
+        training.model.fit(
+            training.train.loader(),
+            validation_data=training.val.loader() if len(training.val.labels) else None,
             initial_epoch=resume.epochs,
             epochs=settings.epochs,
             callbacks=[*callbacks, resume],
             shuffle=False,  # Batches does it
             verbose=0,
         )
-        model_file.save(
-            model_file.with_preprocessing(training.network, training.mean, training.std),
-            training.class_names,
-            Path("models/model.keras"),
+
+
+def main() -> None:
+    settings = params.load().train
+    if processes.wanted(settings.processes):
+        processes.launch(settings.processes, Path(__file__))
+        return
+    processes.keep_error()
+    if settings.processes != processes.count():
+        raise InputError(
+            f"train.processes must be as many as torchrun starts, {processes.count()}; "
+            f"received {settings.processes}"
         )
+    training = set_up()
+    if processes.rank():  # the first process writes for all
+        fit(training, [], Path())
+        return
+    with (
+        checkpoint.kept(training.key) as state_file,
+        locks.alone(),
+        files.whole_folder(Path("metrics/curves")) as curves_folder,
+    ):
+        curves = Curves(curves_folder)
+        each = f"{processes.count()} processes of " if processes.started() else ""
+        print(
+            f"{training.model.name}: {training.model.count_params():,} parameters, "
+            f"{len(training.train.labels):,} training images, {settings.precision} on {each}"
+            f"{training.device}"
+        )
+        fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
+        with keras.device(training.device):
+            model_file.save(
+                model_file.with_preprocessing(training.network, training.mean, training.std),
+                training.class_names,
+                Path("models/model.keras"),
+            )
         files.write_json(Path("metrics/train.json"), curves.last)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import tracked
-from common import files
+from common import files, params
 from common.errors import InputError
 
 # isort: split
@@ -85,11 +85,16 @@ def write_params(path: Path, changes: dict[str, Any]) -> None:
 def key() -> str:
     """Stands for a training: the parameters and the results of train and evaluate, as dvc.lock has them.
 
-    The results stand for data and code: a change to code that leaves every byte leaves the key too.
+    The results stand for data and code: a change to code that leaves every byte leaves the key too. So
+    does a new parameter of train at its default, without which older parameters are the same ones.
 
     Raises:
         InputError: dvc.lock has not every stage.
     """
     stages = tracked.locked("train", "evaluate").values()
+    for section in [stage["params"]["params.yaml"].get("train", {}) for stage in stages]:
+        for name, field in params.Train.model_fields.items():
+            if not field.is_required() and section.get(name) == field.default:
+                del section[name]
     known = [(stage["params"], stage["outs"]) for stage in stages]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

@@ -28,12 +28,12 @@ def alone(path: Path = STAGE) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        wanted(path).touch()
         print(
             f"waiting until process {path.read_text()} ends, which writes here too",
             file=sys.stderr,
             flush=True,
         )
-        wanted(path).touch()
         lock.acquire()
     try:
         wanted(path).unlink(missing_ok=True)

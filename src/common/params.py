@@ -1,5 +1,7 @@
 """params.yaml and its one schema: strict, frozen, and without defaults, so the file says everything.
 
+A key that is newer than files which are kept has one: what it was before there was a choice.
+
 A stage calls `load()` and passes on the values it needs. The file is read as YAML 1.2, like DVC
 reads it, so that `1e-3` is a number here too.
 """
@@ -106,6 +108,7 @@ class Train(Section):
     augmentation: Augmentation
     precision: Literal["float32", "bfloat16"]
     threads: Annotated[int, Field(ge=1, le=1024)]
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1  # left out where it is older than this key
     device: Literal["auto", "cpu", "cuda"]
 
 

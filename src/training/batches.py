@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from training import processes
 from training.augmentation import Augmentation
 
 
 class Batches(IterableDataset):
     """Yields (images, labels): normalised float32 (B, H, W, C) and int64 (B,); the last may be smaller.
 
-    Each pass is one epoch and sees every row once. With `augmentation` None, rows come in order and
+    Each pass is one epoch and sees every row once; of several processes each has its share of each
+    batch. With `augmentation` None, rows come in order and
     as they are; otherwise shuffled and augmented.
 
     Args:
@@ -55,7 +57,8 @@ class Batches(IterableDataset):
             images = self.images[rows]
             if self.augmentation:
                 images = self.augmentation(images, rows, self.epoch)
-            yield (images.float() - self.mean) / self.std, self.labels[rows]
+            own = processes.share(len(rows))
+            yield (images[own].float() - self.mean) / self.std, self.labels[rows[own]]
         self.epoch += 1
 
     def loader(self) -> DataLoader:

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import torch
 
-from training import machine
+from training import machine, processes
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Logs, Weights
 
@@ -83,6 +83,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     It must come last of the callbacks: Keras' own forget everything at the start of a training.
 
+    Of several processes the first reads and writes, and the others have its state.
+
     Args:
         file: of the state. One that is damaged is reported, and the training begins at the first epoch.
         batches: those of the training, whose place in their random draws is kept.
@@ -99,7 +101,7 @@ class Checkpoint(keras.callbacks.Callback):
     ):
         super().__init__()
         self.file, self.batches, self.callbacks, self.device = file, batches, callbacks, device
-        self.state = self._read()
+        self.state = processes.of_first({} if processes.rank() else self._read())
         self.history: list[dict[str, float]] = self.state.get("history", [])
 
     @property
@@ -136,6 +138,10 @@ class Checkpoint(keras.callbacks.Callback):
         augmentation = self.batches.augmentation
         return [self.batches.generator] + ([augmentation.generator] if augmentation else [])
 
+    def _remembering(self) -> list[tuple[keras.callbacks.Callback, tuple[str, ...]]]:
+        """The callbacks that have something to remember, and the names of it."""
+        return [(each, MEMORY[type(each)]) for each in self.callbacks if type(each) in MEMORY]
+
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
         numpy_state = np.random.get_state(legacy=False)
@@ -148,34 +154,38 @@ class Checkpoint(keras.callbacks.Callback):
             "batches": self.batches.epoch,
             "python": random.getstate(),
             "numpy": numpy_state,
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.device == "cuda" else [],
+            "torch": processes.of_all(torch.get_rng_state()),
+            "cuda": processes.of_all(torch.cuda.get_rng_state() if self.device == "cuda" else None),
             "callbacks": [
-                {name: getattr(callback, name) for name in MEMORY.get(type(callback), ())}
-                for callback in self.callbacks
+                {name: getattr(callback, name) for name in names}
+                for callback, names in self._remembering()
             ],
         }
-        self._write()
+        if not processes.rank():
+            self._write()
 
     @torch.no_grad()
     def on_train_begin(self, logs: Logs = None) -> None:
         if not self.state:
             return
         state = self.state
-        print(f"goes on after epoch {len(self.history)}")
+        if not processes.rank():
+            print(f"goes on after epoch {len(self.history)}")
         for variable, tensor in zip(self._variables(), state["variables"], strict=True):
             variable.copy_(tensor)
+        processes.draw_apart([variable.value for variable in self.model.variables])
         for generator, of_generator in zip(self._generators(), state["generators"], strict=True):
             generator.set_state(of_generator)
         self.batches.epoch = state["batches"]
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
-        torch.set_rng_state(state["torch"])
+        torch.set_rng_state(state["torch"][processes.rank()])
         if self.device == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda"])
-        for callback, memory in zip(self.callbacks, state["callbacks"], strict=True):
+            torch.cuda.set_rng_state(state["cuda"][processes.rank()])
+        for (callback, _), memory in zip(self._remembering(), state["callbacks"], strict=True):
             for name, value in memory.items():
                 setattr(callback, name, keras.tree.map_structure(self._on_device, value))
+        for callback in self.callbacks:
             if isinstance(callback, Curves):
                 for epoch, figures in enumerate(self.history):
                     callback.on_epoch_end(epoch, figures)

@@ -21,6 +21,9 @@ import keras
 import torch
 from keras import layers
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from training import processes
 
 Layer = Any  # Keras' annotations cover all of its backends at once
 Tensors = tuple[torch.Tensor, torch.Tensor]
@@ -110,6 +113,7 @@ class NativeModel(keras.Model):
 
     _loss_sum: torch.Tensor | float
     _correct: torch.Tensor | float
+    _rows: torch.Tensor | int
 
     def prepare(self, optimizer: keras.Optimizer, label_smoothing: float, precision: str) -> None:
         """Compiles the model.
@@ -124,6 +128,11 @@ class NativeModel(keras.Model):
         self._label_smoothing = label_smoothing
         self._autocast = precision == "bfloat16"
         self._variables_to_train = list(self.trainable_variables)
+        self._moving = [
+            variable.value
+            for variable in self.non_trainable_variables
+            if variable.value.is_floating_point()
+        ]
         with torch.no_grad():
             for layer in self.layers:
                 if _native(layer) is _conv2d:  # in memory (out, h, w, in): else copied at each step
@@ -148,6 +157,15 @@ class NativeModel(keras.Model):
         self._spent: list[list[int]] = [[] for _ in self._nodes]
         for tensor, place in last_reader.items():
             self._spent[place].append(tensor)
+        self._logits_to_train: Callable[..., torch.Tensor] = self.logits
+        if processes.started():
+            weights = [variable.value for variable in self._variables_to_train]
+            # with find_unused_parameters its buckets stay as they are: after the first step it would
+            # sort them anew, and a training that goes on would add up in another order
+            shared = DistributedDataParallel(
+                processes.Shared(self.logits, weights), find_unused_parameters=True
+            )
+            self._logits_to_train = shared.__call__  # itself Keras would take for a layer
 
     @staticmethod
     def _function(layer: Layer) -> Callable[..., torch.Tensor]:
@@ -166,7 +184,7 @@ class NativeModel(keras.Model):
 
         return without_training
 
-    def logits(self, images: torch.Tensor, training: bool) -> torch.Tensor:
+    def logits(self, images: torch.Tensor, training: bool = True) -> torch.Tensor:
         """(N, H, W, C) -> (N, classes), float32."""
         tensors = {id(self.inputs[0]): images}
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
@@ -187,16 +205,20 @@ class NativeModel(keras.Model):
         images, labels = data
         for variable in self._variables_to_train:
             variable.value.grad = None
-        log_probabilities = self.logits(images, training=True).log_softmax(-1)  # (N, classes)
+        log_probabilities = self._logits_to_train(images).log_softmax(-1)  # (N, classes)
         cross_entropy = F.nll_loss(log_probabilities, labels)
         smooth = self._label_smoothing
         loss = (1 - smooth) * cross_entropy - smooth * log_probabilities.mean()
         if self._has_regularizers:
             loss = loss + sum(self.losses)
+        if processes.started():  # a mean over processes follows, which have a row more or less
+            rows = torch.tensor(len(labels), device=labels.device)
+            loss = loss * (processes.count() * len(labels) / processes.total(rows))
         loss.backward()
         with torch.no_grad():
             gradients = [variable.value.grad for variable in self._variables_to_train]
             self.optimizer.apply(gradients, self._variables_to_train)
+            processes.average_(self._moving)
         return self._tally(cross_entropy, log_probabilities, labels)
 
     @torch.no_grad()
@@ -213,7 +235,13 @@ class NativeModel(keras.Model):
         self._rows += len(labels)
         self._loss_sum = self._loss_sum + cross_entropy.detach().double() * len(labels)
         self._correct = self._correct + (log_probabilities.argmax(-1) == labels).sum().double()
-        return {"loss": self._loss_sum / self._rows, "accuracy": self._correct / self._rows}
+        loss, correct, rows = self._loss_sum, self._correct, self._rows
+        if processes.started():
+            sums = [
+                torch.as_tensor(x, device=labels.device).double() for x in (loss, correct, rows)
+            ]
+            loss, correct, rows = processes.total(torch.stack(sums))
+        return {"loss": loss / rows, "accuracy": correct / rows}
 
     def reset_metrics(self) -> None:
         self._rows = 0

@@ -124,6 +124,16 @@ def test_code_that_leaves_every_byte_leaves_the_key(
     assert trials.key() == before
 
 
+@pytest.mark.parametrize(("value", "same"), [(1, True), (2, False)])
+def test_a_new_parameter_counts_where_it_is_not_its_default(
+    lock: dict[str, Any], value: int, same: bool
+) -> None:
+    before = trials.key()
+    lock["stages"]["train"]["params"]["params.yaml"]["train"]["processes"] = value
+    write(lock)
+    assert (trials.key() == before) == same
+
+
 def test_the_committed_lock_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert len(trials.key()) == 16
