@@ -1,4 +1,4 @@
-"""What another number of threads, an older processor, or bfloat16 does to the committed training.
+"""What other threads, several processes, an older processor, or bfloat16 do to the committed training.
 
 Each is trained once: whether the model has the same bytes, for how many test images it names another
 class, and by how much the metrics move, which `make readme` sets against the noise of seeds. An older processor is
@@ -33,6 +33,8 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "nothing": ({}, {}),
     "train.threads 1": ({"train.threads": 1}, {}),
     "train.threads 3": ({"train.threads": 3}, {}),
+    "train.processes 2, train.threads 1": ({"train.processes": 2, "train.threads": 1}, {}),
+    "train.processes 3, train.threads 1": ({"train.processes": 3, "train.threads": 1}, {}),
     "AVX2": ({}, AVX2),
     "train.precision bfloat16": ({"train.precision": "bfloat16"}, {}),
 }
@@ -65,10 +67,10 @@ def main() -> None:
         earlier = seeds.read(RESULTS, ("machine", "of", "runs"))
         if all(earlier[key] == results[key] for key in ("machine", "of")):
             results = earlier
-    threads = params.load().train.threads
+    threads = {"train.threads": params.load().train.threads}
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"  # in the trial, which each run empties
     for name, (changes, environment) in RUNS.items():
-        if name in results["runs"] or changes.get("train.threads") == threads:
+        if name in results["runs"] or changes == threads:
             continue
         print(f"differs: {name}", flush=True)
         with mock.patch.dict(os.environ, environment):

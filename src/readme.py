@@ -22,6 +22,7 @@ CARD = Path("MODEL_CARD.md")
 METRICS = Path("metrics")
 RECIPE = Path("benchmarks/recipe.json")
 DETERMINISM = Path("benchmarks/determinism.json")
+PROCESSES = Path("benchmarks/processes.json")
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *seeds.MEASURES)
 
 
@@ -162,6 +163,31 @@ def determinism_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def processes_table() -> str:
+    """Markdown: the speed of several processes beside that of one, from benchmarks/processes.json."""
+    if not PROCESSES.exists():
+        return "Not measured (`python benchmarks/processes.py`).\n"
+    measured = seeds.read(PROCESSES, ("machine", "results"))
+    lines = [
+        "| processes | threads of each | images a second | times |",
+        "| --- | --- | --- | --- |",
+    ]
+    try:
+        one = measured["results"][0]["images_a_second"]
+        for result in measured["results"]:
+            speed = result["images_a_second"]
+            lines.append(
+                f"| {result['train.processes']} | {result['train.threads']} | {speed:,.0f} | "
+                f"{speed / one:.2f} |"
+            )
+        lines += ["", "Measured on {threads} cores: {processor}.".format_map(measured["machine"])]
+    except (LookupError, TypeError) as error:
+        raise InputError(
+            f"{PROCESSES} must be as benchmarks/processes.py writes it; received: {error}"
+        ) from None
+    return "\n".join(lines) + "\n"
+
+
 def _spread(runs: pd.DataFrame) -> str:
     accuracy = runs["accuracy"]
     return f"{accuracy.mean():.2%} ± {accuracy.std():.2%} (n = {len(runs)})"
@@ -172,6 +198,7 @@ PAGES = {
         "results": results_table,
         "budgets": budgets_table,
         "determinism": determinism_table,
+        "processes": processes_table,
     },
     CARD: {
         "results": results_table,

@@ -11,7 +11,8 @@ from common.errors import InputError
 EMPTY = (
     "Before.\n<!-- results: written by make readme -->\n<!-- end of results -->\n"
     "Between.\n<!-- budgets: written by make readme -->\n<!-- end of budgets -->\nMore.\n"
-    "<!-- determinism: written by make readme -->\n<!-- end of determinism -->\nAfter.\n"
+    "<!-- determinism: written by make readme -->\n<!-- end of determinism -->\n"
+    "<!-- processes: written by make readme -->\n<!-- end of processes -->\nAfter.\n"
 )
 FIGURES = {
     "source": "fashion-mnist",
@@ -317,4 +318,39 @@ def test_determinism_of_another_training_is_refused(
 ) -> None:
     write_determinism(folder, monkeypatch, **changes)
     with pytest.raises(InputError, match=r"^benchmarks/determinism\.json must "):
+        call(monkeypatch)
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+SPEEDS: dict[str, object] = {
+    "machine": {"processor": "some", "threads": 2},
+    "results": [
+        {"train.processes": 1, "train.threads": 1, "images_a_second": 1000.0},
+        {"train.processes": 2, "train.threads": 1, "images_a_second": 1900.4},
+    ],
+}
+
+
+def write_speeds(folder: Path, changes: dict[str, object]) -> None:
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks/processes.json").write_text(json.dumps(SPEEDS | changes))
+
+
+def test_the_speed_of_processes_is_set_against_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_speeds(folder, {})
+    call(monkeypatch)
+    text = (folder / "README.md").read_text()
+    assert "| 1 | 1 | 1,000 | 1.00 |\n| 2 | 1 | 1,900 | 1.90 |\n" in text
+    assert "Measured on 2 cores: some." in text
+
+
+@pytest.mark.parametrize("changes", [{"results": []}, {"results": [{}]}, {"machine": {"x": 1}}])
+def test_damaged_speeds_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    write_speeds(folder, changes)
+    with pytest.raises(InputError, match=r"^benchmarks/processes\.json must be as .*; received: ."):
         call(monkeypatch)
