@@ -38,10 +38,10 @@ demo: .venv/demo ## a page on this machine where one drops, pastes or draws a pi
 	python src/demo.py
 
 test: .venv/dev ## the test suite
-	pytest
+	pytest -n auto --dist loadscope --no-loadscope-reorder
 
 test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
-	FUZZ_EXAMPLES=10000 pytest -m ""
+	FUZZ_EXAMPLES=10000 pytest -n auto --dist loadscope --no-loadscope-reorder -m ""
 
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .

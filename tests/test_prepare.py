@@ -442,7 +442,7 @@ MAGIC = "must begin with an IDX magic number of unsigned bytes (00 00 08 01 to 0
         ("t10k-labels-idx1-ubyte", None, "must be a readable file; received: No such file"),
         ("train-images-idx3-ubyte", b"", f"{MAGIC}an empty file"),
         ("t10k-images-idx3-ubyte", b"\0\0\x0d\x03" + bytes(99), f"{MAGIC}00 00 0d 03"),
-        ("train-labels-idx1-ubyte", gzip.compress(b"x"), f"{MAGIC}1f 8b 08 00"),
+        ("train-labels-idx1-ubyte", gzip.compress(b"x", mtime=0), f"{MAGIC}1f 8b 08 00"),
         (
             "train-labels-idx1-ubyte",
             idx.encode(np.zeros(30, np.uint8))[:-1],

@@ -12,7 +12,7 @@ from common.errors import InputError
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 ENCODED = idx.encode(IMAGES)
-PACKED = gzip.compress(ENCODED)
+PACKED = gzip.compress(ENCODED, mtime=0)
 
 
 def header(*shape: int, kind: int = 0x08, dimensions: int | None = None) -> bytes:
