@@ -91,9 +91,13 @@ def test_the_result_is_frozen() -> None:
 # --- keys ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [key for key in KEYS if key != "train.processes"])
 def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
     assert f": {key}: field required" in refusal(changed(tmp_path, {key: MISSING}))
+
+
+def test_a_file_without_processes_is_trained_in_one(tmp_path: Path) -> None:
+    assert params.load(changed(tmp_path, {"train.processes": MISSING})).train.processes == 1
 
 
 @pytest.mark.parametrize("section", ["", *SECTIONS])
