@@ -41,6 +41,12 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that the cores end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def write_params(folder: Path, changes: dict[str, Any]) -> Path:
     """Writes params.yaml into `folder`: the committed one with `changes`, keyed like `train.epochs`."""
     path = (folder / "params.yaml").absolute()
