@@ -15,6 +15,7 @@ import threading
 import uuid
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from common.errors import InputError
 
 HERE = Path(".cache/sweep")
 DATABASE = "OPTUNA_STORAGE must be a database that can be reached"
+OPENINGS = 10  # of a database, while other machines may be making Optuna's tables in it
 ATTEMPTS = 20  # to find parameters that no other trial has; a small space may have no more
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -52,10 +54,11 @@ def open_storage() -> optuna.storages.BaseStorage:
                     part.write_bytes(lines + b"\n" if lines else b"")
         return JournalStorage(JournalFileBackend(str(journal)))
     try:
-        try:
-            return optuna.storages.RDBStorage(url)
-        except (IntegrityError, ProgrammingError):  # another machine made the tables meanwhile
-            return optuna.storages.RDBStorage(url)
+        for _ in range(OPENINGS - 1):
+            # each failure is something that another machine has made meanwhile
+            with suppress(IntegrityError, ProgrammingError):
+                return optuna.storages.RDBStorage(url)
+        return optuna.storages.RDBStorage(url)
     except Exception as error:  # SQLAlchemy, its drivers and Optuna each raise their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{DATABASE}; received: {reason}") from None

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -481,6 +482,21 @@ def test_killed_after_the_third_of_eight_trials_it_ends_with_eight_and_none_twic
     (clone.folder / "params.yaml").write_text(clone.git("show", f"{reference}:params.yaml"))
     clone.dvc("repro")
     assert clone.git("diff", "--stat", reference, "--", "params.yaml", "dvc.lock", "metrics") == ""
+
+
+@pytest.mark.slow
+def test_machines_that_come_at_once_make_the_tables_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Barrier(8)
+
+    def come(_: int) -> int:
+        start.wait()
+        return len(sweep.open_storage().get_all_studies())
+
+    with servers.postgresql() as url, ThreadPoolExecutor(8) as pool:
+        monkeypatch.setenv("OPTUNA_STORAGE", url)
+        assert list(pool.map(come, range(8))) == [0] * 8
 
 
 @pytest.mark.slow
