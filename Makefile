@@ -4,6 +4,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 PYTHON ?= python3
+# one more than there are cores, since tests also wait: for servers, for processes to end
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
 
 .DEFAULT_GOAL := help
 .PHONY: help repro noise sweep compare review report export demo test test-all lint check readme lock clean
@@ -38,10 +40,10 @@ demo: .venv/demo ## a page on this machine where one drops, pastes or draws a pi
 	python src/demo.py
 
 test: .venv/dev ## the test suite
-	pytest -n auto --dist loadscope --no-loadscope-reorder
+	pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
-	FUZZ_EXAMPLES=10000 pytest -n auto --dist loadscope --no-loadscope-reorder -m ""
+	FUZZ_EXAMPLES=10000 pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m ""
 
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .

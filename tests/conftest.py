@@ -1,6 +1,5 @@
 """What many tests start from: the committed parameters with a few keys changed, never a copy of them."""
 
-import copy
 import json
 import os
 import shutil
@@ -9,12 +8,14 @@ import subprocess
 import zlib
 from collections.abc import Iterator
 from contextlib import chdir
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from analysis import trials
 from common import backend, params  # noqa: F401 (backend: before any test imports keras)
@@ -95,28 +96,32 @@ def png(width: int, height: int, depth: int, kind: int, *rows: bytes, key: bytes
     )
 
 
+@dataclass(frozen=True)
 class Clone:
-    """A scratch git repository with this project's files as they are here, and no results."""
+    """A scratch git repository."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        listed = self._git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    folder: Path
+
+    @classmethod
+    def new(cls, folder: Path) -> "Clone":
+        """One with this project's files as they are here, and no results."""
+        clone = cls(folder)
+        listed = clone._git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for name in listed.split("\0"):
             source = ROOT / name
             if source.is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
-        self.git("init", "--quiet", "--initial-branch=main")
-        self.git("config", "user.name", "Test")
-        self.git("config", "user.email", "test@example.invalid")
+        clone.git("init", "--quiet", "--initial-branch=main")
+        clone.git("config", "user.name", "Test")
+        clone.git("config", "user.email", "test@example.invalid")
+        return clone
 
     def copied(self, folder: Path) -> "Clone":
         """The same with all that it holds, git's history and DVC's cache too, in a new folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        other = copy.copy(self)
-        other.folder = folder
-        return other
+        return Clone(folder)
 
     def _git(self, cwd: Path, *words: str) -> str:
         return subprocess.run(
@@ -178,10 +183,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which the whole pipeline has run with the TINY parameters; tests leave it as it is."""
-    clone = Clone(tmp_path_factory.mktemp("clone"))
-    write_params(clone.folder, TINY)
-    clone.commit("start")
-    clone.dvc("repro")
-    clone.commit("reproduce")
-    return clone
+    """A clone in which the whole pipeline has run with the TINY parameters; tests leave it as it is.
+
+    Processes that run tests side by side make it once, and have a copy each.
+    """
+    here = tmp_path_factory.getbasetemp()
+    first = Clone((here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "reproduced")
+    with FileLock(f"{first.folder}.lock"):
+        if not first.folder.exists():
+            clone = Clone.new(tmp_path_factory.mktemp("clone"))
+            write_params(clone.folder, TINY)
+            clone.commit("start")
+            clone.dvc("repro")
+            clone.commit("reproduce")
+            clone.folder.rename(first.folder)
+    return first.copied(here / "copy of reproduced")

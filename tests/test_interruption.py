@@ -60,7 +60,7 @@ def training_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    clone = Clone(tmp_path_factory.mktemp("undisturbed"))
+    clone = Clone.new(tmp_path_factory.mktemp("undisturbed"))
     write_params(clone.folder, SETTING)
     clone.commit("start")
     clone.dvc("repro")
@@ -70,7 +70,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory, undisturbed: dict[str, bytes]) -> Clone:
-    made = Clone(tmp_path_factory.mktemp("disturbed"))
+    made = Clone.new(tmp_path_factory.mktemp("disturbed"))
     write_params(made.folder, SETTING)
     made.commit("start")
     made.dvc("repro")

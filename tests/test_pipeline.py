@@ -285,7 +285,7 @@ def test_the_pipeline_takes_a_folder_of_pictures_of_another_size_and_other_class
     tmp_path: Path,
 ) -> None:
     names = ["blouse", "boots", "cape", "gown", "jeans", "parka", "slippers"]
-    clone = Clone(tmp_path)
+    clone = Clone.new(tmp_path)
     changes = {"data.source": "folder", "data.height": 40, "data.width": 40, "data.channels": 3}
     write_params(clone.folder, TINY | changes | {"model.architecture": "blocks"})
     draw_pictures(clone.folder / "data/input/train", names, 60)
