@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -259,14 +259,12 @@ def test_it_starts_without_what_is_slow_to_import() -> None:
 @pytest.mark.slow
 def test_it_starts_in_less_than_a_second(exported: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "a.png")
-    seconds = []  # of the processor, since other tests share the cores
-    for _ in range(5):
-        before = os.times()
+    seconds: list[float] = []
+    while min(seconds, default=1) >= 1 and len(seconds) < 20:  # tests beside it may take the cores
+        start = time.perf_counter()
         assert program(path, "--model", exported, cwd=tmp_path).returncode == 0
-        after = os.times()
-        user = after.children_user - before.children_user
-        seconds.append(user + after.children_system - before.children_system)
-    assert 0 < min(seconds) < 1, seconds
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1, seconds
 
 
 def test_a_model_of_other_pictures_and_classes_works_the_same(tmp_path: Path) -> None:

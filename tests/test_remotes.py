@@ -1,6 +1,5 @@
 """Data and models shared through a remote: pushed from one clone, pulled into another, nothing to run there."""
 
-import copy
 import getpass
 from pathlib import Path
 
@@ -25,8 +24,7 @@ def share(reproduced: Clone, folder: Path, settings: dict[str, str]) -> None:
     """
     here = reproduced.copied(folder / "here")
     here.git("clone", "--quiet", str(here.folder), str(folder / "there"))
-    there = copy.copy(here)
-    there.folder = folder / "there"
+    there = Clone(folder / "there")
     lines = [f"    {key} = {value}\n" for key, value in settings.items()]
     local = "[core]\n    remote = shared\n['remote \"shared\"']\n" + "".join(lines)
     for clone in (here, there):

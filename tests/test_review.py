@@ -95,8 +95,7 @@ def test_writes_a_page_with_a_picture_beside_it(clone: Clone) -> None:
 
 def test_needs_git_alone(branch: Clone, tmp_path: Path) -> None:
     branch.git("clone", "--quiet", ".", str(tmp_path / "fresh"))
-    fresh = branch.copied(tmp_path / "unused")
-    fresh.folder = tmp_path / "fresh"
+    fresh = Clone(tmp_path / "fresh")
     page = review(fresh, "BASE=origin/main", "OUT=review.md")
     text = (fresh.folder / "review.md").read_text()
     assert page.startswith("review.md: ")
