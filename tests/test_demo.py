@@ -138,8 +138,9 @@ SCHEMES = ("light", "dark")
 @pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in SCHEMES], ids=" ".join)
 def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page, which in the end has asked nobody else for anything and made no error."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # milliseconds; tests beside it may take the cores
     width, scheme = request.param
     requests, messages = [], []
     with sync_playwright() as playwright:
