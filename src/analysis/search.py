@@ -109,7 +109,7 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
     try:
         search = Search.model_validate(content)
     except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {_first_rule(error)}") from None
+        raise InputError(f"{path}: {params.first_rule(error)}") from None
     known = leaves(current.model_dump())
     for key in search.space:
         if key not in known or key.startswith(NOT_SEARCHED):
@@ -143,14 +143,4 @@ def _check(current: params.Params, changes: dict[str, Any], path: Path) -> None:
     try:
         params.Params.model_validate(content)
     except pydantic.ValidationError as error:
-        raise InputError(f"{path}: space must give valid parameters; {_first_rule(error)}") from None  # fmt: skip
-
-
-def _first_rule(error: pydantic.ValidationError) -> str:
-    """The first rule that was broken, with the key and the value received."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    rule = first["msg"].removeprefix("Value error, ")
-    rule = rule[0].lower() + rule[1:]
-    received = "" if first["type"] == "missing" or not key else f"; received {first['input']!r}"
-    return f"{key}: {rule}{received}" if key else rule
+        raise InputError(f"{path}: space must give valid parameters; {params.first_rule(error)}") from None  # fmt: skip

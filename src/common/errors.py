@@ -7,6 +7,7 @@ errors still show their traceback: only what the reader can mend is reduced to a
 import os
 import sqlite3
 import sys
+from pathlib import Path
 from types import TracebackType
 
 
@@ -18,7 +19,7 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
     """Replaces `sys.excepthook`; Python still chooses the exit status (1; 130 for Ctrl-C)."""
     # DVC removes a stage's outputs before it runs the command, and names the stage to it.
     restore = (
-        "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
+        f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {_metrics()}"
         if "DVC_STAGE" in os.environ
         else ""
     )
@@ -35,6 +36,13 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
         print(f"interrupted{restore}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _metrics() -> Path:
+    """The folder of the stage's figures, as seen from where one calls dvc."""
+    here = Path.cwd()
+    roots = [folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()]
+    return here.relative_to(roots[0] if roots else here) / "metrics"
 
 
 sys.excepthook = _one_line

@@ -177,16 +177,20 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(content)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(repr(str(part))[1:-1] for part in first["loc"])
-        rule = first["msg"].removeprefix("Value error, ")
-        rule = rule[0].lower() + rule[1:]
-        if not first["loc"]:  # a rule over several keys names them itself
-            raise InputError(f"{path}: {rule}") from None
-        # a rule over several keys has said what it received
-        told = first["type"] == "missing" or "; received " in rule
-        received = "" if told else f"; received {_shown(first['input'])}"
-        raise InputError(f"{path}: {key}: {rule}{received}") from None
+        raise InputError(f"{path}: {first_rule(error)}") from None
+
+
+def first_rule(error: pydantic.ValidationError) -> str:
+    """The first rule that was broken, with the key and the value received."""
+    first = error.errors()[0]
+    rule = first["msg"].removeprefix("Value error, ")
+    rule = rule[0].lower() + rule[1:]
+    if not first["loc"]:  # a rule over several keys names them itself
+        return rule
+    key = ".".join(repr(str(part))[1:-1] for part in first["loc"])
+    # a rule over several keys has said what it received
+    told = first["type"] == "missing" or "; received " in rule
+    return f"{key}: {rule}" if told else f"{key}: {rule}; received {_shown(first['input'])}"
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -11,11 +12,12 @@ from conftest import ROOT
 RESTORE = "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
 
 
-def start(code: str, stage: str | None) -> subprocess.Popen[str]:
+def start(code: str, stage: str | None, cwd: Path = ROOT) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
     environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"DVC_STAGE": stage} if stage else {})
     return subprocess.Popen(
         [sys.executable, "-c", f"from common import errors\n{code}"],
+        cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -29,6 +31,13 @@ def test_an_input_error_is_one_line_and_status_1(stage: str | None, end: str) ->
     output, error = script.communicate(timeout=60)
     assert (script.returncode, output) == (1, "")
     assert error == f"error: epochs must be above 0; received -1{end}\n"
+
+
+def test_the_figures_of_a_stage_elsewhere_are_named_from_the_top(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (below := tmp_path / "published" / "deep").mkdir(parents=True)
+    script = start("raise errors.InputError('x')", "published/dvc.yaml:train@deep", below)
+    assert script.communicate(timeout=60)[1].endswith(" git restore published/deep/metrics\n")
 
 
 def test_what_the_error_came_from_is_not_shown() -> None:
