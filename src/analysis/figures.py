@@ -96,7 +96,8 @@ def _grid(count: int, columns: int, inches: float) -> tuple[Figure, list[Axes]]:
 def _show(place: Axes, image: np.ndarray, title: str) -> None:
     """One image (H, W, C) uint8, grey where C is 1."""
     place.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-    place.set_title(title, fontsize=7, parse_math=False)  # a class may be called $x$
+    # without y Matplotlib looks for a free place, a second for a page; a class may be called $x$
+    place.set_title(title, y=1, fontsize=7, parse_math=False)
 
 
 def _save(figure: Figure, path: Path) -> None:
