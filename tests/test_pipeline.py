@@ -311,13 +311,11 @@ def test_the_pipeline_takes_a_folder_of_pictures_of_another_size_and_other_class
 
 
 @pytest.mark.slow
-def test_a_queued_grid_and_other_architectures_and_sources(reproduced: Clone) -> None:
-    grid = "train.learning_rate=0.01,0.03"
-    reproduced.dvc("exp", "run", "--queue", "-S", grid)
+def test_a_queued_grid(reproduced: Clone) -> None:
+    grid = ("-S", "train.learning_rate=0.03", "-S", "model.architecture=plain,blocks")
+    reproduced.dvc("exp", "run", "--queue", *grid)
     reproduced.dvc("exp", "run", "--run-all")
-    reproduced.dvc("exp", "run", "--name", "blocks", "-S", "model.architecture=blocks")
-    reproduced.git("checkout", "--quiet", "--force", "main")
     shown = [entry["params"]["params.yaml"]["data"] for entry in reproduced.experiments().values()]
-    assert {0.01, 0.03} <= {entry["train"]["learning_rate"] for entry in shown}
-    assert {"plain", "blocks"} == {entry["model"]["architecture"] for entry in shown}
+    tried = {(entry["train"]["learning_rate"], entry["model"]["architecture"]) for entry in shown}
+    assert tried >= {(0.05, "plain"), (0.03, "plain"), (0.03, "blocks")}
     reproduced.dvc("checkout", "--allow-missing")

@@ -181,7 +181,7 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     prepare(workspace)
     before = everything(workspace)
     folder = Path(".cache/trial")  # relative, and not there yet
-    changes = {"train.epochs": 1, "split.val_size": 70, "train.seed": 9, "train.threads": 1}
+    changes = {"train.epochs": 1, "split.val_size": 70, "train.seed": 9}
     start = time.perf_counter()
     seconds = trials.run(folder, changes)
     assert 0 < seconds < time.perf_counter() - start  # without split and evaluate

@@ -121,7 +121,7 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
 def start(
     folder: Path, changes: dict[str, Any], environment: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    write_params(folder, {**TINY, "train.threads": 1, **changes})
+    write_params(folder, TINY | changes)
     process = subprocess.Popen(
         [sys.executable, "src/train.py"],
         cwd=folder,
