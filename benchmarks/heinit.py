@@ -22,7 +22,6 @@ from common import files, params
 # isort: split
 import keras
 import torch
-from keras import layers
 
 import architectures
 import train
@@ -31,26 +30,6 @@ from training.step import NativeModel
 
 ROWS, ROUNDS, STEPS = 60_000, 10, 4
 EPOCHS, BATCH_SIZE = 50, 32  # of heinit
-
-
-def network() -> keras.Model:
-    """The published network. Its description leaves the filters open (32, 64 and 128 here), the size of
-    the kernels (3 × 3), the padding (same) and the activation of the convolutions (ReLU).
-    """
-    inputs = x = layers.Input(SHAPE)
-    for width in (32, 64, 128):
-        x = layers.Conv2D(
-            width, 3, padding="same", activation="relu", kernel_initializer="he_normal"
-        )(x)
-        x = layers.BatchNormalization()(x)
-        x = layers.MaxPooling2D(2)(x)  # (N, H, W, width) -> (N, H/2, W/2, width)
-        x = layers.Dropout(0.5)(x)
-    x = layers.Flatten()(x)
-    for units in (2048, 1028):
-        x = layers.Dense(units, activation="relu")(x)
-        x = layers.BatchNormalization()(x)
-        x = layers.Dropout(0.5)(x)
-    return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
 def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +53,7 @@ def main() -> None:
         settings.precision,
     )
     ours.reset_metrics()
-    stock = network()
+    stock = architectures.build("heinit", SHAPE, CLASSES, {})
     stock.compile(
         keras.optimizers.Adam(),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -16,7 +16,7 @@ from common.errors import InputError
 NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
 every_architecture = pytest.mark.parametrize("name", NAMES)
 every_task = pytest.mark.parametrize(
-    ("shape", "classes"), [((28, 28, 1), 10), ((40, 40, 3), 7)], ids=["grey", "colour"]
+    ("shape", "classes"), [((28, 28, 1), 10), ((30, 30, 3), 7)], ids=["grey", "colour"]
 )
 
 
@@ -55,17 +55,14 @@ def test_saves_and_loads_with_plain_keras(
         np.testing.assert_array_equal(loaded(images), network(images))
 
 
-@every_architecture
-def test_layer_names_do_not_depend_on_what_was_built_before(name: str) -> None:
-    def names() -> list[str]:
+def test_layer_names_do_not_depend_on_what_was_built_before() -> None:
+    def names(name: str) -> list[str]:
         network = architectures.build(name, (28, 28, 1), 10, {})
+        keras.layers.Conv2D(1, 3)
         return [network.name, *(layer.name for layer in network.layers)]
 
-    first = names()
-    for other in NAMES:
-        architectures.build(other, (28, 28, 1), 10, {})
-    keras.layers.Conv2D(1, 3)
-    assert names() == first
+    first = [names(name) for name in NAMES]
+    assert [names(name) for name in reversed(NAMES)] == first[::-1]
 
 
 @every_architecture
