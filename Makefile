@@ -8,7 +8,7 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro noise sweep compare review report export demo test test-all lint check readme lock clean
+.PHONY: help repro noise sweep compare review report export demo published test test-all lint check readme lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +39,13 @@ demo: .venv/demo ## a page on this machine where one drops, pastes or draws a pi
 	@test -e models/model.onnx || $(MAKE) export
 	python src/demo.py
 
+published: .venv/run ## the published systems: trains what is not up to date (hours from nothing)
+	@# what is to run needs the images, which a fresh clone has not
+	dvc repro --dry --allow-missing published/dvc.yaml | grep -q 'up to date' || dvc repro published/dvc.yaml:split
+	dvc repro --allow-missing published/dvc.yaml
+	python src/published.py
+	python src/readme.py
+
 test: .venv/dev ## the test suite
 	pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
@@ -51,11 +58,13 @@ lint: .venv/dev ## formatter, linters and type checker
 	mypy src tests benchmarks
 	zizmor --offline --quiet .github
 
-check: .venv/run ## that dvc.lock, dvc.yaml, metrics, README and model card belong to this code
+check: .venv/run ## that every dvc.lock, dvc.yaml, figure and page belongs to this code
 	python src/check.py
+	python src/published.py --check
 	python src/readme.py --check
 
-readme: .venv/run ## writes the figures of metrics/ into README.md and MODEL_CARD.md
+readme: .venv/run ## writes the figures that are committed into README.md and the other pages
+	python src/published.py
 	python src/readme.py
 
 lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements*.txt
@@ -67,7 +76,7 @@ lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements
 		--group demo --constraints requirements-dev.txt --output-file requirements-demo.txt
 
 clean: ## removes the environment and what unfinished runs left behind; data and models stay in DVC's cache
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
 .venv/run: requirements.txt src/offline_plots.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'

@@ -16,25 +16,35 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import declarations, seeds, statistics, tracked
+from analysis import declarations, seeds, statistics, systems, tracked
 from common.errors import InputError
 
-METRICS = Path("metrics")
+PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
 LARGEST_IN_GIT = 1_000_000  # bytes
 
 
 def lock_problems() -> Iterator[str]:
     """DVC's own view. It says by its text alone whether a stage would run."""
-    done = subprocess.run(
-        ["dvc", "repro", "--allow-missing", "--dry"], capture_output=True, text=True, check=False
-    )
-    said = done.stdout + done.stderr
-    if "Data and pipelines are up to date" in said:
+    stages = []
+    for pipeline, command in PIPELINES.items():
+        done = subprocess.run(
+            ["dvc", "repro", "--allow-missing", "--dry", pipeline],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        if "Data and pipelines are up to date" in said:
+            continue
+        found = [
+            line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")
+        ]
+        # without data DVC fails at the first stage that would run, and names it
+        found += re.findall(r"failed to reproduce '(.+?)'", said)
+        yield f"{Path(pipeline).with_suffix('.lock')} is not up to date ({command}): {', '.join(found) or 'DVC cannot say what'} would run"
+        stages += found or [""]
+    if not stages:
         return
-    stages = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
-    # without data DVC fails at the first stage that would run, and names it
-    stages += re.findall(r"failed to reproduce '(.+?)'", said)
-    yield f"dvc.lock is not up to date (make repro): {', '.join(stages) or 'DVC cannot say what'} would run"
     status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=False).stdout
     modified = [
         " ".join(line.split())
@@ -45,16 +55,18 @@ def lock_problems() -> Iterator[str]:
 
 
 def figure_problems() -> Iterator[str]:
-    """metrics/ against its predictions, as far as these determine the rest."""
-    for part in ("val", "test"):
-        result = seeds.read(METRICS / f"{part}.json", seeds.MEASURES, or_nothing=True)
-        table, classes = (METRICS / folder / f"{part}.csv" for folder in ("predictions", "classes"))
-        if bool(result) != table.exists() or bool(result) != classes.exists():
-            yield f"{METRICS}/{part}.json, {table} and {classes} must all have figures, or none"
-        elif result:
-            for name, value in _follows(table, classes).items():
-                if result[name] != value:
-                    yield f"{METRICS}/{part}.json has {name} {result[name]}; {table} gives {value}"
+    """Every metrics/ against its predictions, as far as these determine the rest."""
+    for folder in [Path(), *(systems.PUBLISHED / name for name in systems.claims())]:
+        metrics = folder / "metrics"
+        for part in ("val", "test"):
+            result = seeds.read(metrics / f"{part}.json", seeds.MEASURES, or_nothing=True)
+            table, classes = (metrics / name / f"{part}.csv" for name in ("predictions", "classes"))
+            if bool(result) != table.exists() or bool(result) != classes.exists():
+                yield f"{metrics}/{part}.json, {table} and {classes} must all have figures, or none"
+            elif result:
+                for name, value in _follows(table, classes).items():
+                    if result[name] != value:
+                        yield f"{metrics}/{part}.json has {name} {result[name]}; {table} gives {value}"
 
 
 def _follows(table: Path, classes: Path) -> dict[str, float | int]:
@@ -93,7 +105,7 @@ def main() -> None:
         print(problem, file=sys.stderr)
     if problems:
         raise InputError(f"what is committed must belong together; received {len(problems)} faults")
-    print("dvc.lock, dvc.yaml, metrics/ and the files in git belong together")
+    print("every dvc.lock, dvc.yaml, metrics/ and the files in git belong together")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the figures of metrics/ and benchmarks/ into README.md and MODEL_CARD.md.
+"""Writes figures of metrics/, benchmarks/ and published/ into README.md and the other pages.
 
 With --check it says whether they are there. Between `<!-- NAME: written by make readme -->` and
 `<!-- end of NAME -->` a page belongs to this command.
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import card, seeds, trials
+from analysis import card, seeds, systems, trials
 from common import files, params
 from common.errors import InputError
 
 README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
+PUBLISHED = Path("published/README.md")
 METRICS = Path("metrics")
 RECIPE = Path("benchmarks/recipe.json")
 DETERMINISM = Path("benchmarks/determinism.json")
@@ -199,7 +200,9 @@ PAGES = {
         "budgets": budgets_table,
         "determinism": determinism_table,
         "processes": processes_table,
+        "published": systems.short_table,
     },
+    PUBLISHED: {"systems": systems.whole_table, "optimizers": systems.optimizers_table},
     CARD: {
         "results": results_table,
         "classes": card.classes_table,
@@ -241,13 +244,13 @@ def main() -> None:
     for page, (text, new) in pages.items():
         if check and new != text:
             raise InputError(
-                f"{page} must show the figures of {METRICS}/ and benchmarks/ (make readme writes them); "
+                f"{page} must show the figures that are committed (make readme writes them); "
                 "received others"
             )
         if not check:
             with files.whole_file(page) as part:
                 part.write_text(new, "utf-8")
-        print(f"{page} shows the figures of {METRICS}/ and benchmarks/")
+        print(f"{page} shows the figures that are committed")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ import pytest
 from conftest import write_params
 
 import readme
+from analysis import systems
 from common.errors import InputError
 
-EMPTY = (
-    "Before.\n<!-- results: written by make readme -->\n<!-- end of results -->\n"
-    "Between.\n<!-- budgets: written by make readme -->\n<!-- end of budgets -->\nMore.\n"
-    "<!-- determinism: written by make readme -->\n<!-- end of determinism -->\n"
-    "<!-- processes: written by make readme -->\n<!-- end of processes -->\nAfter.\n"
-)
+
+def empty(*names: str) -> str:
+    marks = [f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n" for name in names]
+    return "\n".join(["Before.\n", *marks, "After.\n"])
+
+
 FIGURES = {
     "source": "fashion-mnist",
     "accuracy": 0.91234,
@@ -24,6 +25,31 @@ FIGURES = {
     "calibration_error": 0.01,
     "images": 5000,
 }
+SYSTEMS = {
+    "small": {
+        "claimed_train_accuracy": None,
+        "claimed_test_accuracy": 0.93,
+        "chose_on_test": "yes",
+        "parameters": 1234,
+        "training_images": 55_000,
+        "epochs": 7,
+        "training_flops": 1_230_000,
+        "train_accuracy": 0.95,
+        "val_accuracy": 0.921,
+        "test_accuracy": 0.92,
+        "test_accuracy_low": 0.91,
+        "test_accuracy_high": 0.929,
+        "verdict": "not reached",
+        "why": "It is small.",
+    },
+    "ours": {
+        "parameters": 1234,
+        "training_images": 55_000,
+        "epochs": 7,
+        "training_flops": 1_230_000,
+        "train_accuracy": 0.95,
+    },
+}
 
 
 @pytest.fixture
@@ -31,8 +57,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(readme.PAGES, readme.CARD)  # tests/analysis/test_card.py
     write_params(tmp_path, {})
-    (tmp_path / "README.md").write_text(EMPTY)
-    (tmp_path / "metrics").mkdir()
+    (tmp_path / "README.md").write_text(
+        empty("results", "budgets", "determinism", "processes", "published")
+    )
+    for name in ("metrics", "published/heinit/metrics/optimizers"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "published/README.md").write_text(empty("systems", "optimizers"))
+    (tmp_path / "published/results.json").write_text(json.dumps(SYSTEMS))
+    for name in set(systems.OPTIMIZERS) - {systems.KEPT}:
+        (tmp_path / f"published/heinit/metrics/optimizers/{name}.csv").write_text(
+            "epoch,train_accuracy,val_accuracy\n1,0.5,0.72\n2,0.6,0.71\n"
+        )
+    for part, accuracies in {"train": (0.5, 0.6), "val": (0.72, 0.71)}.items():
+        curve = tmp_path / f"published/heinit/metrics/curves/plots/metrics/{part}/accuracy.tsv"
+        curve.parent.mkdir(parents=True)
+        curve.write_text("step\taccuracy\n1\t{}\n2\t{}\n".format(*accuracies))
+    claim = "{train: null, test: 0.93, chose_on_test: 'yes', optimizers: {adamw: 0.95}}"
+    (tmp_path / "published/claims.yaml").write_text(f"heinit: {claim}")
     for name, content in {"val": FIGURES, "test": {}, "train": {"epochs": 3}}.items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
     return tmp_path
@@ -47,12 +88,32 @@ def test_writes_the_figures_and_nothing_else(folder: Path, monkeypatch: pytest.M
     call(monkeypatch)
     text = (folder / "README.md").read_text()
     assert "| val | 5,000 | 91.23% | 90.00% – 92.00% |" in text
-    assert "| test" not in text  # it was not evaluated
+    assert "\n| test" not in text  # it was not evaluated
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
     call(monkeypatch, "--check")
     call(monkeypatch)
     assert (folder / "README.md").read_text() == text
+
+
+def test_published_systems_are_shown_on_both_pages(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(monkeypatch)
+    short, whole = [(folder / name).read_text() for name in ("README.md", "published/README.md")]
+    assert "| small | 93.00% | 92.00% (91.00% – 92.90%) | not reached |\n" in short
+    assert "| ours |  |  |  |\n" in short  # neither claims nor was tested
+    assert (
+        "| small | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> |  | 93.00% | yes | 95.00% | 92.10% | "
+        "92.00% (91.00% – 92.90%) | not reached |\n"
+    ) in whole
+    assert (
+        "| ours | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> |  |  | no | 95.00% |  |  |  |\n"
+    ) in whole
+    assert "`small` was not reached: It is small.\n" in whole
+    assert "| adamw | 95.00% | 2 | 60.00% | 71.00% | 72.00% |\n" in whole
+    assert "| sgd |  | 2 | 60.00% | 71.00% | 72.00% |\n" in whole
+    assert "| sgd" not in short
 
 
 @pytest.mark.parametrize("file", ["README.md", "metrics/val.json"])
@@ -77,6 +138,12 @@ def test_an_edited_figure_is_refused(
         ("metrics/val.json", "{"),
         ("metrics/val.json", '{"accuracy": 1}'),
         ("metrics/train.json", "{}"),
+        ("published/README.md", "no marks"),
+        ("published/results.json", None),
+        ("published/results.json", '{"small": {}}'),
+        ("published/results.json", '{"small": 1}'),
+        ("published/claims.yaml", "heinit: 1"),
+        ("published/heinit/metrics/optimizers/sgd.csv", "epoch\n1\n"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -18,7 +18,9 @@ def classes_table() -> str:
     """Precision, recall and F1 of each class, part by part."""
     lines = []
     for part in _parts():
-        table = _read(METRICS / "classes" / f"{part}.csv", "class", "images", "precision", "recall", "f1")  # fmt: skip
+        table = seeds.table(
+            METRICS / f"classes/{part}.csv", ("class", "images", "precision", "recall", "f1")
+        )
         lines += [
             f"| class, {part} | images | precision | recall | F1 |",
             "| --- | --- | --- | --- | --- |",
@@ -38,7 +40,9 @@ def calibration() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for part in _parts():
-        table = _read(METRICS / "predictions" / f"{part}.csv", "label", "predicted", "confidence")
+        table = seeds.table(
+            METRICS / f"predictions/{part}.csv", ("label", "predicted", "confidence")
+        )
         right, sure = table["label"] == table["predicted"], table["confidence"] >= 0.8
         lines.append(
             f"| {part} | {table['confidence'].mean():.1%} | {right.mean():.1%} | "
@@ -50,7 +54,7 @@ def calibration() -> str:
 def mistakes_table() -> str:
     """The most frequent mistakes of the last part that was evaluated, test where there is one."""
     part = _parts()[-1]
-    table = _read(METRICS / "predictions" / f"{part}.csv", "label", "predicted")
+    table = seeds.table(METRICS / f"predictions/{part}.csv", ("label", "predicted"))
     images = table["label"].value_counts()
     wrong = table[table["label"] != table["predicted"]]
     pairs = wrong.value_counts(["label", "predicted"]).sort_index().sort_values(ascending=False, kind="stable")  # fmt: skip
@@ -142,13 +146,6 @@ def _parts() -> list[str]:
         for part in ("val", "test")
     }
     return [part for part, result in results.items() if result]
-
-
-def _read(path: Path, *columns: str) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, keep_default_na=False)[list(columns)]
-    except (OSError, ValueError, KeyError) as error:  # pandas' own are ValueErrors
-        raise InputError(f"{path} must be as evaluate writes it; received: {error}") from None
 
 
 def _share(right: pd.Series) -> str:

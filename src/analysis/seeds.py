@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,6 +33,23 @@ def read(path: Path, wanted: tuple[str, ...] = (), or_nothing: bool = False) -> 
     return content
 
 
+def table(path: Path, columns: tuple[str, ...], **options: Any) -> pd.DataFrame:
+    """These columns of a table of figures, in which an empty cell is a text.
+
+    Args:
+        options: of pandas.read_csv.
+
+    Raises:
+        InputError: it is missing, damaged, or lacks one of them.
+    """
+    try:
+        return pd.read_csv(path, keep_default_na=False, **options)[list(columns)]
+    except (OSError, ValueError, KeyError) as error:  # pandas' own are ValueErrors
+        raise InputError(
+            f"{path} must be a table with {', '.join(columns)}; received: {error}"
+        ) from None
+
+
 def rows(metrics: Path, seed: int) -> list[dict]:
     """What val.json and test.json in `metrics` say: one row for each that has figures.
 
@@ -58,23 +76,16 @@ def recalls(metrics: Path, seed: int) -> list[dict]:
     for part in ("val", "test"):
         path = metrics / f"classes/{part}.csv"
         if path.exists():
-            try:
-                table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False)[
-                    ["class", "recall"]
-                ]
-            except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
-                raise InputError(
-                    f"{path} must be as evaluate writes it; received: {error}"
-                ) from None
-            found += table.assign(seed=seed, part=part).to_dict("records")
+            recall = table(path, ("class", "recall"), dtype={"class": str})
+            found += recall.assign(seed=seed, part=part).to_dict("records")
     return found
 
 
-def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+def summary(runs: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """By part and measure: mean, standard deviation (n - 1) and n.
 
     Args:
-        table: rows as from `rows`, of several seeds.
+        runs: rows as from `rows`, of several seeds.
     """
     return {
         str(part): {
@@ -85,5 +96,5 @@ def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
             }
             for name in MEASURES
         }
-        for part, group in table.groupby("part", sort=False)
+        for part, group in runs.groupby("part", sort=False)
     }

@@ -45,10 +45,12 @@ def run_stage(name: str, folder: Path) -> float:
         InputError: it failed; its own line stands above.
     """
     start = time.perf_counter()
+    # of DVC's stage, if this is one, no outputs lie in the folder
+    outside = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
     done = subprocess.run(
         [sys.executable, SOURCE / f"{name}.py"],
         cwd=folder,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=outside | {"PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
     if done.returncode:

@@ -81,5 +81,7 @@ def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
 def test_a_damaged_table_of_classes_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes/val.csv").write_text(content)
-    with pytest.raises(InputError, match=r"classes/val\.csv must be as evaluate writes it"):
+    with pytest.raises(
+        InputError, match=r"classes/val\.csv must be a table with class, recall; received: "
+    ):
         seeds.recalls(tmp_path, 0)
