@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import optuna
 import pydantic
 from pydantic import Field
-from ruamel.yaml import YAML
 
+from analysis import checked
 from common import params
 from common.errors import InputError
 from common.params import Count, Section, Seed
@@ -101,15 +101,7 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
     Raises:
         InputError: the file is missing, is not YAML, or breaks a rule, its own or one of params.yaml.
     """
-    try:
-        content = YAML(typ="safe").load(path.read_text("utf-8"))
-    except Exception as error:  # tags and odd scalars make the parser raise much besides YAMLError
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} must be there and be YAML; received: {reason}") from None
-    try:
-        search = Search.model_validate(content)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {params.first_rule(error)}") from None
+    search: Search = checked.read(path, Search)
     known = leaves(current.model_dump())
     for key in search.space:
         if key not in known or key.startswith(NOT_SEARCHED):

@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import pandas as pd
-import pydantic
 from pydantic import Field
-from ruamel.yaml import YAML
 
-from analysis import seeds
+from analysis import checked, seeds
 from common import params
 from common.errors import InputError
 
@@ -40,15 +38,7 @@ def claims() -> dict[str, Claim]:
         InputError: the file is missing, is not YAML, or breaks a rule.
     """
     path = PUBLISHED / "claims.yaml"
-    try:
-        content = YAML(typ="safe").load(path.read_text("utf-8"))
-    except Exception as error:  # tags and odd scalars make the parser raise much besides YAMLError
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} must be there and be YAML; received: {reason}") from None
-    try:
-        found = pydantic.TypeAdapter(dict[str, Claim]).validate_python(content)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {params.first_rule(error)}") from None
+    found: dict[str, Claim] = checked.read(path, dict[str, Claim])
     if "heinit" not in found:
         raise InputError(f"{path} must have heinit, whose optimizers are shown; it is missing")
     return found
