@@ -59,6 +59,8 @@ def draw(runs: list[dict[str, Any]]) -> None:
     for run in runs:
         if run["changes"]["evaluate.parts"] == ["val"]:
             by_epochs.setdefault(run["changes"]["train.epochs"], []).append(run)
+    if not by_epochs:
+        return
     plt.rcParams["svg.hashsalt"] = "budgets"  # the same bytes for the same figures
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     accuracies = [[100 * run["accuracy"] for run in same] for same in by_epochs.values()]
@@ -94,7 +96,7 @@ def main() -> None:
         nargs="*",
         type=int,
         default=[default],
-        help="the budgets (default: train.epochs alone)",
+        help="the budgets (default: train.epochs alone; none: every row only)",
     )
     epochs = parser.parse_args().epochs
     # within the trial's folder, which each run empties: seconds are of a whole training

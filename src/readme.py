@@ -88,43 +88,43 @@ def budgets_table() -> str:
     """Markdown: accuracy against seconds, and the training on every row, from benchmarks/recipe.json.
 
     Raises:
-        InputError: the file is of another training than metrics/.
+        InputError: the file is of another training than dvc.lock.
     """
     if not RECIPE.exists():
         return "Not measured with this recipe (`python benchmarks/recipe.py`).\n"
-    chosen, recipe = params.load(), seeds.read(RECIPE, ("runs", "machine"))
+    recipe = seeds.read(RECIPE, ("machine", "of", "runs"))
+    if recipe["of"] != trials.key():
+        raise InputError(
+            f"{RECIPE} must be of the training in dvc.lock (python benchmarks/recipe.py, or remove "
+            "it); received another's"
+        )
     try:
         runs = pd.DataFrame([run["changes"] | run for run in recipe["runs"]])
-        same = (runs["train.epochs"] == chosen.train.epochs) & (
-            runs["train.seed"] == chosen.train.seed
-        )
-        own = runs[same]["accuracy"].tolist()
-        all_rows = runs[runs["split.val_size"] == 0]
+        budgets = runs[runs["evaluate.parts"].map("".join) == "val"]
+        all_rows = runs[runs["evaluate.parts"].map("".join) == "test"]
         machine = "{threads} cores: {processor}".format_map(recipe["machine"])
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{RECIPE} must be as benchmarks/recipe.py writes it; received: {error}"
         ) from None
-    if own != [seeds.read(METRICS / "val.json", FIGURES)["accuracy"]]:
-        raise InputError(
-            f"{RECIPE} must be of the training in {METRICS}/ (python benchmarks/recipe.py, or remove it); "
-            f"its val accuracy with {chosen.train.epochs} epochs is {own}"
-        )
-    lines = [
-        "![Val accuracy against seconds](benchmarks/budgets.svg)",
-        "",
-        "| epochs | seconds | val accuracy |",
-        "| --- | --- | --- |",
-    ]
-    for epochs, same in runs[runs["train.epochs"].notna()].groupby("train.epochs"):
-        lines.append(f"| {epochs:.0f} | {same['seconds'].mean():.0f} | {_spread(same)} |")
+    lines = []
+    if len(budgets):
+        lines += [
+            "![Val accuracy against seconds](benchmarks/budgets.svg)",
+            "",
+            "| epochs | seconds | val accuracy |",
+            "| --- | --- | --- |",
+        ]
+        for epochs, same in budgets.groupby("train.epochs"):
+            lines.append(f"| {epochs:.0f} | {same['seconds'].mean():.0f} | {_spread(same)} |")
+        lines.append("")
     if len(all_rows):
         lines += [
-            "",
             f"Trained on every row (`split.val_size=0`): {_spread(all_rows)} on the test images, "
             f"{all_rows['seconds'].mean():.0f} seconds.",
+            "",
         ]
-    lines += ["", f"Seconds on {machine}."]
+    lines.append(f"Seconds on {machine}.")
     return "\n".join(lines) + "\n"
 
 

@@ -279,6 +279,9 @@ def test_noise_without_its_summary_is_refused(
 # --- accuracy against time ------------------------------------------------------------------------
 
 
+RECIPE_OF = {"machine": {"threads": 2, "processor": "some processor"}, "of": "this training"}
+
+
 def recipe_of(accuracy: float, epochs: int) -> dict:
     """Three seeds of two budgets, the second with `epochs`, and two trainings on every row."""
     runs = [
@@ -298,17 +301,17 @@ def recipe_of(accuracy: float, epochs: int) -> dict:
         }
         for seed in range(2)
     ]
-    return {"machine": {"threads": 2, "processor": "some processor"}, "runs": runs}
+    return RECIPE_OF | {"runs": runs}
 
 
-def write_recipe(folder: Path, content: object) -> None:
+def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
+    monkeypatch.setattr(readme.trials, "key", lambda: "this training")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
 
 
 def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_params(folder, {"train.epochs": 4})
-    write_recipe(folder, recipe_of(0.91234, epochs=4))
+    write_recipe(folder, monkeypatch, recipe_of(0.91234, epochs=4))
     call(monkeypatch)
     text = (folder / "README.md").read_text()
     assert "| 1 | 11 | 90.33% ± 0.10% (n = 3) |" in text
@@ -316,6 +319,22 @@ def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.Mo
     assert "(`split.val_size=0`): 90.50% ± 0.71% (n = 2) on the test images, 99 seconds." in text
     assert "Seconds on 2 cores: some processor." in text
     call(monkeypatch, "--check")
+
+
+def test_one_half_of_the_recipe_may_be_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recipe_of(0.91234, epochs=4)
+    write_recipe(folder, monkeypatch, whole | {"runs": whole["runs"][6:]})
+    call(monkeypatch)
+    text = (folder / "README.md").read_text()
+    assert "| epochs | seconds |" not in text
+    assert "90.50% ± 0.71% (n = 2) on the test images" in text
+    (folder / "benchmarks/recipe.json").write_text(json.dumps(whole | {"runs": whole["runs"][:6]}))
+    call(monkeypatch)
+    text = (folder / "README.md").read_text()
+    assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
+    assert "Trained on every row" not in text
 
 
 def test_budgets_that_were_not_measured_are_said_to_be(
@@ -328,19 +347,18 @@ def test_budgets_that_were_not_measured_are_said_to_be(
 @pytest.mark.parametrize(
     "content",
     [
-        recipe_of(0.9, epochs=4),  # another accuracy
-        recipe_of(0.91234, epochs=5),  # not the committed number of epochs
+        recipe_of(0.91234, epochs=4) | {"of": "another"},
         {},
         [],
-        {"machine": {}, "runs": []},
-        {"machine": {"threads": 2, "processor": ""}, "runs": [{"changes": 1}]},
+        RECIPE_OF | {"runs": []},
+        RECIPE_OF | {"runs": [{"changes": 1}]},
+        recipe_of(0.91234, epochs=4) | {"machine": {}},
     ],
 )
 def test_budgets_of_another_training_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, content: object
 ) -> None:
-    write_params(folder, {"train.epochs": 4})
-    write_recipe(folder, content)
+    write_recipe(folder, monkeypatch, content)
     with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
         call(monkeypatch)
 
