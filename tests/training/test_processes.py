@@ -328,7 +328,7 @@ def test_torchrun_must_start_as_many_as_params_say(folder: Path) -> None:
     )
     assert done.returncode == 1
     rule = "error: train.processes must be as many as torchrun starts, 2; received 3"
-    assert done.stderr.splitlines().count(rule) == 2
+    assert done.stderr.count(rule) == 2  # the two may share a line
 
 
 @pytest.mark.parametrize("nodes", ["3", "0", "1:2", "two"])
