@@ -1,4 +1,4 @@
-"""What other threads, several processes, an older processor, or bfloat16 do to the committed training.
+"""What other threads, several processes, an older processor, or float32 do to the committed training.
 
 Each is trained once: whether the model has the same bytes, for how many test images it names another
 class, and by how much the metrics move, which `make readme` sets against the noise of seeds. An older processor is
@@ -35,8 +35,8 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "train.threads 3": ({"train.threads": 3}, {}),
     "train.processes 2, train.threads 1": ({"train.processes": 2, "train.threads": 1}, {}),
     "train.processes 3, train.threads 1": ({"train.processes": 3, "train.threads": 1}, {}),
+    "train.precision float32": ({"train.precision": "float32"}, {}),
     "AVX2": ({}, AVX2),
-    "train.precision bfloat16": ({"train.precision": "bfloat16"}, {}),
 }
 
 

@@ -25,7 +25,7 @@ import torch
 
 import architectures
 import train
-from training.machine import set_up
+from training.machine import choose_precision, set_up
 from training.step import NativeModel
 
 ROWS, ROUNDS, STEPS = 60_000, 10, 4
@@ -50,7 +50,7 @@ def main() -> None:
             settings.optimizer_options.get(settings.optimizer, {}),
         ),
         settings.label_smoothing,
-        settings.precision,
+        choose_precision(settings.precision, "cpu"),
     )
     ours.reset_metrics()
     stock = architectures.build("heinit", SHAPE, CLASSES, {})

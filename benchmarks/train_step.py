@@ -50,13 +50,27 @@ def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
 
-def native_blocks() -> nn.Module:
+class NativeBlocks(nn.Module):
     """src/architectures/blocks.py with its default options."""
-    layers: list[nn.Module] = []
-    for inputs, width in ((1, 32), (32, 64), (64, 128)):
-        layers += [conv(inputs, width), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.SiLU()]
-        layers += [conv(width, width), nn.BatchNorm2d(width), nn.SiLU()]
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(128, CLASSES))
+
+    def __init__(self) -> None:
+        super().__init__()
+        whitening = nn.Conv2d(1, 8, 2, bias=False).requires_grad_(False)
+        layers: list[nn.Module] = [whitening, nn.SiLU()]
+        for inputs, width in ((8, 64), (64, 128), (128, 256)):
+            layers += [conv(inputs, width), nn.MaxPool2d(2), self.norm(width), nn.SiLU()]
+            layers += [conv(width, width), self.norm(width), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.dense = nn.Linear(256, CLASSES)
+
+    @staticmethod
+    def norm(width: int) -> nn.BatchNorm2d:
+        made = nn.BatchNorm2d(width)
+        made.weight.requires_grad_(False)  # without a scale
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.layers(x).amax((2, 3))) / 9
 
 
 def native_vgg() -> nn.Module:
@@ -96,7 +110,7 @@ class NativeResnet(nn.Module):
 
 
 NATIVE: dict[str, Callable[[], nn.Module]] = {
-    "blocks": native_blocks,
+    "blocks": NativeBlocks,
     "vgg": native_vgg,
     "resnet": NativeResnet,
 }
@@ -109,7 +123,7 @@ class ByHand:
         network = NATIVE[name]()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            [weight for weight in self.network.parameters() if weight.requires_grad],
             SGD["learning_rate"],
             SGD["momentum"],
             nesterov=True,

@@ -20,7 +20,6 @@ from training import checkpoint, machine, model_file, processes
 from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Progress, Weights
-from training.muon import Muon
 from training.step import NativeModel
 
 
@@ -47,15 +46,13 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 
 def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Optimizer:
-    """One of Keras' optimizers by its lower-case name, or Muon as in training/muon.py."""
+    """One of Keras' optimizers by its lower-case name."""
     if "learning_rate" in options:
         raise InputError(
             f"train.optimizer_options.{name} must leave the learning rate to train.learning_rate; "
             f"received learning_rate: {options['learning_rate']}"
         )
     try:
-        if name == "muon":
-            return Muon(learning_rate, **options)
         return keras.optimizers.get(
             {"class_name": name, "config": {"learning_rate": learning_rate, **options}}
         )
@@ -75,6 +72,7 @@ class Training(NamedTuple):
     val: Batches
     network: keras.Model  # as the architecture has it; `model` trains its weights
     model: NativeModel
+    precision: str  # float32 or bfloat16
     learning_rate: LearningRate
     mean: np.ndarray  # (C,), as `std`
     std: np.ndarray
@@ -92,6 +90,9 @@ def set_up() -> Training:
     machine.set_up(settings.threads)
     device = machine.choose_device(settings.device)
     processes.join(device)  # before anything can fail: the others see that this process is gone
+    precision = processes.of_first(
+        None if processes.rank() else machine.choose_precision(settings.precision, device)
+    )
     images, labels = arrays.load("train")
     train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
     class_names = arrays.load_class_names()
@@ -101,7 +102,7 @@ def set_up() -> Training:
         if speed < 1:
             print(
                 f"bfloat16 has {speed:.2f} times the speed of float32 on this processor: "
-                "set train.precision to float32",
+                "set train.precision to float32 or auto",
                 file=sys.stderr,
             )
     # one seed, one independent stream for each purpose
@@ -154,14 +155,14 @@ def set_up() -> Training:
                 settings.optimizer_options.get(settings.optimizer, {}),
             ),
             settings.label_smoothing,
-            settings.precision,
+            precision,
         )
         processes.draw_apart([variable.value for variable in model.variables])
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
     )
     key = checkpoint.key(
-        [str(chosen.model), str(settings), device, class_names],
+        [str(chosen.model), str(settings), device, precision, class_names],
         [train_images, labels[train_rows], images[val_rows], labels[val_rows]],
     )
     if len(set(processes.of_all(key))) > 1:
@@ -169,7 +170,9 @@ def set_up() -> Training:
             "all machines must have the same parameters, data, code, libraries and kind of processor; "
             "received others"
         )
-    return Training(key, device, train, val, network, model, learning_rate, mean, std, class_names)
+    return Training(
+        key, device, train, val, network, model, precision, learning_rate, mean, std, class_names
+    )
 
 
 def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: Path) -> None:
@@ -227,7 +230,7 @@ def main() -> None:
         each = f"{processes.count()} processes of " if processes.started() else ""
         print(
             f"{training.model.name}: {training.model.count_params():,} parameters, "
-            f"{len(training.train.labels):,} training images, {settings.precision} on {each}"
+            f"{len(training.train.labels):,} training images, {training.precision} on {each}"
             f"{training.device}"
         )
         fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)

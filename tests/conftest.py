@@ -39,6 +39,7 @@ TINY = {
     "train.epochs": 2,
     "train.batch_size": 64,
     "train.learning_rate": 0.05,
+    "train.precision": "float32",
     "train.threads": 1,  # other tests have the other cores
 }
 

@@ -113,12 +113,14 @@ def test_dsc_moves_its_images_and_the_others_do_not() -> None:
 
 
 def flops_a_step(model: keras.Model) -> int:
-    """Three products a layer, forward and for the gradients of weights and input; the images need none."""
-    total = 0
+    """A layer's products: forward, for its weights if they train, for its input if any before them do."""
+    total, trains_before = 0, False
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             places = math.prod(layer.output.shape[1:-1])
-            total += 2 * places * math.prod(layer.kernel.shape) * (3 if total else 2)
+            products = 1 + layer.trainable + trains_before
+            total += 2 * places * math.prod(layer.kernel.shape) * products
+            trains_before |= layer.trainable
     return total
 
 

@@ -69,10 +69,6 @@ def test_every_optimizer_of_the_schema_exists(name: str) -> None:
         ("sgd", {"momentum": 2}),
         ("adam", {"momentum": 0.9}),
         ("adam", {"clipnorm": 1.0, "clipvalue": 1.0}),
-        ("muon", {"nesterov": True}),
-        ("muon", {"momentum": 2}),
-        ("muon", {"sgd_momentum": None}),
-        ("muon", {"sgd_rate": 0.0}),
     ],
 )
 def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(
@@ -256,9 +252,32 @@ def test_bfloat16_gives_a_float32_model_that_is_near(run: Train) -> None:
     assert {weight.dtype for weight in weights} == {"float32"}
 
 
+@pytest.mark.parametrize(("speed", "precision"), [(0.5, "float32"), (2.0, "bfloat16")])
+def test_auto_is_the_precision_that_is_faster_here(
+    run: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    speed: float,
+    precision: str,
+) -> None:
+    run(epochs=1, precision=precision)
+    named = MODEL.read_bytes()
+    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
+    capfd.readouterr()
+    run(epochs=1, precision="auto")
+    assert MODEL.read_bytes() == named
+    assert f"150 training images, {precision} on cpu" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("precision", "speed", "lines"),
-    [("bfloat16", 0.999, 1), ("bfloat16", 1.0, 0), ("bfloat16", 3.0, 0), ("float32", 0.5, 0)],
+    [
+        ("bfloat16", 0.999, 1),
+        ("bfloat16", 1.0, 0),
+        ("bfloat16", 3.0, 0),
+        ("float32", 0.5, 0),
+        ("auto", 0.5, 0),
+    ],
 )
 def test_bfloat16_that_is_slower_here_is_said_in_one_line(
     run: Train,

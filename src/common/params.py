@@ -84,7 +84,6 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     optimizer: Literal[
-        "muon",
         "sgd",
         "adam",
         "adamw",
@@ -106,7 +105,7 @@ class Train(Section):
     reduce_on_plateau: Count | None
     normalisation: Literal["standard", "unit"]
     augmentation: Augmentation
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     processes: Annotated[int, Field(ge=1, le=1024)] = 1  # left out where it is older than this key
     device: Literal["auto", "cpu", "cuda"]

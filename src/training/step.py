@@ -61,12 +61,15 @@ def _batch_normalization(layer: Layer, x: torch.Tensor, training: bool) -> torch
         new_mean, new_variance = mean.clone(), variance.clone()
     else:
         new_mean, new_variance = mean, variance
+    # PyTorch takes float32 statistics with bfloat16 values only beside a float32 scale and offset
+    scale = layer.gamma.value if layer.scale else torch.ones_like(mean)
+    offset = layer.beta.value if layer.center else torch.zeros_like(mean)
     x = F.batch_norm(
         x.movedim(-1, 1),
         new_mean,
         new_variance,
-        layer.gamma.value,
-        layer.beta.value,
+        scale,
+        offset,
         training=training,
         momentum=1 - layer.momentum,  # Keras' momentum is one minus PyTorch's
         eps=layer.epsilon,
@@ -99,7 +102,7 @@ def _native(layer: layers.Layer) -> Callable[..., torch.Tensor] | None:
     elif type(layer) is layers.Dense:
         return _dense
     elif type(layer) is layers.BatchNormalization:
-        plain = layer.scale and layer.center and layer.axis == -1 and not layer.renorm
+        plain = layer.axis == -1 and not layer.renorm
         return _batch_normalization if plain else None
     return None
 
@@ -148,6 +151,7 @@ class NativeModel(keras.Model):
             if not node.is_input
         ]
         self._functions = [self._function(node.operation) for node in self._nodes]
+        self._arguments = [self._arguments_of(node) for node in self._nodes]
         # the tensors that no later node needs, by node: kept alive, as Keras' own walk through the
         # graph does, they cost a page fault for every page of every activation
         last_reader = {
@@ -184,21 +188,32 @@ class NativeModel(keras.Model):
 
         return without_training
 
+    @staticmethod
+    def _arguments_of(node: Any) -> Callable[[dict[int, torch.Tensor]], tuple[tuple, dict]]:
+        """What fills in a layer's arguments; at once where they hold but one tensor, the first."""
+        symbolic = node.arguments
+        if len(symbolic.keras_tensors) == len(symbolic.args) == 1:
+            (only,) = symbolic.keras_tensors
+            if symbolic.args[0] is only:
+                return lambda tensors: ((tensors[id(only)],), symbolic.kwargs)
+        return symbolic.fill_in
+
     def logits(self, images: torch.Tensor, training: bool = True) -> torch.Tensor:
         """(N, H, W, C) -> (N, classes), float32."""
         tensors = {id(self.inputs[0]): images}
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
-            for node, function, spent in zip(
-                self._nodes, self._functions, self._spent, strict=True
+            for node, arguments, function, spent in zip(
+                self._nodes, self._arguments, self._functions, self._spent, strict=True
             ):
-                args, kwargs = node.arguments.fill_in(tensors)
+                args, kwargs = arguments(tensors)
                 outputs = function(*args, **kwargs | {"training": training})
                 del args, kwargs
                 for tensor in spent:
                     del tensors[tensor]
-                for symbol, tensor in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
-                    tensors[id(symbol)] = tensor
-                del outputs
+                flat = [outputs] if torch.is_tensor(outputs) else keras.tree.flatten(outputs)
+                for symbol, output in zip(node.outputs, flat, strict=True):
+                    tensors[id(symbol)] = output
+                del outputs, flat, output
         return tensors[id(self.outputs[0])].float()
 
     def train_step(self, data: Tensors) -> dict[str, torch.Tensor]:

@@ -20,7 +20,6 @@ from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Logs, Progress, Weights
 from training.checkpoint import Checkpoint
-from training.muon import Muon
 from training.step import NativeModel
 
 EPOCHS, ROWS, BATCH = 4, 40, 16
@@ -88,7 +87,9 @@ def train(
     Returns the weights and the optimizer's variables, the curves, and the epoch begun with.
     """
     model = network()
-    made = Muon(0.01) if kind == "muon" else keras.optimizers.Adam(0.01)
+    made = keras.optimizers.Adam(0.01)
+    if kind == "sgd":
+        made = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, weight_decay=0.1)
     model.prepare(made, 0.1, "float32")
     rows = batches(augmented=True)
     callbacks = callbacks_of(kind, folder / "curves")
@@ -111,7 +112,7 @@ def train(
     return [variable.numpy().tobytes() for variable in variables], curves, begun
 
 
-KINDS = ["plain", "muon", "average", "best", "best average", "plateau", "early"]
+KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "early"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

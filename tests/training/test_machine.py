@@ -122,6 +122,24 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 # --- bfloat16 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("wanted", "device", "speed", "chosen"),
+    [
+        ("auto", "cpu", 1.01, "bfloat16"),
+        ("auto", "cpu", 1.0, "float32"),
+        ("auto", "cuda", 0.5, "bfloat16"),
+        ("bfloat16", "cpu", 0.5, "bfloat16"),
+        ("float32", "cpu", 2.0, "float32"),
+        ("float32", "cuda", 2.0, "float32"),
+    ],
+)
+def test_auto_takes_the_faster_precision(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, speed: float, chosen: str
+) -> None:
+    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
+    assert machine.choose_precision(wanted, device) == chosen
+
+
 def test_speed_of_bfloat16_is_a_ratio() -> None:
     speed = machine.speed_of_bfloat16()
     assert math.isfinite(speed)
