@@ -49,17 +49,17 @@ class Batches(IterableDataset):
         return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        count = len(self.images)
+        epoch, count = self.epoch, len(self.images)
+        self.epoch += 1  # now, since `fit` takes its number of batches and never asks for the end
         order = torch.arange(count)
         if self.augmentation:
             order = torch.randperm(count, generator=self.generator)
         for rows in order.to(self.images.device).split(self.batch_size):
             images = self.images[rows]
             if self.augmentation:
-                images = self.augmentation(images, rows, self.epoch)
+                images = self.augmentation(images, rows, epoch)
             own = processes.share(len(rows))
             yield (images[own].float() - self.mean) / self.std, self.labels[rows[own]]
-        self.epoch += 1
 
     def loader(self) -> DataLoader:
         """What Keras' `fit` takes; batches pass through as they are."""

@@ -107,3 +107,12 @@ def test_augmentation_is_told_the_epoch() -> None:
     assert first ^ second == set(range(ROWS))
     assert first & second == set()
     assert third == first
+
+
+def test_an_epoch_is_counted_even_where_nobody_asks_for_its_end() -> None:
+    batches = make(shuffled=True)
+    for number in range(3):
+        assert batches.epoch == number
+        loader = iter(batches.loader())
+        for _ in range(len(batches)):  # as Keras' fit does
+            next(loader)
