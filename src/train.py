@@ -14,12 +14,13 @@ from common.errors import InputError
 
 # isort: split
 import keras
+import torch
 
 import architectures
 from training import checkpoint, machine, model_file, processes
 from training.augmentation import Augmentation
-from training.batches import Batches
-from training.callbacks import Curves, LearningRate, Progress, Weights
+from training.batches import Batches, resized
+from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
 from training.step import NativeModel
 
 
@@ -74,6 +75,7 @@ class Training(NamedTuple):
     model: NativeModel
     precision: str  # float32 or bfloat16
     learning_rate: LearningRate
+    resizing: ProgressiveResizing
     mean: np.ndarray  # (C,), as `std`
     std: np.ndarray
     class_names: list[str]
@@ -129,10 +131,11 @@ def set_up() -> Training:
         device,
         augmentation,
         order_seed,
+        settings.data_pruning,
     )
     val = Batches(images[val_rows], labels[val_rows], mean, std, 1000, device)
     for part in (train, val):
-        smallest = len(part.labels) % part.batch_size or part.batch_size
+        smallest = part.rows_an_epoch % part.batch_size or part.batch_size
         if smallest < processes.count():
             raise InputError(
                 f"train.processes must be at most {smallest}, the rows of the smallest batch; "
@@ -158,6 +161,21 @@ def set_up() -> Training:
             precision,
         )
         processes.draw_apart([variable.value for variable in model.variables])
+    resizing = ProgressiveResizing(
+        settings.progressive_resizing.scale,
+        settings.progressive_resizing.share,
+        settings.epochs,
+        [train, val],
+    )
+    small = resized(torch.zeros(1, *images.shape[1:], device=device), resizing.scale)
+    if resizing.epochs and not model.takes(small):
+        resizing.epochs = 0
+        if not processes.rank():
+            print(
+                f"{chosen.model.architecture} cannot take images of {small.shape[1]} × {small.shape[2]}: "
+                "trained without train.progressive_resizing",
+                file=sys.stderr,
+            )
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
     )
@@ -171,7 +189,18 @@ def set_up() -> Training:
             "received others"
         )
     return Training(
-        key, device, train, val, network, model, precision, learning_rate, mean, std, class_names
+        key,
+        device,
+        train,
+        val,
+        network,
+        model,
+        precision,
+        learning_rate,
+        resizing,
+        mean,
+        std,
+        class_names,
     )
 
 
@@ -184,6 +213,7 @@ def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: P
     settings = params.load().train
     callbacks = [
         training.learning_rate,
+        training.resizing,
         Weights(settings.averaging, settings.keep),
         *shown,
     ]

@@ -39,6 +39,8 @@ TINY = {
     "train.epochs": 2,
     "train.batch_size": 64,
     "train.learning_rate": 0.05,
+    "train.data_pruning": 0.0,
+    "train.progressive_resizing.share": 0.0,  # plain takes one size only
     "train.precision": "float32",
     "train.threads": 1,  # other tests have the other cores
 }

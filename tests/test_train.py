@@ -19,6 +19,7 @@ import train
 from common import arrays, params
 from common.errors import InputError
 from training import machine
+from training.step import NativeModel
 
 MODEL = Path("models/model.keras")
 CURVES = Path("metrics/curves/plots/metrics")
@@ -241,6 +242,42 @@ def test_averaging_is_in_the_model(run: Train) -> None:
     assert last["train_loss"] == plain["train_loss"]  # training itself is the same
     assert last["val_loss"] != plain["val_loss"]
     assert MODEL.read_bytes() != averaged
+
+
+def test_small_images_come_first_where_the_network_takes_them(
+    run: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, list[tuple[int, ...]]] = {"train_step": [], "test_step": []}
+
+    def watch(name: str) -> None:
+        step = getattr(NativeModel, name)
+
+        def seen_step(self: NativeModel, data: Any) -> Any:
+            seen[name].append(tuple(data[0].shape[1:]))
+            return step(self, data)
+
+        monkeypatch.setattr(NativeModel, name, seen_step)
+
+    for name in seen:
+        watch(name)
+    small, full = (14, 14, 1), (28, 28, 1)
+    resizing = {"progressive_resizing.scale": 0.5, "progressive_resizing.share": 0.6}
+    monkeypatch.setitem(SMALL, "model.architecture", "blocks")
+    run(epochs=4, **resizing)
+    assert seen["train_step"] == [small] * 2 * STEPS + [full] * 2 * STEPS
+    assert seen["test_step"] == [small] * 2 + [full] * 2  # the 50 val rows are one batch
+    assert capfd.readouterr().err == ""
+
+    monkeypatch.setitem(SMALL, "model.architecture", "plain")
+    run(epochs=4, **resizing)
+    assert seen["train_step"][4 * STEPS :] == [full] * 4 * STEPS
+    resized = MODEL.read_bytes()
+    said = capfd.readouterr().err
+    assert said == (
+        "plain cannot take images of 14 × 14: trained without train.progressive_resizing\n"
+    )
+    run(epochs=4)
+    assert MODEL.read_bytes() == resized
 
 
 def test_bfloat16_gives_a_float32_model_that_is_near(run: Train) -> None:

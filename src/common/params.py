@@ -79,6 +79,11 @@ class Augmentation(Section):
     cutout: Annotated[int, Field(ge=0, le=28)]
 
 
+class ProgressiveResizing(Section):
+    scale: Annotated[float, Field(gt=0, le=1)]
+    share: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Train(Section):
     seed: Seed
     epochs: Count
@@ -105,6 +110,8 @@ class Train(Section):
     reduce_on_plateau: Count | None
     normalisation: Literal["standard", "unit"]
     augmentation: Augmentation
+    data_pruning: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    progressive_resizing: ProgressiveResizing = ProgressiveResizing(scale=1.0, share=0.0)
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     processes: Annotated[int, Field(ge=1, le=1024)] = 1  # left out where it is older than this key

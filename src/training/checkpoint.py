@@ -152,6 +152,7 @@ class Checkpoint(keras.callbacks.Callback):
             "variables": self._variables(),
             "generators": [generator.get_state() for generator in self._generators()],
             "batches": self.batches.epoch,
+            "losses": self.batches.losses,
             "python": random.getstate(),
             "numpy": numpy_state,
             "torch": processes.of_all(torch.get_rng_state()),
@@ -177,6 +178,7 @@ class Checkpoint(keras.callbacks.Callback):
         for generator, of_generator in zip(self._generators(), state["generators"], strict=True):
             generator.set_state(of_generator)
         self.batches.epoch = state["batches"]
+        self.batches.losses.copy_(state["losses"])
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
         torch.set_rng_state(state["torch"][processes.rank()])

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from training import processes
+from training.batches import Batch
 
 Layer = Any  # Keras' annotations cover all of its backends at once
 Tensors = tuple[torch.Tensor, torch.Tensor]
@@ -110,13 +111,14 @@ def _native(layer: layers.Layer) -> Callable[..., torch.Tensor] | None:
 class NativeModel(keras.Model):
     """A functional Keras model whose `fit` and `evaluate` run as native PyTorch operations.
 
-    Batches are (images, labels): normalised float32 (N, H, W, C) and int64 (N,). The model ends in
-    logits. The logs hold the mean cross-entropy in nats, without label smoothing, and the accuracy.
+    Batches are (images, labels), normalised float32 (N, H, W, C) and int64 (N,), or in training also
+    their weights (N,) and a function that is given their losses (N,), in nats. The model ends in logits.
+    The logs hold the mean cross-entropy in nats, without label smoothing, and the accuracy; both weighted.
     """
 
     _loss_sum: torch.Tensor | float
     _correct: torch.Tensor | float
-    _rows: torch.Tensor | int
+    _rows: torch.Tensor | int  # or the sum of their weights
 
     def prepare(self, optimizer: keras.Optimizer, label_smoothing: float, precision: str) -> None:
         """Compiles the model.
@@ -216,14 +218,32 @@ class NativeModel(keras.Model):
                 del outputs, flat, output
         return tensors[id(self.outputs[0])].float()
 
-    def train_step(self, data: Tensors) -> dict[str, torch.Tensor]:
-        images, labels = data
+    def takes(self, images: torch.Tensor) -> bool:
+        """Whether the network can compute images of this size, whatever it was built for."""
+        try:
+            with torch.no_grad():
+                self.logits(images, training=False)
+        except (RuntimeError, ValueError):  # PyTorch and Keras on shapes that do not fit
+            return False
+        return True
+
+    def train_step(self, data: Batch) -> dict[str, torch.Tensor]:
+        images, labels, *pruning = data
         for variable in self._variables_to_train:
             variable.value.grad = None
         log_probabilities = self._logits_to_train(images).log_softmax(-1)  # (N, classes)
-        cross_entropy = F.nll_loss(log_probabilities, labels)
+        if pruning:
+            weights, keep = pruning
+            losses = F.nll_loss(log_probabilities, labels, reduction="none")
+            keep(losses.detach())
+            cross_entropy = (weights * losses).mean()
+            uniform = -(weights * log_probabilities.mean(-1)).mean()
+        else:
+            weights = None
+            cross_entropy = F.nll_loss(log_probabilities, labels)
+            uniform = -log_probabilities.mean()
         smooth = self._label_smoothing
-        loss = (1 - smooth) * cross_entropy - smooth * log_probabilities.mean()
+        loss = (1 - smooth) * cross_entropy + smooth * uniform
         if self._has_regularizers:
             loss = loss + sum(self.losses)
         if processes.started():  # a mean over processes follows, which have a row more or less
@@ -234,7 +254,7 @@ class NativeModel(keras.Model):
             gradients = [variable.value.grad for variable in self._variables_to_train]
             self.optimizer.apply(gradients, self._variables_to_train)
             processes.average_(self._moving)
-        return self._tally(cross_entropy, log_probabilities, labels)
+        return self._tally(cross_entropy, log_probabilities, labels, weights)
 
     @torch.no_grad()
     def test_step(self, data: Tensors) -> dict[str, torch.Tensor]:
@@ -244,12 +264,19 @@ class NativeModel(keras.Model):
 
     @torch.no_grad()
     def _tally(
-        self, cross_entropy: torch.Tensor, log_probabilities: torch.Tensor, labels: torch.Tensor
+        self,
+        cross_entropy: torch.Tensor,
+        log_probabilities: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Means since the last `reset_metrics`; tensors, so that nothing waits for the device."""
-        self._rows += len(labels)
+        correct_rows = log_probabilities.argmax(-1) == labels
+        if weights is not None:
+            correct_rows = correct_rows * weights
+        self._rows = self._rows + (len(labels) if weights is None else weights.sum().double())
         self._loss_sum = self._loss_sum + cross_entropy.detach().double() * len(labels)
-        self._correct = self._correct + (log_probabilities.argmax(-1) == labels).sum().double()
+        self._correct = self._correct + correct_rows.sum().double()
         loss, correct, rows = self._loss_sum, self._correct, self._rows
         if processes.started():
             sums = [

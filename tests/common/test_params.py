@@ -16,6 +16,12 @@ from common.errors import InputError
 COMMITTED = (ROOT / "params.yaml").read_text("utf-8")
 CONTENT = YAML(typ="safe").load(COMMITTED)
 MISSING = object()  # as a value: the key is taken out
+# keys that kept files do not have, and what stood for them before
+NEWER: dict[str, Any] = {
+    "train.data_pruning": 0.0,
+    "train.progressive_resizing": params.ProgressiveResizing(scale=1.0, share=0.0),
+    "train.processes": 1,
+}
 
 
 def walk(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,13 +97,15 @@ def test_the_result_is_frozen() -> None:
 # --- keys ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key != "train.processes"])
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in NEWER])
 def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
     assert f": {key}: field required" in refusal(changed(tmp_path, {key: MISSING}))
 
 
-def test_a_file_without_processes_is_trained_in_one(tmp_path: Path) -> None:
-    assert params.load(changed(tmp_path, {"train.processes": MISSING})).train.processes == 1
+@pytest.mark.parametrize("key", NEWER)
+def test_a_file_older_than_a_key_trains_as_it_did(tmp_path: Path, key: str) -> None:
+    loaded = params.load(changed(tmp_path, {key: MISSING}))
+    assert getattr(loaded.train, key.removeprefix("train.")) == NEWER[key]
 
 
 @pytest.mark.parametrize("section", ["", *SECTIONS])
@@ -166,6 +174,9 @@ LIMITS: dict[str, tuple[Any, Any]] = {  # smallest and largest accepted; None: n
     "train.reduce_on_plateau": (1, None),
     "train.augmentation.shift": (0, 8),
     "train.augmentation.cutout": (0, 28),
+    "train.data_pruning": (0.0, 0.5),
+    "train.progressive_resizing.scale": (1e-9, 1.0),
+    "train.progressive_resizing.share": (0.0, 1 - 1e-9),
     "train.threads": (1, 1024),
 }
 FIT = {  # so that no other rule speaks than that of the key under test

@@ -5,18 +5,18 @@ import pytest
 import torch
 
 from training.augmentation import Augmentation
-from training.batches import Batches
+from training.batches import Batches, resized
 
 ROWS = 70
 MEAN, STD = np.array([100.0]), np.array([50.0])
 
 
-def make(shuffled: bool, batch_size: int = 32, seed: int = 0) -> Batches:
+def make(shuffled: bool, batch_size: int = 32, seed: int = 0, pruning: float = 0.0) -> Batches:
     """Image i is filled with i, and its label is i % 10."""
     images = np.broadcast_to(np.arange(ROWS, dtype=np.uint8)[:, None, None, None], (ROWS, 4, 5, 1))
     augmentation = Augmentation("none", 0, 0, ROWS, 0) if shuffled else None
     labels = np.arange(ROWS, dtype=np.uint8) % 10
-    return Batches(images.copy(), labels, MEAN, STD, batch_size, "cpu", augmentation, seed)
+    return Batches(images.copy(), labels, MEAN, STD, batch_size, "cpu", augmentation, seed, pruning)
 
 
 def epoch(batches: Batches) -> list[int]:
@@ -116,3 +116,75 @@ def test_an_epoch_is_counted_even_where_nobody_asks_for_its_end() -> None:
         loader = iter(batches.loader())
         for _ in range(len(batches)):  # as Keras' fit does
             next(loader)
+
+
+def pruned_epoch(batches: Batches) -> dict[int, float]:
+    """The weight of each row that an epoch shows; row i has the loss i."""
+    weights: dict[int, float] = {}
+    for images, _, of_batch, keep in batches.loader():
+        rows = (images[:, 0, 0, 0] * STD[0] + MEAN[0]).round()
+        keep(rows)
+        weights |= dict(zip(rows.int().tolist(), of_batch.tolist(), strict=True))
+    return weights
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 100])
+@pytest.mark.parametrize(("pruning", "left_out"), [(0.2, 14), (0.33, 23), (0.5, 35)])
+def test_pruning_leaves_out_half_of_the_easiest_rows(
+    batch_size: int, pruning: float, left_out: int
+) -> None:
+    batches = make(True, batch_size, pruning=pruning)
+    assert len(batches) == -(-(ROWS - left_out) // batch_size)
+    first, second = pruned_epoch(batches), pruned_epoch(batches)
+    assert len(first) == len(second) == ROWS - left_out
+    if 3 * left_out <= ROWS:  # as many as this have been seen, and what has not comes next
+        assert set(first) | set(second) == set(range(ROWS))
+    chosen = []
+    for _ in range(4):
+        weights = pruned_epoch(batches)
+        assert len(weights) == ROWS - left_out
+        easy = {row for row, weight in weights.items() if weight == 2}
+        assert len(easy) == left_out
+        assert max(easy) < 2 * left_out
+        assert {row: weights[row] for row in range(2 * left_out, ROWS)} == dict.fromkeys(
+            range(2 * left_out, ROWS), 1.0
+        )
+        assert sum(weights.values()) == ROWS
+        chosen.append(easy)
+    assert chosen[0] != chosen[1]  # drawn anew each time
+
+
+def test_the_seed_decides_what_is_left_out() -> None:
+    def epochs(seed: int) -> list[list[tuple[int, float]]]:
+        batches = make(True, seed=seed, pruning=0.3)
+        return [list(pruned_epoch(batches).items()) for _ in range(3)]
+
+    assert epochs(3) == epochs(3)
+    assert epochs(3) != epochs(4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_smaller_image_is_the_mean_of_what_it_stands_for(channels: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    blocks = torch.randint(256, (50, 10, 12, channels), generator=generator).to(torch.uint8)
+    images = blocks.repeat_interleave(2, 1).repeat_interleave(2, 2)  # of 2 x 2 equal pixels
+    small = resized(images, 0.5)
+    assert small.shape == blocks.shape
+    assert small.dtype == torch.float32
+    # of each pixel three quarters in either direction, the rest from its neighbours
+    near = torch.stack([blocks.roll((y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    share = torch.tensor([1, 6, 1]) / 8
+    expected = ((share[:, None] * share).flatten()[:, None, None, None, None] * near).sum(0)
+    inside = (slice(None), slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(small[inside], expected[inside], rtol=1e-5, atol=1e-3)
+    even = resized(torch.full((1, 28, 30, channels), 77), 0.7)
+    torch.testing.assert_close(even, torch.full((1, 20, 21, channels), 77.0))
+    assert resized(images, 1e-9).shape == (50, 1, 1, channels)
+
+
+def test_the_scale_holds_for_the_epochs_that_follow() -> None:
+    batches = make(shuffled=False)
+    for scale, shape in ((0.5, (2, 2)), (1.0, (4, 5))):
+        batches.scale = scale
+        assert {tuple(images.shape[1:3]) for images, _ in batches.loader()} == {shape}
+        assert epoch(batches) == list(range(ROWS))  # each image has one value

@@ -50,9 +50,8 @@ def batches(augmented: bool) -> Batches:
     images = generator.integers(0, 256, (ROWS, 8, 8, 1), np.uint8)
     labels = generator.integers(0, 3, ROWS).astype(np.uint8)
     augmentation = Augmentation("random", 1, 2, ROWS, 5) if augmented else None
-    return Batches(
-        images, labels, np.array([128.0]), np.array([64.0]), BATCH, "cpu", augmentation, 6
-    )
+    mean, std, pruning = np.array([128.0]), np.array([64.0]), 0.2 if augmented else 0.0
+    return Batches(images, labels, mean, std, BATCH, "cpu", augmentation, 6, pruning)
 
 
 def network() -> NativeModel:

@@ -38,7 +38,7 @@ def build(input_shape, classes):
     x = layers.Flatten()(x)
     return keras.Model(inputs, layers.Dense(classes)(x))
 """
-MIXED = {"model.architecture": "drops"}
+MIXED = {"model.architecture": "drops", "train.data_pruning": 0.3}
 MODEL = Path("models/model.keras")
 
 

@@ -322,6 +322,33 @@ def test_logs_are_the_figures_of_the_whole_set() -> None:
         assert evaluated[measure] == pytest.approx(on_val[measure], rel=1e-5)
 
 
+# --- weighted rows --------------------------------------------------------------------------------
+
+
+def test_a_row_of_weight_two_is_two_rows() -> None:
+    images, labels = everything(batches(3, 3))
+    twice = torch.tensor([0, 0, 1, 2])
+    _, weighted = twins(architecture("plain"))
+    _, repeated = twins(architecture("plain"))
+    kept: list[torch.Tensor] = []
+    logs = []
+    for model, data in (
+        (weighted, (images, labels, torch.tensor([2.0, 1.0, 1.0]), kept.append)),
+        (repeated, (images[twice], labels[twice])),
+    ):
+        model.prepare(sgd(0.0), 0.1, "float32")
+        model.reset_metrics()
+        logs.append({name: float(value) for name, value in model.train_step(data).items()})
+    for one, other in zip(
+        weighted.trainable_variables, repeated.trainable_variables, strict=True
+    ):  # a mean over 3 and a mean over 4
+        np.testing.assert_allclose(one.value.grad * 3, other.value.grad * 4, rtol=1e-4, atol=1e-6)
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    with torch.no_grad():
+        expected = F.cross_entropy(weighted.logits(images), labels, reduction="none")
+    np.testing.assert_allclose(kept[0], expected, rtol=1e-5)
+
+
 # --- precision ------------------------------------------------------------------------------------
 
 
@@ -360,3 +387,16 @@ def test_kernels_are_laid_out_once_and_not_copied_at_each_step() -> None:
     for kernel in kernels:  # (h, w, in, out) -> (out, in, h, w)
         assert kernel.permute(3, 2, 0, 1).is_contiguous(memory_format=torch.channels_last)
     assert any((before[v.path] != v.numpy()).any() for v in native.trainable_variables)
+
+
+@every_architecture
+def test_which_networks_take_another_size(name: str) -> None:
+    _, model = twins(architecture(name))
+    model.prepare(sgd(0.01), 0, "float32")
+    before = [variable.value.clone() for variable in model.variables]
+    one_size = any(isinstance(layer, layers.Flatten) for layer in model.layers)
+    assert model.takes(torch.rand(2, 20, 20, 1)) != one_size
+    assert model.takes(torch.rand(2, 28, 28, 1))
+    assert not model.takes(torch.rand(2, 28, 28, 3))
+    for variable, value in zip(model.variables, before, strict=True):
+        assert torch.equal(variable.value, value)
