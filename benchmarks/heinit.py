@@ -27,6 +27,7 @@ import torch
 import architectures
 import train
 from training.batches import resized
+from training.callbacks import ProgressiveResizing
 from training.machine import choose_precision, set_up
 from training.step import NativeModel
 
@@ -62,9 +63,9 @@ def main() -> None:
         metrics=["accuracy"],
     )
     images, labels = batch(settings.batch_size)
-    resizing = settings.progressive_resizing
-    small_epochs = int(resizing.share * settings.epochs)
-    small = resized(images, resizing.scale)
+    scale, share = settings.progressive_resizing.scale, settings.progressive_resizing.share
+    small_epochs = ProgressiveResizing(scale, share, settings.epochs, []).epochs
+    small = resized(images, scale)
     few_images, few_labels = batch(BATCH_SIZE)
     left_out = round(settings.data_pruning * ROWS)
     pruning = (torch.ones(settings.batch_size), lambda losses: None) if left_out else ()
