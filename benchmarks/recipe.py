@@ -33,17 +33,19 @@ FIGURE = Path("benchmarks/budgets.svg")
 TRIALS = Path(".cache/recipe")
 
 
-def wanted(epochs: list[int]) -> list[dict[str, Any]]:
-    """The changes to params.yaml of every run, in order."""
-    budgets = [
+def wanted(budgets: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
+    """The changes to params.yaml of every run, in order; both are numbers of epochs."""
+    on_val = [
         {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]}
-        for count in epochs
+        for count in budgets
         for seed in range(3)
     ]
-    all_rows = [
-        {"split.val_size": 0, "train.seed": seed, "evaluate.parts": ["test"]} for seed in range(5)
+    on_test = [
+        {"split.val_size": 0, "train.epochs": count, "train.seed": seed, "evaluate.parts": ["test"]}
+        for count in all_rows
+        for seed in range(5)
     ]
-    return budgets + all_rows
+    return on_val + on_test
 
 
 def measure(changes: dict[str, Any]) -> dict[str, Any]:
@@ -96,9 +98,17 @@ def main() -> None:
         nargs="*",
         type=int,
         default=[default],
-        help="the budgets (default: train.epochs alone; none: every row only)",
+        help="the budgets (default: train.epochs)",
     )
-    epochs = parser.parse_args().epochs
+    parser.add_argument(
+        "--all-rows",
+        nargs="*",
+        metavar="EPOCHS",
+        type=int,
+        default=[default],
+        help="trainings on every row (default: train.epochs)",
+    )
+    chosen = parser.parse_args()
     # within the trial's folder, which each run empties: seconds are of a whole training
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
     results: dict[str, Any] = {"machine": machine(), "of": trials.key(), "runs": []}
@@ -107,7 +117,7 @@ def main() -> None:
         if all(earlier[key] == results[key] for key in ("machine", "of")):
             results = earlier
     done = [run["changes"] for run in results["runs"]]
-    missing = [changes for changes in wanted(epochs) if changes not in done]
+    missing = [changes for changes in wanted(chosen.epochs, chosen.all_rows) if changes not in done]
     for changes in missing:
         print(", ".join(f"{key} {value}" for key, value in changes.items()), flush=True)
         results["runs"].append(measure(changes))

@@ -283,7 +283,7 @@ RECIPE_OF = {"machine": {"threads": 2, "processor": "some processor"}, "of": "th
 
 
 def recipe_of(accuracy: float, epochs: int) -> dict:
-    """Three seeds of two budgets, the second with `epochs`, and two trainings on every row."""
+    """Three seeds of two budgets, the second with `epochs`, and two of two trainings on every row."""
     runs = [
         {
             "changes": {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]},
@@ -295,10 +295,16 @@ def recipe_of(accuracy: float, epochs: int) -> dict:
     ]
     runs += [
         {
-            "changes": {"split.val_size": 0, "train.seed": seed, "evaluate.parts": ["test"]},
+            "changes": {
+                "split.val_size": 0,
+                "train.epochs": count,
+                "train.seed": seed,
+                "evaluate.parts": ["test"],
+            },
             "accuracy": 0.9 + 0.01 * seed,
-            "seconds": 99.0,
+            "seconds": 24.75 * count,
         }
+        for count in (4, 8)
         for seed in range(2)
     ]
     return RECIPE_OF | {"runs": runs}
@@ -316,7 +322,9 @@ def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.Mo
     text = (folder / "README.md").read_text()
     assert "| 1 | 11 | 90.33% ± 0.10% (n = 3) |" in text
     assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
-    assert "(`split.val_size=0`): 90.50% ± 0.71% (n = 2) on the test images, 99 seconds." in text
+    assert "trained on every row (`split.val_size=0`) |" in text
+    assert "| 4 | 99 | 90.50% ± 0.71% (n = 2) |" in text
+    assert "| 8 | 198 | 90.50% ± 0.71% (n = 2) |" in text
     assert "Seconds on 2 cores: some processor." in text
     call(monkeypatch, "--check")
 
@@ -328,13 +336,13 @@ def test_one_half_of_the_recipe_may_be_missing(
     write_recipe(folder, monkeypatch, whole | {"runs": whole["runs"][6:]})
     call(monkeypatch)
     text = (folder / "README.md").read_text()
-    assert "| epochs | seconds |" not in text
-    assert "90.50% ± 0.71% (n = 2) on the test images" in text
+    assert "| epochs | seconds | val" not in text
+    assert "| 4 | 99 | 90.50% ± 0.71% (n = 2) |" in text
     (folder / "benchmarks/recipe.json").write_text(json.dumps(whole | {"runs": whole["runs"][:6]}))
     call(monkeypatch)
     text = (folder / "README.md").read_text()
     assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
-    assert "Trained on every row" not in text
+    assert "every row" not in text
 
 
 def test_budgets_that_were_not_measured_are_said_to_be(
