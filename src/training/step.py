@@ -1,12 +1,13 @@
 """Keras `fit` with training and validation steps close to what PyTorch can do by hand.
 
-Five things make stock Keras layers slow on PyTorch, and this module goes round each:
+Six things make stock Keras layers slow on PyTorch, and this module goes round each:
 
 - `BatchNormalization` is five element-wise operations in float32; PyTorch has it in one kernel.
 - Between layers the channels_last layout is lost; here it is kept, kernels included.
 - Every activation is kept until the last layer has run; here it goes after its last reader.
 - Mixed precision casts at the border of every layer; autocast casts where an operation gains.
 - Metrics are computed by Keras at every batch; two running sums are enough.
+- On images of a few pixels PyTorch takes long for the gradient of a kernel; see `_FewPixels`.
 
 The weights stay those of the Keras layers, so callbacks, optimizers and saving know no difference.
 """
@@ -21,91 +22,205 @@ import keras
 import torch
 from keras import layers
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torch.nn.parallel import DistributedDataParallel
 
 from training import processes
 from training.batches import Batch
 
 Layer = Any  # Keras' annotations cover all of its backends at once
-Tensors = tuple[torch.Tensor, torch.Tensor]
+Run = Callable[[torch.Tensor, bool], torch.Tensor]  # one layer: its input, and whether in training
+Tensors = dict[int, torch.Tensor]  # by the id of the symbolic tensor that they stand for
 
 
-def _conv2d(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
-    x = F.conv2d(
-        x.permute(0, 3, 1, 2),  # (N, H, W, C) -> (N, C, H, W), in memory channels_last
-        # (h, w, in, out) -> (out, in, h, w), in memory channels_last already (see `prepare`); where
-        # images have one channel, the layout of the weight alone tells PyTorch to go on so
-        layer.kernel.value.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last),
-        layer.bias.value if layer.use_bias else None,
-        padding=layer.kernel_size[0] // 2 if layer.padding == "same" else 0,
-    ).permute(0, 2, 3, 1)
-    return layer.activation(x)
+def _activation(function: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same in PyTorch, without Keras' search for symbolic tensors, if it is a common one."""
+    native = {
+        keras.activations.linear: lambda x: x,
+        keras.activations.relu: F.relu,
+        keras.activations.silu: F.silu,
+    }
+    return native.get(function, function)
 
 
-def _max_pooling(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
-    x = F.max_pool2d(x.permute(0, 3, 1, 2), layer.pool_size, layer.strides)
-    return x.permute(0, 2, 3, 1)
+class _FewPixels(torch.autograd.Function):
+    """A convolution with an odd square kernel, at stride 1, that keeps the size of its images.
+
+    The gradient of the kernel is one product of two matrices. In bfloat16, oneDNN (PyTorch 2.13) takes
+    more than half as long again for it on images of 3 × 3, and four times as long on those of 2 × 2.
+    """
+
+    MOST = 9  # pixels, from which on oneDNN is as fast
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        """(N, in, H, W), (out, in, h, w) -> (N, out, H, W), all of one type."""
+        context.save_for_backward(x, kernel)
+        return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, kernel = context.saved_tensors
+        outputs, inputs, size, _ = kernel.shape
+        border = size // 2
+        # what each place of the output has seen: (N, H + 2b, W + 2b, in) -> (N · H · W, h · w · in)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *[border] * 4))
+        seen = padded.unfold(1, size, 1).unfold(2, size, 1).permute(0, 1, 2, 4, 5, 3)
+        seen = seen.reshape(-1, size * size * inputs)
+        of_places = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
+        of_kernel = (of_places.t() @ seen).view(outputs, size, size, inputs).permute(0, 3, 1, 2)
+        of_x = conv2d_input(x.shape, kernel, gradient, padding=border)
+        return of_x, of_kernel
 
 
-def _dense(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
-    x = F.linear(x, layer.kernel.value.t(), layer.bias.value if layer.use_bias else None)
-    return layer.activation(x)
+def _conv2d(layer: Layer) -> Run | None:
+    plain = layer.strides == (1, 1) == layer.dilation_rate and layer.groups == 1
+    odd_square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2
+    if not plain or (layer.padding == "same" and not odd_square):
+        return None
+    kernel, bias = layer.kernel.value, layer.bias.value if layer.use_bias else None
+    padding = layer.kernel_size[0] // 2 if layer.padding == "same" else 0
+    keeps_size = layer.padding == "same" and layer.kernel_size[0] > 1
+    activation = _activation(layer.activation)
+    with torch.no_grad():  # in memory (out, h, w, in): else it would be copied at each step
+        kernel.data = kernel.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+
+    def run(x: torch.Tensor, training: bool) -> torch.Tensor:
+        x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), in memory channels_last
+        # (h, w, in, out) -> (out, in, h, w), in memory channels_last already; where images have one
+        # channel, the layout of the weight alone tells PyTorch to go on so
+        weight = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        few_pixels = keeps_size and x.shape[2] * x.shape[3] <= _FewPixels.MOST
+        if few_pixels and training and bias is None and torch.is_autocast_enabled("cpu"):
+            x = _FewPixels.apply(x.to(torch.bfloat16), weight.to(torch.bfloat16))
+        else:
+            x = F.conv2d(x, weight, bias, padding=padding)
+        return activation(x.permute(0, 2, 3, 1))
+
+    return run
 
 
-def _batch_normalization(layer: Layer, x: torch.Tensor, training: bool) -> torch.Tensor:
-    count = x.numel() // x.shape[-1]  # values a channel
-    if count == 1:  # which PyTorch refuses in training
-        return layer.call(x, training=training)
-    training = training and layer.trainable  # frozen, a layer uses its moving statistics
+def _max_pooling(layer: Layer) -> Run | None:
+    if layer.padding != "valid":
+        return None
+    size, strides = layer.pool_size, layer.strides
+
+    def run(x: torch.Tensor, training: bool) -> torch.Tensor:
+        return F.max_pool2d(x.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
+
+    return run
+
+
+def _global_max_pooling(layer: Layer) -> Run:
+    return lambda x, training: x.amax((1, 2), keepdim=layer.keepdims)
+
+
+def _activation_layer(layer: Layer) -> Run:
+    activation = _activation(layer.activation)
+    return lambda x, training: activation(x)
+
+
+def _dense(layer: Layer) -> Run:
+    kernel, bias = layer.kernel.value, layer.bias.value if layer.use_bias else None
+    activation = _activation(layer.activation)
+
+    def run(x: torch.Tensor, training: bool) -> torch.Tensor:
+        return activation(F.linear(x, kernel.t(), bias))
+
+    return run
+
+
+def _batch_normalization(layer: Layer) -> Run | None:
+    if layer.axis != -1 or layer.renorm:
+        return None
     mean, variance = layer.moving_mean.value, layer.moving_variance.value
-    if training:  # copies, since the backward pass must find what the forward pass was given
-        new_mean, new_variance = mean.clone(), variance.clone()
-    else:
-        new_mean, new_variance = mean, variance
     # PyTorch takes float32 statistics with bfloat16 values only beside a float32 scale and offset
     scale = layer.gamma.value if layer.scale else torch.ones_like(mean)
     offset = layer.beta.value if layer.center else torch.zeros_like(mean)
-    x = F.batch_norm(
-        x.movedim(-1, 1),
-        new_mean,
-        new_variance,
-        scale,
-        offset,
-        training=training,
-        momentum=1 - layer.momentum,  # Keras' momentum is one minus PyTorch's
-        eps=layer.epsilon,
-    ).movedim(1, -1)
-    if training:
-        with torch.no_grad():
-            mean.copy_(new_mean)
-            # PyTorch's batch variance is sum / (count - 1), Keras' sum / count
-            batch_share = new_variance - layer.momentum * variance
-            variance.mul_(layer.momentum).add_(batch_share, alpha=(count - 1) / count)
-    return x
+    momentum, epsilon = layer.momentum, layer.epsilon
+
+    def run(x: torch.Tensor, training: bool) -> torch.Tensor:
+        count = x.numel() // x.shape[-1]  # values a channel
+        if count == 1:  # which PyTorch refuses in training
+            return layer.call(x, training=training)
+        training = training and layer.trainable  # frozen, a layer uses its moving statistics
+        if training:  # copies, since the backward pass must find what the forward pass was given
+            new_mean, new_variance = mean.clone(), variance.clone()
+        else:
+            new_mean, new_variance = mean, variance
+        x = F.batch_norm(
+            x.movedim(-1, 1),
+            new_mean,
+            new_variance,
+            scale,
+            offset,
+            training=training,
+            momentum=1 - momentum,  # Keras' momentum is one minus PyTorch's
+            eps=epsilon,
+        ).movedim(1, -1)
+        if training:
+            with torch.no_grad():
+                mean.copy_(new_mean)
+                # PyTorch's batch variance is sum / (count - 1), Keras' sum / count
+                batch_share = new_variance - momentum * variance
+                variance.mul_(momentum).add_(batch_share, alpha=(count - 1) / count)
+        return x
+
+    return run
 
 
-def _native(layer: layers.Layer) -> Callable[..., torch.Tensor] | None:
-    """The function that computes `layer`, or None where the layer's own `call` must do it."""
-    if getattr(layer, "activity_regularizer", None):
+NATIVE: dict[type, Callable[[Layer], Run | None]] = {
+    layers.Conv2D: _conv2d,
+    layers.MaxPooling2D: _max_pooling,
+    layers.GlobalMaxPooling2D: _global_max_pooling,
+    layers.BatchNormalization: _batch_normalization,
+    layers.Activation: _activation_layer,
+    layers.Dense: _dense,
+}
+
+
+def _native(layer: layers.Layer) -> Run | None:
+    """What computes `layer`, or None where the layer's own `call` must do it."""
+    plain = getattr(layer, "data_format", "channels_last") == "channels_last"
+    if type(layer) not in NATIVE or not plain or getattr(layer, "activity_regularizer", None):
         return None
-    if type(layer) is layers.Conv2D:
-        odd_square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2
-        plain = layer.strides == (1, 1) == layer.dilation_rate and layer.groups == 1
-        if (
-            plain
-            and layer.data_format == "channels_last"
-            and (layer.padding == "valid" or odd_square)
-        ):
-            return _conv2d
-    elif type(layer) is layers.MaxPooling2D:
-        if layer.padding == "valid" and layer.data_format == "channels_last":
-            return _max_pooling
-    elif type(layer) is layers.Dense:
-        return _dense
-    elif type(layer) is layers.BatchNormalization:
-        plain = layer.axis == -1 and not layer.renorm
-        return _batch_normalization if plain else None
-    return None
+    return NATIVE[type(layer)](layer)
+
+
+def _keras(layer: Layer) -> Callable[..., Any]:
+    """The layer's own computation; it may have several inputs and outputs."""
+    # `call`, not the layer itself, which would cast its input to float32; but only the layer
+    # itself adds the loss of its activity
+    call = layer if getattr(layer, "activity_regularizer", None) else layer.call
+    if getattr(layer, "_call_has_training_arg", False):
+        return call
+
+    def without_training(*args: Any, training: bool, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    return without_training
+
+
+def _compute(node: Any, native: Run | None, spent: list[int]) -> Callable[[Tensors, bool], None]:
+    """What reads the inputs of a node of the graph, writes its outputs, and drops what is `spent`."""
+    if native is not None:  # one tensor in, one out; images have no mask
+        (source,), (target,) = map(id, node.input_tensors), map(id, node.outputs)
+        take = dict.pop if spent else dict.__getitem__
+
+        def run(tensors: Tensors, training: bool) -> None:
+            tensors[target] = native(take(tensors, source), training)
+
+        return run
+    call = _keras(node.operation)
+
+    def run_keras(tensors: Tensors, training: bool) -> None:
+        args, kwargs = node.arguments.fill_in(tensors)
+        outputs = keras.tree.flatten(call(*args, **kwargs | {"training": training}))
+        for tensor in spent:
+            del tensors[tensor]
+        tensors.update(zip(map(id, node.outputs), outputs, strict=True))
+
+    return run_keras
 
 
 class NativeModel(keras.Model):
@@ -133,89 +248,50 @@ class NativeModel(keras.Model):
         self._label_smoothing = label_smoothing
         self._autocast = precision == "bfloat16"
         self._variables_to_train = list(self.trainable_variables)
+        self._weights = [variable.value for variable in self._variables_to_train]
         self._moving = [
             variable.value
             for variable in self.non_trainable_variables
             if variable.value.is_floating_point()
         ]
-        with torch.no_grad():
-            for layer in self.layers:
-                if _native(layer) is _conv2d:  # in memory (out, h, w, in): else copied at each step
-                    kernel = layer.kernel.value
-                    kernel.data = kernel.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
         self._has_regularizers = any(v.regularizer for v in self._variables_to_train) or any(
             getattr(layer, "activity_regularizer", None) for layer in self.layers
         )
-        self._nodes = [
+        nodes = [
             node
             for depth in sorted(self._nodes_by_depth, reverse=True)
             for node in self._nodes_by_depth[depth]
             if not node.is_input
         ]
-        self._functions = [self._function(node.operation) for node in self._nodes]
-        self._arguments = [self._arguments_of(node) for node in self._nodes]
         # the tensors that no later node needs, by node: kept alive, as Keras' own walk through the
         # graph does, they cost a page fault for every page of every activation
-        last_reader = {
-            id(x): place for place, node in enumerate(self._nodes) for x in node.input_tensors
-        }
+        last_reader = {id(x): place for place, node in enumerate(nodes) for x in node.input_tensors}
         last_reader.pop(id(self.outputs[0]), None)
-        self._spent: list[list[int]] = [[] for _ in self._nodes]
+        spent: list[list[int]] = [[] for _ in nodes]
         for tensor, place in last_reader.items():
-            self._spent[place].append(tensor)
+            spent[place].append(tensor)
+        native = {
+            layer: _native(layer) for layer in self.layers
+        }  # one, where it is in several nodes
+        self._computations = [
+            _compute(node, native.get(node.operation), spent[place])
+            for place, node in enumerate(nodes)
+        ]
         self._logits_to_train: Callable[..., torch.Tensor] = self.logits
         if processes.started():
-            weights = [variable.value for variable in self._variables_to_train]
             # with find_unused_parameters its buckets stay as they are: after the first step it would
             # sort them anew, and a training that goes on would add up in another order
             shared = DistributedDataParallel(
-                processes.Shared(self.logits, weights), find_unused_parameters=True
+                processes.Shared(self.logits, self._weights), find_unused_parameters=True
             )
             self._logits_to_train = shared.__call__  # itself Keras would take for a layer
-
-    @staticmethod
-    def _function(layer: Layer) -> Callable[..., torch.Tensor]:
-        """What computes a layer, given its inputs and `training`."""
-        native = _native(layer)
-        if native is not None:
-            return lambda x, training, **_: native(layer, x, training)  # images have no mask
-        # `call`, not the layer itself, which would cast its input to float32; but only the layer
-        # itself adds the loss of its activity
-        call = layer if getattr(layer, "activity_regularizer", None) else layer.call
-        if getattr(layer, "_call_has_training_arg", False):
-            return call
-
-        def without_training(*args: Any, training: bool, **kwargs: Any) -> torch.Tensor:
-            return call(*args, **kwargs)
-
-        return without_training
-
-    @staticmethod
-    def _arguments_of(node: Any) -> Callable[[dict[int, torch.Tensor]], tuple[tuple, dict]]:
-        """What fills in a layer's arguments; at once where they hold but one tensor, the first."""
-        symbolic = node.arguments
-        if len(symbolic.keras_tensors) == len(symbolic.args) == 1:
-            (only,) = symbolic.keras_tensors
-            if symbolic.args[0] is only:
-                return lambda tensors: ((tensors[id(only)],), symbolic.kwargs)
-        return symbolic.fill_in
 
     def logits(self, images: torch.Tensor, training: bool = True) -> torch.Tensor:
         """(N, H, W, C) -> (N, classes), float32."""
         tensors = {id(self.inputs[0]): images}
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
-            for node, arguments, function, spent in zip(
-                self._nodes, self._arguments, self._functions, self._spent, strict=True
-            ):
-                args, kwargs = arguments(tensors)
-                outputs = function(*args, **kwargs | {"training": training})
-                del args, kwargs
-                for tensor in spent:
-                    del tensors[tensor]
-                flat = [outputs] if torch.is_tensor(outputs) else keras.tree.flatten(outputs)
-                for symbol, output in zip(node.outputs, flat, strict=True):
-                    tensors[id(symbol)] = output
-                del outputs, flat, output
+            for compute in self._computations:
+                compute(tensors, training)
         return tensors[id(self.outputs[0])].float()
 
     def takes(self, images: torch.Tensor) -> bool:
@@ -229,8 +305,8 @@ class NativeModel(keras.Model):
 
     def train_step(self, data: Batch) -> dict[str, torch.Tensor]:
         images, labels, *pruning = data
-        for variable in self._variables_to_train:
-            variable.value.grad = None
+        for weight in self._weights:
+            weight.grad = None
         log_probabilities = self._logits_to_train(images).log_softmax(-1)  # (N, classes)
         if pruning:
             weights, keep = pruning
@@ -251,13 +327,13 @@ class NativeModel(keras.Model):
             loss = loss * (processes.count() * len(labels) / processes.total(rows))
         loss.backward()
         with torch.no_grad():
-            gradients = [variable.value.grad for variable in self._variables_to_train]
+            gradients = [weight.grad for weight in self._weights]
             self.optimizer.apply(gradients, self._variables_to_train)
             processes.average_(self._moving)
         return self._tally(cross_entropy, log_probabilities, labels, weights)
 
     @torch.no_grad()
-    def test_step(self, data: Tensors) -> dict[str, torch.Tensor]:
+    def test_step(self, data: Batch) -> dict[str, torch.Tensor]:
         images, labels = data
         log_probabilities = self.logits(images, training=False).log_softmax(-1)
         return self._tally(F.nll_loss(log_probabilities, labels), log_probabilities, labels)

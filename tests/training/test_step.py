@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import architectures
 from training.batches import Batches
-from training.step import NativeModel
+from training.step import NativeModel, _FewPixels
 
 NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
 every_architecture = pytest.mark.parametrize("name", NAMES)
@@ -151,7 +151,14 @@ def test_the_default_architecture_never_waits_for_keras_own_layers(
     def slow(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("Keras' own call is several times slower")
 
-    for kind in (layers.Conv2D, layers.BatchNormalization, layers.MaxPooling2D, layers.Dense):
+    for kind in (
+        layers.Conv2D,
+        layers.BatchNormalization,
+        layers.MaxPooling2D,
+        layers.Dense,
+        layers.Activation,
+        layers.GlobalMaxPooling2D,
+    ):
         monkeypatch.setattr(kind, "call", slow)
     native.fit(batches(8, 4).loader(), validation_data=batches(8, 4).loader(), verbose=0)
 
@@ -167,6 +174,10 @@ LAYERS: dict[str, tuple[type, dict[str, Any]]] = {
     "pooling": (layers.MaxPooling2D, {"pool_size": 3, "strides": 2}),
     "dense on pixels": (layers.Dense, {"units": 4, "activation": "gelu", "use_bias": False}),
     "batch norm": (layers.BatchNormalization, {"momentum": 0.6, "epsilon": 0.1}),
+    "global max": (layers.GlobalMaxPooling2D, {}),
+    "global max, two axes kept": (layers.GlobalMaxPooling2D, {"keepdims": True}),
+    "silu": (layers.Activation, {"activation": "silu"}),
+    "another activation": (layers.Activation, {"activation": "leaky_relu"}),
     # computed by Keras
     "strided": (layers.Conv2D, {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}),
     "even kernel": (layers.Conv2D, {"filters": 4, "kernel_size": 2, "padding": "same"}),
@@ -372,6 +383,44 @@ def test_validation_has_the_precision_of_training() -> None:
     assert logits.dtype == torch.float32
     assert (logits != exact).any()
     np.testing.assert_allclose(logits, exact, atol=0.05 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 2), (1, 1), (4, 2)], ids=str)
+@pytest.mark.parametrize("size", [3, 5])
+def test_gradients_on_few_pixels_are_those_of_the_convolution(
+    shape: tuple[int, int], size: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, *shape, generator=generator, dtype=torch.float64)
+    kernel = torch.randn(6, 3, size, size, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(4, 6, *shape, generator=generator, dtype=torch.float64)
+
+    def run(convolution: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        inputs = [x.clone().requires_grad_() for x in (images, kernel)]
+        output = convolution(*inputs)
+        return output, *torch.autograd.grad(output, inputs, upstream)
+
+    expected = run(lambda x, k: F.conv2d(x, k, padding=size // 2))
+    for ours, theirs in zip(run(_FewPixels.apply), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_training_in_bfloat16_takes_another_way_on_few_pixels_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    apply = _FewPixels.apply
+
+    def watched(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[2:])
+        return apply(x, kernel)
+
+    monkeypatch.setattr(_FewPixels, "apply", watched)
+    for precision in ("float32", "bfloat16"):
+        _, native = twins(architecture("blocks"))
+        native.prepare(sgd(0.01), 0, precision)
+        fit(native, batches(16, 16))  # 28 × 28 pixels become 27, 13, 6 and 3
+        assert seen == ([(3, 3)] if precision == "bfloat16" else [])
 
 
 # --- memory ---------------------------------------------------------------------------------------
