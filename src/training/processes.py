@@ -10,6 +10,7 @@ PET_NNODES, and so on (https://docs.pytorch.org/docs/stable/elastic/run.html).
 """
 
 import argparse
+import atexit
 import contextlib
 import ctypes
 import io
@@ -165,6 +166,9 @@ def join(device: str) -> None:
             )
         torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    # while the interpreter is whole: else gloo's threads may let go of tensors when it is half gone,
+    # which aborts the process (https://github.com/pytorch/pytorch/pull/179291)
+    atexit.register(distributed.destroy_process_group)
 
 
 def share(rows: int) -> slice:
