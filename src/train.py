@@ -214,7 +214,7 @@ def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: P
     callbacks = [
         training.learning_rate,
         training.resizing,
-        Weights(settings.averaging, settings.keep),
+        Weights(settings.averaging, settings.keep, training.resizing.epochs),
         *shown,
     ]
     if settings.reduce_on_plateau:
@@ -222,7 +222,11 @@ def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: P
             keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau)
         )
     if settings.early_stopping:
-        callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping))
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                patience=settings.early_stopping, start_from_epoch=training.resizing.epochs
+            )
+        )
     with keras.device(training.device):
         resume = checkpoint.Checkpoint(state_file, training.train, callbacks, training.device)
         training.model.fit(

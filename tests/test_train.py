@@ -205,7 +205,13 @@ def test_early_stopping_stops(run: Train) -> None:
     assert len(val_curve()) == 2
 
 
-def test_best_keeps_the_best_epoch(run: Train) -> None:
+def test_early_stopping_waits_for_full_images(run: Train) -> None:
+    first_half = {"progressive_resizing.scale": 1.0, "progressive_resizing.share": 0.5}
+    assert run(epochs=6, learning_rate=1e-12, early_stopping=1, **first_half)["epochs"] == 3 + 2
+
+
+@pytest.mark.parametrize("small", [0, 5])  # epochs with small images, which are no candidates
+def test_best_keeps_the_best_epoch(run: Train, small: int) -> None:
     # a rate that grows until it undoes what was learned; steps are cut, or the loss would be infinite
     options = {"sgd": {"clipnorm": 1.0}}
     run(
@@ -215,10 +221,11 @@ def test_best_keeps_the_best_epoch(run: Train) -> None:
         warmup=1.0,
         optimizer="sgd",
         optimizer_options=options,
+        **{"progressive_resizing.scale": 1.0, "progressive_resizing.share": small / 6},
     )
     accuracies = val_curve()
     assert max(accuracies) > accuracies[-1]  # otherwise this would prove nothing
-    assert val_accuracy() == pytest.approx(max(accuracies), abs=1e-6)
+    assert val_accuracy() == pytest.approx(max(accuracies[small:]), abs=1e-6)
 
 
 def test_reduce_on_plateau_halves_the_rate(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,11 +82,13 @@ class Weights(keras.callbacks.Callback):
         averaging: decay per step of an exponential moving average over all weights, moving
             statistics included; 0 for none. Validation, "best" and the final model use the average.
         keep: "last", or "best": those of the epoch with the highest val accuracy, the first such.
+        first: the epoch, counted from 0, from which on "best" compares: before it, images are smaller.
     """
 
-    def __init__(self, averaging: float, keep: str):
+    def __init__(self, averaging: float, keep: str, first: int = 0):
         super().__init__()
-        self.averaging, self.keep = averaging, keep
+        self.averaging, self.keep, self.first = averaging, keep, first
+        self.compares = False
         self.average: list[torch.Tensor] | None = None
         self.training: list[torch.Tensor] | None = None  # set aside while validation runs
         self.best: list[torch.Tensor] | None = None
@@ -101,6 +103,9 @@ class Weights(keras.callbacks.Callback):
     def _set(self, tensors: list[torch.Tensor]) -> None:
         for live, tensor in zip(self._live(), tensors, strict=True):
             live.copy_(tensor)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self.compares = self.keep == "best" and epoch >= self.first
 
     @torch.no_grad()
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -124,7 +129,7 @@ class Weights(keras.callbacks.Callback):
     @torch.no_grad()
     def on_test_end(self, logs: Logs = None) -> None:
         accuracy = float((logs or {})["accuracy"])
-        if self.keep == "best" and accuracy > self.best_accuracy:
+        if self.compares and accuracy > self.best_accuracy:
             self.best, self.best_accuracy = self._copy(), accuracy
         if self.training is not None:
             self._set(self.training)

@@ -171,6 +171,15 @@ def test_best_ends_with_the_weights_of_the_best_epoch(averaging: float) -> None:
     ] == pytest.approx(accuracy[best])
 
 
+def test_best_leaves_out_the_epochs_before_the_first_that_counts() -> None:
+    recorder = Recorder()
+    accuracy = fit(tiny(learning_rate=5.0), Weights(0, "best"), recorder)["val_accuracy"]
+    first = int(np.argmax(accuracy)) + 1
+    model = tiny(learning_rate=5.0)
+    fit(model, Weights(0, "best", first))
+    assert_equal(model.get_weights(), recorder.validation[first + int(np.argmax(accuracy[first:]))])
+
+
 def test_best_is_the_first_of_equals() -> None:
     model, weights, recorder = tiny(learning_rate=1e-12), Weights(0, "best"), Recorder()
     accuracy = fit(model, weights, recorder)["val_accuracy"]
