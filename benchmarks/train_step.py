@@ -6,8 +6,9 @@
 (c) stock Keras `fit`, float32;
 (d) stock Keras `fit`, mixed_bfloat16.
 
-Variants take turns, round by round, so that what else the machine does falls on all of them; a
-figure is the median over the rounds. Images are random: time does not depend on what they show.
+Variants take turns, round by round, so that what else the machine does falls on all of them; a figure
+is the median over the rounds, a ratio the median of the ratios within each round. Images are random:
+time does not depend on what they show.
 
 `python benchmarks/train_step.py` prints a table and writes benchmarks/train_step/PROCESSOR.json.
 """
@@ -15,9 +16,9 @@ figure is the median over the rounds. Images are random: time does not depend on
 import argparse
 import platform
 import re
-import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from common import backend, files, params
 # isort: split
 import keras
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -39,6 +41,7 @@ from training.machine import processor, set_up
 from training.step import NativeModel
 
 SHAPE, CLASSES = (28, 28, 1), 10
+EVALUATED = 5000
 SMOOTHING = 0.1
 SGD = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
 
@@ -201,35 +204,37 @@ VARIANTS: dict[str, tuple[Callable, str]] = {
 }
 
 
-def measure(name: str, batch_size: int, rounds: int, images: int) -> dict[str, dict[str, float]]:
-    """Images a second of every variant, training and evaluation: medians over the rounds."""
+def measure(name: str, batch_size: int, rounds: int, images: int) -> pd.DataFrame:
+    """Images a second: a row for each round, a column for each of (variant, "train" or "evaluate").
+
+    Stock Keras only trains, `images` a round; evaluation is of as many as the val part has.
+    """
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (images, *SHAPE), np.uint8)
-    labels = generator.integers(0, CLASSES, images).astype(np.uint8)
+    pixels = generator.integers(0, 256, (max(images, EVALUATED), *SHAPE), np.uint8)
+    labels = generator.integers(0, CLASSES, len(pixels)).astype(np.uint8)
     mean, std = np.array([73.0]), np.array([90.0])
-    train = Batches(
-        pixels, labels, mean, std, batch_size, "cpu", Augmentation("alternating", 1, 0, images, 0)
-    )
-    val = Batches(pixels, labels, mean, std, batch_size, "cpu")
+    augmentation = Augmentation("alternating", 1, 0, images, 0)
+    train = Batches(pixels[:images], labels[:images], mean, std, batch_size, "cpu", augmentation)
+    val = Batches(pixels[:EVALUATED], labels[:EVALUATED], mean, std, batch_size, "cpu")
     models = {variant: make(name, precision) for variant, (make, precision) in VARIANTS.items()}
-    seconds: dict[str, dict[str, list[float]]] = {v: {"train": [], "evaluate": []} for v in models}
+    speeds = defaultdict(list)
     for turn in range(rounds + 1):  # the first warms up and does not count
         order = list(models.items())
         for variant, model in order if turn % 2 else reversed(order):
             for what, batches in (("train", train), ("evaluate", val)):
+                if what == "evaluate" and isinstance(model, Stock):
+                    continue
                 start = time.perf_counter()
                 getattr(model, what)(batches)
                 if turn:
-                    seconds[variant][what].append(time.perf_counter() - start)
-    return {
-        variant: {what: round(images / statistics.median(times)) for what, times in both.items()}
-        for variant, both in seconds.items()
-    }
+                    rows = len(batches.images)
+                    speeds[variant, what].append(rows / (time.perf_counter() - start))
+    return pd.DataFrame(speeds)
 
 
-def ratios(speeds: dict[str, dict[str, float]]) -> dict[str, float]:
+def ratios(speeds: pd.DataFrame) -> dict[str, float]:
     def ratio(one: str, other: str, what: str = "train") -> float:
-        return round(speeds[one][what] / speeds[other][what], 3)
+        return round((speeds[one, what] / speeds[other, what]).median(), 3)
 
     return {
         "ours / native, float32": ratio("ours float32", "native float32"),
@@ -264,7 +269,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument(
-        "--images", type=int, default=2048, help="in a round (default: %(default)s)"
+        "--images", type=int, default=2048, help="trained in a round (default: %(default)s)"
     )
     parser.add_argument("--only", nargs="*", default=list(NATIVE), choices=list(NATIVE))
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[128, 512])
@@ -274,19 +279,20 @@ def main() -> None:
     for name in chosen.only:
         for batch_size in chosen.batch_sizes:
             speeds = measure(name, batch_size, chosen.rounds, chosen.images)
+            medians: dict[str, dict[str, int]] = {}
+            for (variant, what), speed in speeds.median().items():
+                medians.setdefault(variant, {})[what] = round(speed)
             results.append(
                 {
                     "architecture": name,
                     "batch_size": batch_size,
-                    "images_a_second": speeds,
+                    "images_a_second": medians,
                     "ratios": ratios(speeds),
                 }
             )
-            print(f"{name}, batch {batch_size}")
-            for variant, both in speeds.items():
-                print(
-                    f"  {variant:<16} {both['train']:>7,} trained, {both['evaluate']:>7,} evaluated, images a second"
-                )
+            print(f"{name}, batch {batch_size}: images a second")
+            for variant, of_variant in medians.items():
+                print(f"  {variant:<16}", *(f"  {what} {n:,}" for what, n in of_variant.items()))
             for what, ratio in results[-1]["ratios"].items():
                 print(f"  {what:<36} {ratio:.3f}")
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")

@@ -1,18 +1,20 @@
 """Keras `fit` with training and validation steps close to what PyTorch can do by hand.
 
-Six things make stock Keras layers slow on PyTorch, and this module goes round each:
+Seven things make stock Keras slow on PyTorch, and this module goes round each:
 
 - `BatchNormalization` is five element-wise operations in float32; PyTorch has it in one kernel.
 - Between layers the channels_last layout is lost; here it is kept, kernels included.
 - Every activation is kept until the last layer has run; here it goes after its last reader.
 - Mixed precision casts at the border of every layer; autocast casts where an operation gains.
 - Metrics are computed by Keras at every batch; two running sums are enough.
+- Batches are reported by another thread, which takes turns with the one that trains.
 - On images of a few pixels PyTorch takes long for the gradient of a kernel; see `_FewPixels`.
 
 The weights stay those of the Keras layers, so callbacks, optimizers and saving know no difference.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from common import backend
@@ -115,6 +117,17 @@ def _global_max_pooling(layer: Layer) -> Run:
     return lambda x, training: x.amax((1, 2), keepdim=layer.keepdims)
 
 
+def _global_average_pooling(layer: Layer) -> Run:
+    return lambda x, training: x.mean((1, 2), keepdim=layer.keepdims)
+
+
+def _rescaling(layer: Layer) -> Run | None:
+    scale, offset = layer.scale, layer.offset
+    if not isinstance(scale, float) or not isinstance(offset, float):  # one for each channel
+        return None
+    return lambda x, training: x.float() * scale + offset
+
+
 def _activation_layer(layer: Layer) -> Run:
     activation = _activation(layer.activation)
     return lambda x, training: activation(x)
@@ -173,6 +186,8 @@ NATIVE: dict[type, Callable[[Layer], Run | None]] = {
     layers.Conv2D: _conv2d,
     layers.MaxPooling2D: _max_pooling,
     layers.GlobalMaxPooling2D: _global_max_pooling,
+    layers.GlobalAveragePooling2D: _global_average_pooling,
+    layers.Rescaling: _rescaling,
     layers.BatchNormalization: _batch_normalization,
     layers.Activation: _activation_layer,
     layers.Dense: _dense,
@@ -223,6 +238,20 @@ def _compute(node: Any, native: Run | None, spent: list[int]) -> Callable[[Tenso
     return run_keras
 
 
+class _EveryBatch(keras.callbacks.Callback):
+    """Does nothing at every batch, in this thread.
+
+    With no callback that does something there, Keras lets another thread report the batches, and while
+    that one runs Python this one cannot.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        pass
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        pass
+
+
 class NativeModel(keras.Model):
     """A functional Keras model whose `fit` and `evaluate` run as native PyTorch operations.
 
@@ -231,9 +260,7 @@ class NativeModel(keras.Model):
     The logs hold the mean cross-entropy in nats, without label smoothing, and the accuracy; both weighted.
     """
 
-    _loss_sum: torch.Tensor | float
-    _correct: torch.Tensor | float
-    _rows: torch.Tensor | int  # or the sum of their weights
+    _sums: SimpleNamespace  # to set an attribute of the model itself takes Keras 15 µs
 
     def prepare(self, optimizer: keras.Optimizer, label_smoothing: float, precision: str) -> None:
         """Compiles the model.
@@ -303,6 +330,15 @@ class NativeModel(keras.Model):
             return False
         return True
 
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        callbacks = [*keras.tree.flatten(callbacks or []), _EveryBatch()]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        if not isinstance(callbacks, keras.callbacks.CallbackList):  # which is what `fit` made
+            callbacks = [*keras.tree.flatten(callbacks or []), _EveryBatch()]
+        return super().evaluate(*args, callbacks=callbacks, **kwargs)
+
     def train_step(self, data: Batch) -> dict[str, torch.Tensor]:
         images, labels, *pruning = data
         for weight in self._weights:
@@ -350,20 +386,19 @@ class NativeModel(keras.Model):
         correct_rows = log_probabilities.argmax(-1) == labels
         if weights is not None:
             correct_rows = correct_rows * weights
-        self._rows = self._rows + (len(labels) if weights is None else weights.sum().double())
-        self._loss_sum = self._loss_sum + cross_entropy.detach().double() * len(labels)
-        self._correct = self._correct + correct_rows.sum().double()
-        loss, correct, rows = self._loss_sum, self._correct, self._rows
+        sums = self._sums
+        sums.rows = sums.rows + (len(labels) if weights is None else weights.sum().double())
+        sums.loss = sums.loss + cross_entropy.detach().double() * len(labels)
+        sums.correct = sums.correct + correct_rows.sum().double()
+        loss, correct, rows = sums.loss, sums.correct, sums.rows
         if processes.started():
-            sums = [
-                torch.as_tensor(x, device=labels.device).double() for x in (loss, correct, rows)
-            ]
-            loss, correct, rows = processes.total(torch.stack(sums))
+            own = [torch.as_tensor(x, device=labels.device).double() for x in (loss, correct, rows)]
+            loss, correct, rows = processes.total(torch.stack(own))
         return {"loss": loss / rows, "accuracy": correct / rows}
 
     def reset_metrics(self) -> None:
-        self._rows = 0
-        self._loss_sum = self._correct = 0.0
+        # of weighted rows, all three are sums of weights
+        self._sums = SimpleNamespace(loss=0.0, correct=0.0, rows=0)
 
     @property
     def metrics(self) -> list[keras.Metric]:

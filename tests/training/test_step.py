@@ -1,6 +1,7 @@
 """NativeModel against stock Keras: the same figures, the same gradients, the same moving statistics."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import architectures
-from training.batches import Batches
+from training.batches import Batch, Batches
 from training.step import NativeModel, _FewPixels
 
 NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
@@ -146,7 +147,6 @@ def test_the_default_architecture_never_waits_for_keras_own_layers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, native = twins(architecture("blocks"))
-    native.prepare(sgd(0.01), 0, "float32")
 
     def slow(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("Keras' own call is several times slower")
@@ -158,8 +158,10 @@ def test_the_default_architecture_never_waits_for_keras_own_layers(
         layers.Dense,
         layers.Activation,
         layers.GlobalMaxPooling2D,
+        layers.Rescaling,
     ):
         monkeypatch.setattr(kind, "call", slow)
+    native.prepare(sgd(0.01), 0, "float32")
     native.fit(batches(8, 4).loader(), validation_data=batches(8, 4).loader(), verbose=0)
 
 
@@ -176,6 +178,9 @@ LAYERS: dict[str, tuple[type, dict[str, Any]]] = {
     "batch norm": (layers.BatchNormalization, {"momentum": 0.6, "epsilon": 0.1}),
     "global max": (layers.GlobalMaxPooling2D, {}),
     "global max, two axes kept": (layers.GlobalMaxPooling2D, {"keepdims": True}),
+    "global mean": (layers.GlobalAveragePooling2D, {}),
+    "global mean, two axes kept": (layers.GlobalAveragePooling2D, {"keepdims": True}),
+    "rescaling": (layers.Rescaling, {"scale": 0.3, "offset": -0.2}),
     "silu": (layers.Activation, {"activation": "silu"}),
     "another activation": (layers.Activation, {"activation": "leaky_relu"}),
     # computed by Keras
@@ -193,6 +198,7 @@ LAYERS: dict[str, tuple[type, dict[str, Any]]] = {
     "dropout": (layers.Dropout, {"rate": 0.5, "seed": 1}),
     "dropout, regularised": (layers.Dropout, {"rate": 0.5, "seed": 1, "activity_regularizer": "l2"}),
     "layer norm": (layers.LayerNormalization, {}),
+    "rescaling by channel": (layers.Rescaling, {"scale": [0.3, 2.0, 1.0]}),
     "batch norm without scale": (layers.BatchNormalization, {"scale": False}),
     "batch norm without centre": (layers.BatchNormalization, {"center": False}),
     "batch norm of rows": (layers.BatchNormalization, {"axis": 1}),
@@ -331,6 +337,25 @@ def test_logs_are_the_figures_of_the_whole_set() -> None:
         assert history[measure] == pytest.approx([on_train[measure]] * 2, rel=1e-5)
         assert history[f"val_{measure}"] == pytest.approx([on_val[measure]] * 2, rel=1e-5)
         assert evaluated[measure] == pytest.approx(on_val[measure], rel=1e-5)
+
+
+def test_no_other_thread_takes_turns_with_the_one_that_trains() -> None:
+    _, native = twins(architecture("plain"))
+    native.prepare(sgd(0.0), 0, "float32")
+    threads = set()
+
+    class Watched(Batches):
+        def __iter__(self) -> Iterator[Batch]:
+            for batch in super().__iter__():
+                yield batch
+                threads.add(threading.active_count())  # when the batch has been reported
+
+    data = batches(12, 4)
+    data.__class__ = Watched
+    before = threading.active_count()
+    native.fit(data.loader(), validation_data=data.loader(), verbose=0)
+    native.evaluate(data.loader(), verbose=0)
+    assert threads == {before}
 
 
 # --- weighted rows --------------------------------------------------------------------------------
