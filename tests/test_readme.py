@@ -398,9 +398,10 @@ def test_what_another_machine_does_is_set_against_the_noise(
     write_determinism(folder, monkeypatch)
     call(monkeypatch)
     text = (folder / "README.md").read_text()
-    assert "| nothing | the same | 0 | +0.00 points | +0.0 |" in text
-    assert "| threads | others | 1,234 | -0.14 points | -0.7 |" in text
-    assert "Measured on: some." in text
+    assert "| nothing | the same | 0 | +0.00 points | 1.00 |" in text
+    assert "| threads | others | 1,234 | -0.14 points | 0.71 |" in text
+    # of two seeds: Student's t with one degree of freedom, 12.706 · √2 · 0.2
+    assert "up to 3.59 points in 95 of 100 cases. Measured on: some." in text
 
 
 @pytest.mark.parametrize(
