@@ -4,70 +4,69 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 PYTHON ?= python3
-# one more than there are cores, since tests also wait: for servers, for processes to end
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
 .PHONY: help repro noise sweep compare review report export demo published test test-all lint check readme lock clean
 
-help: ## what there is
+help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-repro: .venv/run ## from nothing to metrics: runs every stage that is not up to date
+repro: .venv/run ## everything from raw images to metrics; runs only stages that are not up to date
 	dvc repro
 
-noise: repro ## the same training with five seeds: how much of a difference is chance
-	python src/noise.py
-	python src/readme.py
+noise: repro ## trains with five seeds: the spread of every figure over seeds
+	python tools/noise.py
+	python tools/readme.py
 
-sweep: .venv/run ## JOBS=1: searches what sweep.yaml says, each trial a DVC experiment
-	@python src/sweep.py $(if $(JOBS),--jobs $(JOBS))
+sweep: .venv/run ## JOBS=1: searches the space of sweep.yaml; each trial is a DVC experiment
+	@python tools/sweep.py $(if $(JOBS),--jobs $(JOBS))
 
 compare: .venv/run ## A=... B=... (commits, experiments or workspace): which model is better
-	@python src/compare.py $(A) $(B) $(if $(PART),--part $(PART))
+	@python tools/compare.py $(A) $(B) $(if $(PART),--part $(PART))
 
-review: .venv/run ## BASE=main OUT=file: what this change did, as Markdown
-	@python src/review.py $(BASE) $(if $(OUT),--out $(OUT))
+review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
+	@python tools/review.py $(BASE) $(if $(OUT),--out $(OUT))
 
-report: .venv/run ## report.html: results, curves, mistakes and experiments on one page
-	python src/report.py
+report: .venv/run ## report.html: one page of results, curves, mistakes and experiments
+	python tools/report.py
 
 export: .venv/run ## models/model.onnx, for predict.py and any ONNX Runtime
 	dvc repro export
 
-demo: .venv/demo ## a page on this machine where one drops, pastes or draws a picture
+demo: .venv/demo ## serves a page on this machine that classifies pictures you drop, paste or draw
 	@test -e models/model.onnx || $(MAKE) export
 	python src/demo.py
 
-published: .venv/run ## the published systems: trains what is not up to date (hours from nothing)
-	@# what is to run needs the images, which a fresh clone has not
+published: .venv/run ## the five published systems: trains those not up to date (from nothing: hours)
+	@# stages that will run need the images, which a fresh clone does not have
 	dvc repro --dry --allow-missing published/dvc.yaml | grep -q 'up to date' || dvc repro published/dvc.yaml:split
 	dvc repro --allow-missing published/dvc.yaml
-	python src/published.py
-	python src/readme.py
+	python published/summary.py
+	python tools/readme.py
 
 test: .venv/dev ## the test suite
-	pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+	pytest -n $(WORKERS) --dist worksteal
 
 test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
-	FUZZ_EXAMPLES=10000 pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m ""
+	FUZZ_EXAMPLES=10000 pytest -n $(WORKERS) --dist worksteal -m ""
 
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
 	ruff check .
-	mypy src tests benchmarks
+	mypy src tools published benchmarks tests
 	zizmor --offline --quiet .github
 
-check: .venv/run ## that every dvc.lock, dvc.yaml, figure and page belongs to this code
-	python src/check.py
-	python src/published.py --check
-	python src/readme.py --check
+check: .venv/run ## whether dvc.lock, dvc.yaml, figures and pages belong to this code
+	python tools/check.py
+	python published/summary.py --check
+	python tools/readme.py --check
 
-readme: .venv/run ## writes the figures that are committed into README.md and the other pages
-	python src/published.py
-	python src/readme.py
+readme: .venv/run ## writes the committed figures into README.md and the other pages
+	python published/summary.py
+	python tools/readme.py
 
-lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements*.txt
+lock: .venv/dev ## resolves the dependencies of pyproject.toml into requirements*.txt
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
 		--group run --output-file requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
@@ -75,14 +74,14 @@ lock: .venv/dev ## resolves the dependencies in pyproject.toml into requirements
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
 		--group demo --constraints requirements-dev.txt --output-file requirements-demo.txt
 
-clean: ## removes the environment and what unfinished runs left behind; data and models stay in DVC's cache
+clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
 	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
-.venv/run: requirements.txt src/offline_plots.py
+.venv/run: requirements.txt tools/offline_plots.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	python -m pip install --quiet --requirement requirements.txt
-	python src/offline_plots.py
+	python tools/offline_plots.py
 	touch $@
 
 .venv/demo: requirements-demo.txt .venv/run

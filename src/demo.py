@@ -1,20 +1,19 @@
-"""A page on this machine where one drops, pastes or draws a picture and sees what the model says.
+"""A page on which one drops, pastes or draws a picture, and sees the model's answer.
 
-`make demo` serves it on http://127.0.0.1:8000, for this machine alone; nothing is kept, and the page
-may load nothing from anywhere else.
+`make demo` serves it on http://127.0.0.1:8000, for this machine alone. No picture is stored, and the page
+may load nothing from any other address.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import argparse
 import base64
 import io
 import socket
 from pathlib import Path
 
+from common import image_folder
+from common.errors import InputError
+
 import uvicorn
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -23,13 +22,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
-from common.errors import InputError
 from inference.classifier import Classifier
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "inference/demo.html"
-LARGEST = 20_000_000  # bytes of a picture
-HEADERS = {  # the browser itself refuses any other address
+MAX_BYTES = 20_000_000  # of a picture
+HEADERS = {  # which make the browser refuse any other address
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -49,19 +47,17 @@ def make_app(classifier: Classifier) -> Starlette:
         content = bytearray()
         async for chunk in request.stream():
             content += chunk
-            if len(content) > LARGEST:
-                return refusal(
-                    f"the picture must have at most {LARGEST:,} bytes; received more", 413
-                )
+            if len(content) > MAX_BYTES:
+                return refusal(f"the picture must have at most {MAX_BYTES:,} bytes; received more", 413)
         try:
             answer = await run_in_threadpool(answer_to, bytes(content), classifier)
         except InputError as error:
-            return refusal(" ".join(str(error).splitlines()), 400)
+            return refusal(str(error), 400)
         return JSONResponse(answer, headers=HEADERS)
 
     return Starlette(
         routes=[Route("/", show), Route("/predict", predict, methods=["POST"])],
-        # other names that lead to this machine are another site's: https://owasp.org, DNS rebinding
+        # another host name that leads to this machine is another site's attack (DNS rebinding)
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
 
@@ -71,24 +67,21 @@ def refusal(reason: str, status: int) -> JSONResponse:
 
 
 def answer_to(content: bytes, classifier: Classifier) -> dict[str, object]:
-    """What the page shows: the image that the model saw, as a data URL, and what it says."""
+    """The model's input, as a data URL, and its answer, for the page."""
     prediction = classifier.predict(io.BytesIO(content), "the picture")
-    image, png = prediction.image, io.BytesIO()
-    Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(png, "PNG")
+    png = io.BytesIO()
+    picture = image_folder.to_picture(prediction.image)
+    picture.save(png, "PNG")
     return {
-        "seen": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
-        "size": f"{image.shape[1]} × {image.shape[0]}",
-        "classes": [
-            {"name": name, "probability": probability} for name, probability in prediction.likeliest
-        ],
-        "unlike": prediction.unlike,
+        "input": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
+        "size": f"{picture.width} × {picture.height}",
+        "classes": [{"name": name, "probability": probability} for name, probability in prediction.likeliest],
+        "out_of_distribution": prediction.out_of_distribution,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("models/model.onnx"))
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
     chosen = parser.parse_args()

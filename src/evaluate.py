@@ -1,24 +1,20 @@
-"""Stage 5: the finished model on the val rows and on the test images.
+"""Stage 5: evaluates the finished model on the val rows and on the test images.
 
-The one stage that holds a model against the test images. Figures are of one plain forward pass of
+No other stage runs a model on the test images. The figures come from one plain forward pass of
 models/model.keras in float32, as Keras loads it.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 from pathlib import Path
 
-import numpy as np
-
-from common import arrays, backend, files, locks, params
+from common import arrays, files, locks, params
+from common.backend import keras
 from common.errors import InputError
 
-# isort: split
-import keras
+import numpy as np
 import torch
 
 from analysis import figures, statistics
+from training import model_file
 
 METRICS = Path("metrics")
 MODEL = Path("models/model.keras")
@@ -26,20 +22,12 @@ BATCH_SIZE = 1000
 
 
 def load_model(path: Path, image_shape: tuple[int, ...], class_count: int) -> keras.Model:
-    """The model, in safe mode: nothing but Keras' own layers is accepted.
+    """The model for images of this shape (H, W, C) and so many classes.
 
     Raises:
-        InputError: no such file, no such model, or one for other images or classes.
+        InputError: as from `model_file.load`, or the model is for other images or classes.
     """
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # zip, HDF5, JSON and Keras each raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} must be a model that plain Keras loads; received: {reason}"
-        ) from error
-    if not isinstance(model, keras.Model):
-        raise InputError(f"{path} must be a model; received a {type(model).__name__}")
+    model, _ = model_file.load(path)
     expected = ((None, *image_shape), (None, class_count))
     if (model.input_shape, model.output_shape) != expected:
         raise InputError(
@@ -58,7 +46,7 @@ def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows, images[rows], labels[rows]
 
 
-@locks.alone()
+@locks.exclusive()
 def main() -> None:
     chosen = params.load()
     names = arrays.load_class_names()
@@ -66,10 +54,10 @@ def main() -> None:
     model = None
     with (
         keras.device("cpu"),
-        files.whole_folder(METRICS / "predictions") as predictions,
-        files.whole_folder(METRICS / "classes") as per_class,
-        files.whole_folder(METRICS / "reliability") as reliability,
-        files.whole_folder(Path("plots/mistakes")) as mistakes,
+        files.atomic_folder(METRICS / "predictions") as predictions,
+        files.atomic_folder(METRICS / "classes") as per_class,
+        files.atomic_folder(METRICS / "reliability") as reliability,
+        files.atomic_folder(Path("plots/mistakes")) as mistakes,
     ):
         # a part that is not asked for stays empty
         results: dict[str, dict] = {"val": {}, "test": {}}
@@ -77,18 +65,12 @@ def main() -> None:
             rows, images, labels = select(part)
             model = model or load_model(MODEL, images.shape[1:], len(names))
             probabilities = model.predict(images, batch_size=BATCH_SIZE, verbose=0)  # (N, classes)
-            results[part] = {"source": chosen.data.source} | statistics.summary(
-                labels, probabilities
-            )
+            results[part] = {"source": chosen.data.source} | statistics.summary(labels, probabilities)
             statistics.predictions(rows, labels, probabilities, names).to_csv(
                 predictions / f"{part}.csv", index=False
             )
-            statistics.per_class(labels, probabilities, names).to_csv(
-                per_class / f"{part}.csv", index=False
-            )
-            statistics.reliability(labels, probabilities).to_csv(
-                reliability / f"{part}.csv", index=False
-            )
+            statistics.per_class(labels, probabilities, names).to_csv(per_class / f"{part}.csv", index=False)
+            statistics.reliability(labels, probabilities).to_csv(reliability / f"{part}.csv", index=False)
             figures.mistakes(images, labels, probabilities, names, mistakes / f"{part}.png")
             print(f"{part}: " + ", ".join(f"{key} {value}" for key, value in results[part].items()))
     for name, result in results.items():

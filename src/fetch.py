@@ -1,14 +1,10 @@
 """Stage 1: the raw images and labels, as four IDX files in data/raw/.
 
-`data.source: fashion-mnist` takes the dataset from the first place that has it, in the order of
-`PLACES`, and accepts nothing but the published content (SHA-256 of each file, unpacked).
-`data.source: synthetic` draws images of our own in the same format. The other sources are read from
-data/input/ by the next stage; then data/raw/ says so and holds nothing else.
+`data.source: fashion-mnist` takes the dataset from the first of `PLACES` that has it, and accepts only
+the published content (SHA-256 of each unpacked file). `data.source: synthetic` draws images in the same
+format. The next stage reads all other sources from data/input/; data/raw/ then holds only a README.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import hashlib
 import os
 import shutil
@@ -25,9 +21,9 @@ RAW = Path("data/raw")
 
 
 class Published(NamedTuple):
-    """What identifies one file of the dataset."""
+    """One file of the dataset as published."""
 
-    sha256: str  # of the unpacked content: the same wherever the file comes from
+    sha256: str  # of the unpacked content, the same from every place
     bytes: int  # unpacked
     md5_gz: str  # of upstream's .gz file
 
@@ -63,7 +59,7 @@ PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
 
 
 class NotThere(Exception):
-    """A place does not have the files; the next one is tried."""
+    """A place does not have the files; `fetch` tries the next one."""
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -77,47 +73,34 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         raise NotThere(f"no folder {folder}")
     contents = {}
     for name, published in FILES.items():
-        found = [p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)]
-        if not found:
+        path = idx.packed_or_not(folder / name)
+        if not os.path.exists(path):
             raise NotThere(f"{folder} has no {name} or {name}.gz")
-        content = idx.read_bytes(found[0], limit=published.bytes)
+        content = idx.read_bytes(path, limit=published.bytes)
         digest = hashlib.sha256(content).hexdigest()
         if digest != published.sha256:
             raise InputError(
-                f"{found[0]} must unpack to the published {name} (SHA-256 {published.sha256}); received {digest}"
+                f"{path} must unpack to the published {name} (SHA-256 {published.sha256}); received {digest}"
             )
         contents[name] = content
     return contents
 
 
-def from_raw() -> dict[str, bytes]:
-    try:
-        return read_folder(RAW)
-    except InputError as error:  # remains of something else: replaced as a whole
-        raise NotThere(str(error)) from None
-
-
 def from_environment() -> dict[str, bytes]:
     folder = os.environ.get("FASHION_MNIST_DIR")
     if not folder:
-        raise NotThere("FASHION_MNIST_DIR is not set")
+        raise NotThere("not set")
     try:
         return read_folder(Path(folder))
-    except NotThere as error:  # asked for by name, so silence would be wrong
-        raise InputError(
-            f"FASHION_MNIST_DIR must hold the four files; received {folder}: {error}"
-        ) from None
-
-
-def from_system() -> dict[str, bytes]:
-    return read_folder(Path("/") / PACKAGE_FOLDER)
+    except NotThere as error:  # the user named this folder, so no other place may stand in for it
+        raise InputError(f"FASHION_MNIST_DIR must hold the four files; received {folder}: {error}") from None
 
 
 def from_upstream(
     addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, retries: int = 1
 ) -> dict[str, bytes]:
     """Downloads the four .gz files from the first address that gives all of them."""
-    import pooch  # brings requests: only when something is downloaded
+    import pooch  # imports requests, so only where something is downloaded
     import requests
 
     failures = []
@@ -126,9 +109,7 @@ def from_upstream(
             source = pooch.create(
                 path=folder,
                 base_url=address,
-                registry={
-                    f"{name}.gz": f"md5:{published.md5_gz}" for name, published in FILES.items()
-                },
+                registry={f"{name}.gz": f"md5:{published.md5_gz}" for name, published in FILES.items()},
                 retry_if_failed=retries,
             )
             download = pooch.HTTPDownloader(progressbar=True, timeout=timeout_s)
@@ -136,7 +117,7 @@ def from_upstream(
                 for name in source.registry:
                     source.fetch(name, downloader=download)
             except (requests.RequestException, ValueError) as error:
-                wrong_hash = type(error) is ValueError  # how pooch says it
+                wrong_hash = type(error) is ValueError  # as pooch reports it
                 reason = "not the published file" if wrong_hash else type(error).__name__
                 failures.append(f"{address}: {reason}")
                 continue
@@ -147,11 +128,11 @@ def from_upstream(
 def from_package() -> dict[str, bytes]:
     """Downloads the package with apt and unpacks it in a temporary folder; installs nothing.
 
-    Works without root: if the system's package lists are missing or too old, lists of our own are
-    fetched into the temporary folder.
+    Works without root: where the system's package lists are missing or too old, apt fetches lists into
+    the temporary folder.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise NotThere("apt-get and dpkg-deb are not both here")
+        raise NotThere("apt-get or dpkg-deb is not installed")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "lists" / "partial").mkdir(parents=True)
         own_lists = [
@@ -159,50 +140,36 @@ def from_package() -> dict[str, bytes]:
             f"-oDir::State::Lists={folder}/lists",
             f"-oDir::Cache={folder}",
         ]
-        download = ["download", PACKAGE]
-
-        def apt(*words: str) -> bool:
-            return _run(["apt-get", "-qq", *words], folder) == ""
-
-        if not apt(*download):
-            failure = _run(["apt-get", "-qq", *own_lists, "update"], folder) or _run(
-                ["apt-get", "-qq", *own_lists, *download], folder
-            )
-            if failure:
-                raise NotThere(failure)
+        try:
+            _run(["apt-get", "-qq", "download", PACKAGE], folder)
+        except NotThere:
+            _run(["apt-get", "-qq", *own_lists, "update"], folder)
+            _run(["apt-get", "-qq", *own_lists, "download", PACKAGE], folder)
         for package in Path(folder).glob(f"{PACKAGE}_*.deb"):
-            failure = _run(["dpkg-deb", "-x", str(package), f"{folder}/unpacked"], folder)
-            if failure:
-                raise NotThere(failure)
+            _run(["dpkg-deb", "-x", str(package), f"{folder}/unpacked"], folder)
         return read_folder(Path(folder) / "unpacked" / PACKAGE_FOLDER)
 
 
-def _run(command: list[str], folder: str) -> str:
-    """Runs a command; returns "" if it succeeded, else the last line that it printed."""
+def _run(command: list[str], folder: str) -> None:
+    """Runs a command in `folder`.
+
+    Raises:
+        NotThere: the command fails or takes more than 300 s; with the last line that it printed.
+    """
     try:
         done = subprocess.run(
-            command,
-            check=False,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=300,
+            command, check=False, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300
         )
     except subprocess.TimeoutExpired:
-        return f"{command[0]} took more than 300 s"
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return (
-        ""
-        if done.returncode == 0
-        else (lines[-1] if lines else f"{command[0]} exited with {done.returncode}")
-    )
+        raise NotThere(f"{command[0]} took more than 300 s") from None
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise NotThere(lines[-1] if lines else f"{command[0]} exited with {done.returncode}")
 
 
 PLACES: dict[str, Callable[[], dict[str, bytes]]] = {
-    "data/raw": from_raw,
     "FASHION_MNIST_DIR": from_environment,
-    f"/{PACKAGE_FOLDER}": from_system,
+    f"/{PACKAGE_FOLDER}": lambda: read_folder(Path("/") / PACKAGE_FOLDER),
     "upstream": from_upstream,
     f"apt package {PACKAGE}": from_package,
 }
@@ -212,7 +179,7 @@ def fetch() -> dict[str, bytes]:
     """The published dataset from the first place that has it.
 
     Raises:
-        InputError: no place has it; the message names each and says what to do.
+        InputError: no place has it; the message names each place and the way out.
     """
     tried = []
     for place, get in PLACES.items():
@@ -225,28 +192,26 @@ def fetch() -> dict[str, bytes]:
             print(f"{place}: all four files, checked")
             return contents
     raise InputError(
-        "Fashion-MNIST must be in one of the places tried; received nothing from "
+        "Fashion-MNIST must be in one of these places; received nothing from "
         + ", ".join(tried)
         + ". Put the four files in a folder and set FASHION_MNIST_DIR to it, or choose another data.source"
     )
 
 
-@locks.alone()
+@locks.exclusive()
 def main() -> None:
     data = params.load().data
     if data.source == "fashion-mnist":
         contents = fetch()
     elif data.source == "synthetic":
-        from common import synthetic  # draws with Pillow: only when asked for
+        from common import synthetic  # imports Pillow
 
         print(f"drawing synthetic images, seed {data.synthetic.seed}: not Fashion-MNIST")
-        contents = synthetic.draw_idx(
-            data.synthetic.train_images, data.synthetic.test_images, data.synthetic.seed
-        )
+        contents = synthetic.draw_idx(data.synthetic.train_images, data.synthetic.test_images, data.synthetic.seed)
     else:
         print(f"source {data.source} is read from data/input/ by prepare")
         contents = {"README": b"The images are read from data/input/.\n"}  # DVC drops empty folders
-    with files.whole_folder(RAW) as folder:
+    with files.atomic_folder(RAW) as folder:
         for name, content in contents.items():
             (folder / name).write_bytes(content)
 

@@ -1,14 +1,11 @@
-"""What the exported model says of pictures: `python src/predict.py PICTURE…`, files or whole folders.
+"""Classifies pictures with the exported model: `python src/predict.py PICTURE…`, files or whole folders.
 
-A picture is brought to the form of the training images (src/inference/pictures.py), and its three
-likeliest classes are printed. `unlike the training images` is said where the energy is above that of 99
-in 100 of them; what was measured of that is in MODEL_CARD.md. What is no picture gets one line, the
-others go on, and the exit status is 1.
+Each picture is brought to the form of the training images (src/inference/pictures.py), and its three
+likeliest classes are printed. A picture is marked as out of distribution, that is unlike the training
+images, where its energy is higher than that of 99 in 100 training images; MODEL_CARD.md says how well
+this works. A file that is no picture gives one line on stderr and exit status 1; the rest is classified.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import argparse
 import csv
 import json
@@ -17,31 +14,32 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
-from common import files
+from common import files, image_folder
 from common.errors import InputError
+
 from inference.classifier import Classifier, Prediction
 
 MODEL = Path("models/model.onnx")
 COLUMNS = (
     "picture",
-    *(f"{what}_{rank}" for rank in (1, 2, 3) for what in ("class", "probability")),
+    *(f"{name}_{rank}" for rank in (1, 2, 3) for name in ("class", "probability")),
     "energy",
-    "unlike",
+    "out_of_distribution",
 )
+MARK = " (out of distribution: unlike the training images)"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     parser.add_argument(
         "--model", type=Path, default=MODEL, help="as make export writes it (default: %(default)s)"
     )
     parser.add_argument(
-        "--seen", type=Path, metavar="FOLDER", help="write each image that the model saw there"
+        "--save-inputs",
+        type=Path,
+        metavar="FOLDER",
+        help="write there the image that each picture becomes for the model",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one list of objects")
@@ -49,40 +47,39 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def found(given: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each picture, and its place below the folder that was given, or its bare name."""
-    for path in given:
+def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each picture, and its path below the given folder, or its bare name."""
+    for path in paths:
         if not path.is_dir():
             yield path, Path(path.name)
             continue
-        places = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
-        places = [place for place in places if not any(part[0] == "." for part in place.parts)]
-        # a folder without any is one thing that is no picture
-        yield from ((path / place, place) for place in places or [Path()])
+        names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
+        names = [name for name in names if not any(part[0] == "." for part in name.parts)]
+        # an empty folder stands for itself, and is refused later
+        yield from ((path / name, name) for name in names or [Path()])
 
 
-def shown(path: Path) -> str:
+def printable(path: Path) -> str:
     """The path on one line, whatever bytes the file system allowed in it."""
     return " ".join(os.fsencode(path).decode("utf-8", "replace").splitlines())
 
 
 def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
     return {
-        "picture": shown(path),
+        "picture": printable(path),
         "classes": [
-            {"name": name, "probability": round(probability, 4)}
-            for name, probability in prediction.likeliest
+            {"name": name, "probability": round(probability, 4)} for name, probability in prediction.likeliest
         ],
         "energy": round(prediction.energy, 4),
-        "unlike": prediction.unlike,
+        "out_of_distribution": prediction.out_of_distribution,
     }
 
 
 def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
     row = {
-        "picture": shown(path),
+        "picture": printable(path),
         "energy": f"{prediction.energy:.4f}",
-        "unlike": prediction.unlike,
+        "out_of_distribution": prediction.out_of_distribution,
     }
     for rank, (name, probability) in enumerate(prediction.likeliest, start=1):
         row |= {f"class_{rank}": name, f"probability_{rank}": f"{probability:.4f}"}
@@ -91,38 +88,33 @@ def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
 
 def as_line(path: Path, prediction: Prediction) -> str:
     classes = ", ".join(f"{name} {probability:.1%}" for name, probability in prediction.likeliest)
-    unlike = " (unlike the training images)" if prediction.unlike else ""
-    return f"{shown(path)}: {classes}{unlike}"
-
-
-def write_seen(folder: Path, place: Path, prediction: Prediction) -> None:
-    image = prediction.image
-    with files.whole_file(folder / place.with_name(f"{place.name}.png")) as part:
-        Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(part, "PNG")
+    mark = MARK if prediction.out_of_distribution else ""
+    return f"{printable(path)}: {classes}{mark}"
 
 
 def main() -> None:
     chosen = arguments()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # names that a terminal cannot show
     classifier = Classifier(chosen.model)
-    given = list(found(chosen.pictures))
-    if chosen.seen and len({place for _, place in given}) < len(given):
-        raise InputError("pictures must have different names for --seen; received some twice")
+    found = list(find_pictures(chosen.pictures))
+    if chosen.save_inputs and len({name for _, name in found}) < len(found):
+        raise InputError("pictures must have unique names for --save-inputs; received some twice")
     table = csv.DictWriter(sys.stdout, COLUMNS, restval="", lineterminator="\n")
     if chosen.csv:
         table.writeheader()
     objects, failed = [], False
-    for path, place in given:
+    for path, name in found:
         try:
             if path.is_dir():
-                raise InputError(f"{shown(path)} must hold at least one picture; received none")
+                raise InputError(f"{printable(path)} must hold at least one picture; received none")
             prediction = classifier.predict(path)
         except InputError as error:
-            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        if chosen.seen:
-            write_seen(chosen.seen, place, prediction)
+        if chosen.save_inputs:
+            with files.atomic_file(chosen.save_inputs / name.with_name(f"{name.name}.png")) as part:
+                image_folder.to_picture(prediction.image).save(part, "PNG")
         if chosen.json:
             objects.append(as_object(path, prediction))
         elif chosen.csv:

@@ -1,16 +1,15 @@
 """Stage 2: every source as uint8 arrays, train and test apart, with tables and figures of them."""
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
+import sys
 from pathlib import Path
+
+from common import arrays, classes, files, idx, image_folder, kaggle_csv, locks, params
+from common.errors import InputError
 
 import numpy as np
 import pandas as pd
 
 from analysis import figures
-from common import arrays, classes, files, idx, image_folder, kaggle_csv, locks, params
-from common.errors import InputError
 
 RAW = Path("data/raw")
 INPUT = Path("data/input")
@@ -22,8 +21,7 @@ def read_csv() -> tuple[list[str], dict[str, Part]]:
     """The two Kaggle files in data/input/."""
     names = list(classes.FASHION_MNIST)
     return names, {
-        part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv", len(names))
-        for part in ("train", "test")
+        part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv", len(names)) for part in ("train", "test")
     }
 
 
@@ -31,22 +29,18 @@ def read_idx(folder: Path, names: list[str]) -> tuple[list[str], dict[str, Part]
     """The four IDX files in `folder`.
 
     Raises:
-        InputError: two files do not fit each other, or a label has no name.
+        InputError: a file is damaged, two files do not fit each other, or a label has no name.
     """
     parts = {}
     for part, prefix in IDX_PREFIX.items():
-        images_file = _packed_or_not(folder / f"{prefix}-images-idx3-ubyte")
-        labels_file = _packed_or_not(folder / f"{prefix}-labels-idx1-ubyte")
+        images_file = idx.packed_or_not(folder / f"{prefix}-images-idx3-ubyte")
+        labels_file = idx.packed_or_not(folder / f"{prefix}-labels-idx1-ubyte")
         images = idx.decode(idx.read_bytes(images_file), str(images_file))
         labels = idx.decode(idx.read_bytes(labels_file), str(labels_file))
         if images.ndim != 3:
-            raise InputError(
-                f"{images_file} must hold images in 3 dimensions; received {images.ndim}"
-            )
+            raise InputError(f"{images_file} must hold images in 3 dimensions; received {images.ndim}")
         if labels.ndim != 1:
-            raise InputError(
-                f"{labels_file} must hold labels in 1 dimension; received {labels.ndim}"
-            )
+            raise InputError(f"{labels_file} must hold labels in 1 dimension; received {labels.ndim}")
         if len(images) != len(labels):
             raise InputError(
                 f"{images_file} must hold one image a label ({len(labels):,}); received {len(images):,}"
@@ -60,13 +54,8 @@ def read_idx(folder: Path, names: list[str]) -> tuple[list[str], dict[str, Part]
     return names, parts
 
 
-def _packed_or_not(path: Path) -> Path:
-    packed = path.with_name(f"{path.name}.gz")
-    return packed if packed.exists() and not path.exists() else path
-
-
 def class_names() -> list[str]:
-    """The lines of data/input/classes.txt, or the ten digits where there is none."""
+    """The lines of data/input/classes.txt, or the ten digits without that file."""
     path = INPUT / "classes.txt"
     if not path.exists():
         return [str(digit) for digit in range(10)]
@@ -82,14 +71,12 @@ def class_names() -> list[str]:
     return names
 
 
-def check(
-    names: list[str], parts: dict[str, Part], shape: tuple[int, int, int], wants_test: bool
-) -> None:
-    """Refuses what no later stage could work with.
+def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int], needs_test: bool) -> None:
+    """Refuses data that no later stage could use. Warns where train and test may be swapped.
 
     Raises:
-        InputError: a class name that the tables need, another shape than data.height, data.width
-            and data.channels, no rows, or parts that look swapped.
+        InputError: a class is called all, images have another shape than data.height, data.width and
+            data.channels, there are no training images, or no test images where test is evaluated.
     """
     if "all" in names:
         raise InputError("a class must not be called all, as the totals are; received all")
@@ -102,13 +89,12 @@ def check(
             )
     if train == 0:
         raise InputError("train must hold at least one image; received none")
+    if needs_test and test == 0:
+        raise InputError("evaluate.parts must leave out test where there are no test images; received test")
     if train < test:
-        raise InputError(
-            f"train must hold at least as many images as test; received {train:,} and {test:,} (swapped?)"
-        )
-    if wants_test and test == 0:
-        raise InputError(
-            "evaluate.parts must leave out test where there are no test images; received test"
+        print(
+            f"warning: train has fewer images than test ({train:,} and {test:,}); are they swapped?",
+            file=sys.stderr,
         )
 
 
@@ -117,8 +103,8 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str]) -> pd.DataFrame:
-    """How many images, and mean and standard deviation of their pixels (0–255): one row for all,
-    then one a class.
+    """The number of images, and mean and standard deviation of their pixels (0–255): one row for all
+    classes, then one for each class.
     """
     groups = {"all": np.ones(len(labels), bool)}
     groups |= {name: labels == label for label, name in enumerate(names)}
@@ -137,9 +123,9 @@ def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str
 
 
 def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
-    """How many images have an exact copy, within train, within test, and in test of one in train.
+    """The number of images with an exact copy: within train, within test, and test images also in train.
 
-    `label_differs` counts those of them whose copy carries another label.
+    `label_differs` counts the images among them that have a copy with another label.
     """
     frames = {
         part: pd.DataFrame({"image": [image.tobytes() for image in images], "label": labels})
@@ -148,8 +134,8 @@ def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
     rows = []
     for part, frame in frames.items():
         copies = frame[frame.duplicated("image", keep=False)]
-        labels_of = copies.groupby("image")["label"].transform("nunique")
-        rows.append((f"within {part}", len(copies), int((labels_of > 1).sum())))
+        different_labels = copies.groupby("image")["label"].transform("nunique")
+        rows.append((f"within {part}", len(copies), int((different_labels > 1).sum())))
     shared = frames["test"][frames["test"]["image"].isin(frames["train"]["image"])]
     pairs = shared.reset_index().merge(frames["train"], on="image", suffixes=("", "_in_train"))
     differs = pairs.loc[pairs["label"] != pairs["label_in_train"], "index"].nunique()
@@ -157,7 +143,7 @@ def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["where", "images", "label_differs"])
 
 
-@locks.alone()
+@locks.exclusive()
 def main() -> None:
     chosen = params.load()
     data = chosen.data
@@ -176,11 +162,11 @@ def main() -> None:
     print(table.to_string(index=False), copies.to_string(index=False), sep="\n\n")
 
     images, labels = parts["train"]
-    with (  # everything is there before anything appears
-        files.whole_folder(arrays.PREPARED / "train") as train,
-        files.whole_folder(arrays.PREPARED / "test") as test,
-        files.whole_folder(Path("metrics/data")) as tables,
-        files.whole_folder(Path("plots/data")) as pictures,
+    with (  # all outputs are complete before the first one appears
+        files.atomic_folder(arrays.PREPARED / "train") as train,
+        files.atomic_folder(arrays.PREPARED / "test") as test,
+        files.atomic_folder(Path("metrics/data")) as tables,
+        files.atomic_folder(Path("plots/data")) as pictures,
     ):
         arrays.save(train, *parts["train"])
         arrays.save(test, *parts["test"])

@@ -1,19 +1,15 @@
 """Stage 4: trains the chosen architecture on the train rows and watches it on the val rows."""
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from common import arrays, files, locks, params
+from common.backend import keras
+from common.errors import InputError, first_line
+
 import numpy as np
-
-from common import arrays, backend, files, locks, params
-from common.errors import InputError
-
-# isort: split
-import keras
 import torch
 
 import architectures
@@ -21,21 +17,23 @@ from training import checkpoint, machine, model_file, processes
 from training.augmentation import Augmentation
 from training.batches import Batches, resized
 from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
-from training.step import NativeModel
+from training.native_model import NativeModel
+
+VAL_BATCH_SIZE = 1000
 
 
 def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) that raw pixels are normalised with.
+    """Mean and standard deviation (C,) to normalise raw pixels with.
 
     Args:
         images: (N, H, W, C) uint8, the training rows alone.
-        kind: "standard" for those of the images, "unit" for pixels / 255.
+        kind: "standard" computes them from the images; "unit" gives pixels / 255.
     """
     channels = images.shape[-1]
     if kind == "unit":
         return np.zeros(channels), np.full(channels, 255.0)
-    # from counts of the 256 values: exact, and a thousand images at a time, since NumPy counts in
-    # a copy eight times as large
+    # from counts of the 256 values, which are exact; a thousand images at a time, since NumPy counts
+    # in a copy eight times as large
     counts = np.zeros((channels, 256), np.int64)
     for start in range(0, len(images), 1000):
         pixels = images[start : start + 1000].reshape(-1, channels)
@@ -54,65 +52,79 @@ def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Opti
             f"received learning_rate: {options['learning_rate']}"
         )
     try:
-        return keras.optimizers.get(
-            {"class_name": name, "config": {"learning_rate": learning_rate, **options}}
-        )
+        return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **options}})
     except (ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"train.optimizer_options.{name} must fit {name}; received {options}: {reason}"
+            f"train.optimizer_options.{name} must fit {name}; received {options}: {first_line(error)}"
         ) from None
 
 
 class Training(NamedTuple):
-    """All that a training has before its first step."""
+    """What a training has before its first step."""
 
-    key: str  # stands for all that its bytes depend on
+    fingerprint: str  # of everything that its bytes depend on
     device: str
+    precision: str  # float32 or bfloat16
     train: Batches
     val: Batches
-    network: keras.Model  # as the architecture has it; `model` trains its weights
-    model: NativeModel
-    precision: str  # float32 or bfloat16
-    learning_rate: LearningRate
-    resizing: ProgressiveResizing
-    mean: np.ndarray  # (C,), as `std`
+    mean: np.ndarray  # (C,) of raw train pixels, as `std`
     std: np.ndarray
     class_names: list[str]
+    network: keras.Model  # from normalised images to logits; becomes a part of the model file
+    model: NativeModel  # trains the weights of `network`
+    learning_rate: LearningRate
+    resizing: ProgressiveResizing
 
 
 def set_up() -> Training:
-    """Reads parameters and data, makes model and optimizer, seeds every generator.
+    """Reads parameters and data, makes model and optimizer, and seeds every generator.
 
     Raises:
-        InputError: data or parameters are wrong, or those of another machine are others.
+        InputError: data or parameters are wrong, or differ between machines.
     """
     chosen = params.load()
     settings = chosen.train
     machine.set_up(settings.threads)
     device = machine.choose_device(settings.device)
-    processes.join(device)  # before anything can fail: the others see that this process is gone
-    precision = processes.of_first(
+    # before anything can fail: only processes that have joined notice when one of them ends
+    processes.join(device)
+    precision = processes.broadcast_from_first(
         None if processes.rank() else machine.choose_precision(settings.precision, device)
     )
-    images, labels = arrays.load("train")
-    train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
-    class_names = arrays.load_class_names()
-
-    if device == "cpu" and settings.precision == "bfloat16" and not processes.rank():
-        speed = machine.speed_of_bfloat16()
-        if speed < 1:
-            print(
-                f"bfloat16 has {speed:.2f} times the speed of float32 on this processor: "
-                "set train.precision to float32 or auto",
-                file=sys.stderr,
-            )
     # one seed, one independent stream for each purpose
     init_seed, order_seed, augmentation_seed = (
         int(word) for word in np.random.SeedSequence(settings.seed).generate_state(3)
     )
     keras.utils.set_random_seed(init_seed)
 
+    train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
+    class_names = arrays.load_class_names()
+    network, model = make_model(train.images.shape[1:], len(class_names), device, precision)
+    resizing = make_resizing(model, [train, val])
+    learning_rate = LearningRate(
+        settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
+    )
+    fingerprint = checkpoint.fingerprint(
+        [str(chosen.model), str(settings), device, precision, class_names],
+        [data.numpy(force=True) for part in (train, val) for data in (part.images, part.labels)],
+    )
+    if len(set(processes.gather(fingerprint))) > 1:
+        raise InputError(
+            "all machines must have the same parameters, data, code, libraries and kind of processor; "
+            "received machines that differ"
+        )
+    return Training(
+        fingerprint, device, precision, train, val, mean, std, class_names, network, model, learning_rate, resizing
+    )
+
+
+def load_batches(
+    device: str, order_seed: int, augmentation_seed: int
+) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
+    """Of train and val; with the mean and standard deviation (C,) that normalise both."""
+    settings = params.load().train
+    images, labels = arrays.load("train")
+    train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
     train_images = images[train_rows]
     mean, std = normalisation(train_images, settings.normalisation)
     augmentation = Augmentation(
@@ -133,7 +145,7 @@ def set_up() -> Training:
         order_seed,
         settings.data_pruning,
     )
-    val = Batches(images[val_rows], labels[val_rows], mean, std, 1000, device)
+    val = Batches(images[val_rows], labels[val_rows], mean, std, VAL_BATCH_SIZE, device)
     for part in (train, val):
         smallest = part.rows_an_epoch % part.batch_size or part.batch_size
         if smallest < processes.count():
@@ -141,86 +153,64 @@ def set_up() -> Training:
                 f"train.processes must be at most {smallest}, the rows of the smallest batch; "
                 f"received {processes.count()}"
             )
+    return train, val, mean, std
 
+
+def make_model(
+    image_shape: Sequence[int], classes: int, device: str, precision: str
+) -> tuple[keras.Model, NativeModel]:
+    """The network of the chosen architecture, and the model that trains its weights."""
+    chosen = params.load()
+    settings, name = chosen.train, chosen.model.architecture
+    height, width, channels = image_shape
     network = architectures.build(
-        chosen.model.architecture,
-        images.shape[1:],
-        len(class_names),
-        chosen.model.options.get(chosen.model.architecture, {}),
-        device,
+        name, (height, width, channels), classes, chosen.model.options.get(name, {}), device
     )
+    optimizer_options = settings.optimizer_options.get(settings.optimizer, {})
     with keras.device(device):
-        model = NativeModel(network.inputs, network.outputs[0], name=chosen.model.architecture)
+        model = NativeModel(network.inputs, network.outputs[0], name=name)
         model.prepare(
-            make_optimizer(
-                settings.optimizer,
-                settings.learning_rate,
-                settings.optimizer_options.get(settings.optimizer, {}),
-            ),
+            make_optimizer(settings.optimizer, settings.learning_rate, optimizer_options),
             settings.label_smoothing,
             precision,
         )
-        processes.draw_apart([variable.value for variable in model.variables])
+        processes.reseed_for_rank([variable.value for variable in model.variables])
+    return network, model
+
+
+def make_resizing(model: NativeModel, parts: Sequence[Batches]) -> ProgressiveResizing:
+    """As params.yaml has it, or none, with a warning, where `model` takes one image size only."""
+    settings = params.load().train
     resizing = ProgressiveResizing(
-        settings.progressive_resizing.scale,
-        settings.progressive_resizing.share,
-        settings.epochs,
-        [train, val],
+        settings.progressive_resizing.scale, settings.progressive_resizing.share, settings.epochs, parts
     )
-    small = resized(torch.zeros(1, *images.shape[1:], device=device), resizing.scale)
-    if resizing.epochs and not model.takes(small):
+    small = resized(torch.zeros_like(parts[0].images[:1]), resizing.scale)  # (1, h, w, C)
+    if resizing.epochs and not model.accepts(small):
         resizing.epochs = 0
         if not processes.rank():
             print(
-                f"{chosen.model.architecture} cannot take images of {small.shape[1]} × {small.shape[2]}: "
+                f"{model.name} cannot take images of {small.shape[1]} × {small.shape[2]}: "
                 "trained without train.progressive_resizing",
                 file=sys.stderr,
             )
-    learning_rate = LearningRate(
-        settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
-    )
-    key = checkpoint.key(
-        [str(chosen.model), str(settings), device, precision, class_names],
-        [train_images, labels[train_rows], images[val_rows], labels[val_rows]],
-    )
-    if len(set(processes.of_all(key))) > 1:
-        raise InputError(
-            "all machines must have the same parameters, data, code, libraries and kind of processor; "
-            "received others"
-        )
-    return Training(
-        key,
-        device,
-        train,
-        val,
-        network,
-        model,
-        precision,
-        learning_rate,
-        resizing,
-        mean,
-        std,
-        class_names,
-    )
+    return resizing
 
 
-def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: Path) -> None:
-    """Trains, on from the last epoch that `state_file` knows of.
+def fit(training: Training, reporters: list[keras.callbacks.Callback], state_file: Path) -> None:
+    """Trains, from the epoch after the last one that `state_file` has.
 
     Args:
-        shown: callbacks that write or say what the training does.
+        reporters: callbacks that write or print how the training goes.
     """
     settings = params.load().train
     callbacks = [
         training.learning_rate,
         training.resizing,
         Weights(settings.averaging, settings.keep, training.resizing.epochs),
-        *shown,
+        *reporters,
     ]
     if settings.reduce_on_plateau:
-        callbacks.append(
-            keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau)
-        )
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau))
     if settings.early_stopping:
         callbacks.append(
             keras.callbacks.EarlyStopping(
@@ -242,10 +232,10 @@ def fit(training: Training, shown: list[keras.callbacks.Callback], state_file: P
 
 def main() -> None:
     settings = params.load().train
-    if processes.wanted(settings.processes):
+    if processes.should_launch(settings.processes):
         processes.launch(settings.processes, Path(__file__))
         return
-    processes.keep_error()
+    processes.report_error_to_launcher()
     if settings.processes != processes.count():
         raise InputError(
             f"train.processes must be as many as torchrun starts, {processes.count()}; "
@@ -256,24 +246,20 @@ def main() -> None:
         fit(training, [], Path())
         return
     with (
-        checkpoint.kept(training.key) as state_file,
-        locks.alone(),
-        files.whole_folder(Path("metrics/curves")) as curves_folder,
+        checkpoint.state_file(training.fingerprint) as state_file,
+        locks.exclusive(),
+        files.atomic_folder(Path("metrics/curves")) as curves_folder,
     ):
-        curves = Curves(curves_folder)
-        each = f"{processes.count()} processes of " if processes.started() else ""
+        several = f"{processes.count()} processes of " if processes.is_distributed() else ""
         print(
             f"{training.model.name}: {training.model.count_params():,} parameters, "
-            f"{len(training.train.labels):,} training images, {training.precision} on {each}"
-            f"{training.device}"
+            f"{len(training.train.labels):,} training images, {training.precision} on {several}{training.device}"
         )
+        curves = Curves(curves_folder)
         fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
         with keras.device(training.device):
-            model_file.save(
-                model_file.with_preprocessing(training.network, training.mean, training.std),
-                training.class_names,
-                Path("models/model.keras"),
-            )
+            classifier = model_file.with_preprocessing(training.network, training.mean, training.std)
+            model_file.save(classifier, training.class_names, Path("models/model.keras"))
         files.write_json(Path("metrics/train.json"), curves.last)
 
 

@@ -7,12 +7,13 @@ counts where it is more than either explains.
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import InputError
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.revisions import Side
-from common.errors import InputError
+from analysis.revisions import Revision
 
 LEVEL = 0.05
 NAMES = dict.fromkeys(("label", "predicted", "class"), str)  # a class may be called 1
@@ -20,15 +21,15 @@ NAMES = dict.fromkeys(("label", "predicted", "class"), str)  # a class may be ca
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the shares of images that are right, the second side's minus the first's.
+    """Between the accuracies of two models, the second's minus the first's.
 
     Attributes:
-        images: how many both sides named.
-        gained: right on the second side alone.
-        lost: right on the first side alone.
+        images: number of images that both models classified.
+        gained: images that only the second model classified correctly.
+        lost: images that only the first model classified correctly.
         low, high: the 95 % interval of the difference, over images (paired t).
-        p_images: McNemar's exact test (https://doi.org/10.1007/BF02295996): a coin decides each image
-            that one side alone has right.
+        p_images: McNemar's exact test (https://doi.org/10.1007/BF02295996): a fair coin decides each
+            image that only one model classified correctly.
         by_seed: how far apart two trainings that differ in seed alone are in 95 of 100 cases, from
             `make noise`; None where that was not measured.
         p_seeds: how often such a pair is as far apart as this one.
@@ -69,7 +70,7 @@ class Difference:
             else f"another seed alone moves it by up to {100 * self.by_seed:.2f} points in 95 of 100 cases"
         )
         if not self.gained and not self.lost:
-            return "The same images are right on both sides."
+            return "Both models classify the same images correctly."
         if self.verdict != "within noise":
             return f"{points} are more than chance in the images explains ({test}), and {seeds}."
         if self.p_images >= LEVEL:
@@ -77,9 +78,7 @@ class Difference:
         return f"{points} are more than chance in the images explains ({test}), but {seeds}."
 
 
-def difference(
-    before: np.ndarray, after: np.ndarray, noise: dict[str, float] | None = None
-) -> Difference:
+def difference(before: np.ndarray, after: np.ndarray, noise: dict[str, float] | None = None) -> Difference:
     """Of two models on the same images.
 
     Args:
@@ -105,37 +104,37 @@ def another_seed(value: float, noise: dict[str, float]) -> tuple[float, float]:
     Args:
         noise: `std` and `n` of the share over seeds.
     """
-    # two of them differ by a standard deviation √2 as large, which n of them estimate
-    of_pair, t = np.sqrt(2) * noise["std"], stats.t(noise["n"] - 1)
-    p = 2 * t.sf(abs(value) / of_pair) if of_pair else not value
-    return float(t.isf(LEVEL / 2) * of_pair), float(p)
+    # the difference of two has a standard deviation √2 times as large, estimated from n
+    std, freedom = np.sqrt(2) * noise["std"], noise["n"] - 1
+    p = 2 * stats.t.sf(abs(value) / std, freedom) if std else not value
+    return float(stats.t.isf(LEVEL / 2, freedom) * std), float(p)
 
 
-def predictions(before: Side, after: Side, part: str) -> pd.DataFrame:
-    """One row for each image that both sides named, by its id.
+def predictions(before: Revision, after: Revision, part: str) -> pd.DataFrame:
+    """One row for each image that both models classified, by its id.
 
-    It has the `label`, the classes named `before` and `after`, and the latter's `confidence`.
+    Columns are `label`, the classes predicted `before` and `after`, and the second model's `confidence`.
 
     Raises:
-        InputError: a side has no predictions, or the two are of other images.
+        InputError: a revision has no predictions, or the two are for different images.
     """
-    found = {}
-    for side in (before, after):
+    tables = []
+    for revision in (before, after):
         path = f"metrics/predictions/{part}.csv"
-        table = side.table(path, "id", "label", "predicted", "confidence", dtype=NAMES)
+        table = revision.table(path, "id", "label", "predicted", "confidence", dtype=NAMES)
         if table is None:
             raise InputError(
-                f"{side} must have predictions on {part} (or choose the other part with PART=); "
+                f"{revision} must have predictions on {part} (or choose the other part with PART=); "
                 f"received no {path}"
             )
-        found[side] = table.set_index("id")
+        tables.append(table.set_index("id"))
     images = f"data/prepared/{'test' if part == 'test' else 'train'}"
-    data = [side.outputs().get(images) for side in (before, after)]
-    both = found[before].join(found[after], suffixes=("", "_after"), how="inner")
+    data = [revision.outputs().get(images) for revision in (before, after)]
+    both = tables[0].join(tables[1], suffixes=("", "_after"), how="inner")
     if data[0] != data[1] or both.empty or (both["label"] != both["label_after"]).any():
         raise InputError(
-            f"{before} and {after} must name the same {part} images; received {images} "
-            f"{data[0]} and {data[1]}, {len(both)} rows in common"
+            f"{before} and {after} must have predictions for the same {part} images; received "
+            f"{images} {data[0]} and {data[1]}, {len(both)} rows in common"
         )
     return pd.DataFrame(
         {
@@ -147,20 +146,20 @@ def predictions(before: Side, after: Side, part: str) -> pd.DataFrame:
     )
 
 
-def noise(sides: tuple[Side, ...], part: str) -> dict[str, Any]:
-    """Over seeds, of the first side that has it: `std` and `n` of each measure, and of `recall` by class.
+def noise(revisions: tuple[Revision, ...], part: str) -> dict[str, Any]:
+    """The spread over seeds: `std` and `n` of each measure, and of `recall` by class.
 
-    It is taken to hold for the other side too.
+    It is measured at the first revision that has it, and taken to hold for the other one too.
     """
-    for side in sides:
-        found = side.json("metrics/noise.json").get(part)
-        if found:
-            table = side.table("metrics/noise_classes.csv", "part", "class", "recall", dtype=NAMES)
+    for revision in revisions:
+        spread = revision.json("metrics/noise.json").get(part)
+        if spread:
+            path = "metrics/noise_classes.csv"
+            table = revision.table(path, "part", "class", "recall", dtype=NAMES)
             if table is None:
-                return found
-            classes = table[table["part"] == part].groupby("class")["recall"].agg(["std", "size"])
-            by_class = classes.rename(columns={"size": "n"}).to_dict("index")
-            return found | {"recall": by_class}
+                return spread
+            recalls = table[table["part"] == part].groupby("class")["recall"]
+            return spread | {"recall": recalls.agg(std="std", n="size").to_dict("index")}
     return {}
 
 
@@ -182,35 +181,24 @@ def by_class(table: pd.DataFrame, spread: dict[str, Any]) -> pd.DataFrame:
     none does. `p` is corrected for the number of classes (Benjamini and Hochberg 1995,
     https://doi.org/10.1111/j.2517-6161.1995.tb02031.x).
     """
-    rows = {
-        label: overall(group, {"accuracy": spread.get("recall", {}).get(label)})
+    found = [
+        overall(group, {"accuracy": spread.get("recall", {}).get(label)})
         for label, group in table.groupby("label")
-    }
-    corrected = stats.false_discovery_control([row.p for row in rows.values()])
-    return pd.DataFrame(
-        [
-            {
-                "class": label,
-                "images": row.images,
-                "before": (of["before"] == label).mean(),
-                "after": (of["after"] == label).mean(),
-                "difference": row.value,
-                "p": p,
-                "counts": p < LEVEL and row.by_seed is not None,
-            }
-            for (label, row), p in zip(rows.items(), corrected, strict=True)
-            for of in [table[table["label"] == label]]
-        ]
-    )
+    ]
+    p = stats.false_discovery_control([recall.p for recall in found])
+    seeds_measured = np.array([recall.by_seed is not None for recall in found])
+    correct = table[["before", "after"]].eq(table["label"], axis=0).groupby(table["label"])
+    rows = correct.mean().rename_axis("class").reset_index()
+    rows.insert(1, "images", correct.size().to_numpy())
+    return rows.assign(difference=[recall.value for recall in found], p=p, counts=(p < LEVEL) & seeds_measured)
 
 
 def confusions(table: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of label and other class that were not named as often before as after; most changed first."""
+    """The pairs of a label and a wrong class whose number of images changed; most changed first."""
     counted = {
-        name: table[table[name] != table["label"]].groupby(["label", name]).size()
-        for name in ("before", "after")
+        name: table[table[name] != table["label"]].groupby(["label", name]).size() for name in ("before", "after")
     }
-    both = pd.DataFrame(counted).fillna(0).astype(int).rename_axis(["label", "named"])
+    both = pd.DataFrame(counted).fillna(0).astype(int).rename_axis(["label", "predicted"])
     both["difference"] = both["after"] - both["before"]
     changed = both[both["difference"] != 0].reset_index()
     return changed.sort_values("difference", key=lambda x: -x.abs(), kind="stable")

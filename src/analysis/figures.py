@@ -8,7 +8,6 @@ import pandas as pd
 
 mpl.use("Agg")  # draws into files, whatever screen there is
 
-# isort: split
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,9 +32,7 @@ def class_means(images: np.ndarray, labels: np.ndarray, names: list[str], path: 
 
 def class_counts(table: pd.DataFrame, path: Path) -> None:
     """Bars of `images` by `class` and `part`; the row of all classes is left out."""
-    wide = table[table["class"] != "all"].pivot_table(
-        index="class", columns="part", values="images", sort=False
-    )
+    wide = table[table["class"] != "all"].pivot_table(index="class", columns="part", values="images", sort=False)
     figure, axes = plt.subplots(figsize=(6, 1 + 0.35 * len(wide)), layout="constrained")
     wide.plot.barh(ax=axes, width=0.8)
     axes.invert_yaxis()  # the first class at the top
@@ -60,10 +57,7 @@ def mistakes(
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
-    titles = [
-        f"true: {names[labels[row]]}\nsaid: {names[predicted[row]]} {confidence[row]:.2f}"
-        for row in worst
-    ]
+    titles = [f"true: {names[labels[row]]}\nsaid: {names[predicted[row]]} {confidence[row]:.2f}" for row in worst]
     titled(images[worst], titles, path)
 
 
@@ -82,11 +76,7 @@ def _grid(count: int, columns: int, inches: float) -> tuple[Figure, list[Axes]]:
     columns = min(columns, count)
     rows = -(-count // columns)  # rounded up
     figure, places = plt.subplots(
-        rows,
-        columns,
-        figsize=(inches * columns, inches * rows * 1.15),
-        squeeze=False,
-        layout="constrained",
+        rows, columns, figsize=(inches * columns, inches * rows * 1.15), squeeze=False, layout="constrained"
     )
     for place in places.flat:
         place.axis("off")
@@ -101,7 +91,5 @@ def _show(place: Axes, image: np.ndarray, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(
-        path, format="png", dpi=100, metadata={"Software": None}
-    )  # the version would change the bytes
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})  # the version would change the bytes
     plt.close(figure)

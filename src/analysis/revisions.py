@@ -1,31 +1,29 @@
-"""One side of a comparison: a commit, an experiment, or the working directory."""
+"""A revision to compare: a commit, an experiment, or the working directory."""
 
 import io
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from common.errors import InputError
 
-# isort: split
+import pandas as pd
 from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
 from ruamel.yaml import YAML, YAMLError
 
+from analysis import metric_files
+
 WORKSPACE = "workspace"
-PARTS = ("val", "test")
 
 
 @dataclass(frozen=True)
-class Side:
+class Revision:
     """What git has at a revision. Nothing is checked out, and no data is needed.
 
     Attributes:
-        name: as it was asked for.
+        name: as the user wrote it.
         commit: None for the working directory.
     """
 
@@ -39,20 +37,16 @@ class Side:
     @property
     def is_experiment(self) -> bool:
         """Whether it is one of DVC's experiments, which no branch holds."""
-        if not self.commit or not git(
-            "for-each-ref", f"--points-at={self.commit}", "refs/exps/??/*/*"
-        ):
+        if not self.commit or not git("for-each-ref", f"--points-at={self.commit}", "refs/exps/??/*/*"):
             return False
         return not git("branch", "--all", "--contains", self.commit)
 
-    def text(self, path: str) -> str | None:
-        """The content of a file; None where it is not there."""
+    def content(self, path: str) -> bytes | None:
+        """The bytes of a file; None where it is not there."""
         if self.commit is None:
-            return Path(path).read_text("utf-8") if Path(path).exists() else None
-        done = subprocess.run(
-            ["git", "show", f"{self.commit}:{path}"], capture_output=True, check=False
-        )
-        return None if done.returncode else done.stdout.decode("utf-8")
+            return Path(path).read_bytes() if Path(path).exists() else None
+        done = subprocess.run(["git", "show", f"{self.commit}:{path}"], capture_output=True, check=False)
+        return None if done.returncode else done.stdout
 
     def json(self, path: str) -> dict[str, Any]:
         """The figures of a file; none where it is not there.
@@ -60,10 +54,7 @@ class Side:
         Raises:
             InputError: the file is damaged.
         """
-        try:
-            return dict(json.loads(self.text(path) or "{}"))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} in {self} must hold figures; received: {error}") from None
+        return metric_files.parse(self.content(path) or b"{}", f"{path} in {self}")
 
     def table(self, path: str, *columns: str, **options: Any) -> pd.DataFrame | None:
         """The rows of a CSV file, with the columns that are named; None where it is not there.
@@ -71,19 +62,14 @@ class Side:
         Raises:
             InputError: the file is damaged, or lacks one of them.
         """
-        text = self.text(path)
-        if text is None:
+        content = self.content(path)
+        if content is None:
             return None
-        try:
-            return pd.read_csv(io.StringIO(text), keep_default_na=False, **options)[list(columns)]
-        except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
-            raise InputError(
-                f"{path} in {self} must be a table with {', '.join(columns)}; received: {error}"
-            ) from None
+        return metric_files.table(io.BytesIO(content), columns, f"{path} in {self}", **options)
 
     def predicted(self) -> list[str]:
         """The parts that have predictions."""
-        return [part for part in PARTS if self.text(f"metrics/predictions/{part}.csv")]
+        return [part for part in metric_files.PARTS if self.content(f"metrics/predictions/{part}.csv")]
 
     def outputs(self) -> dict[str, str]:
         """The hash of every output of the pipeline by path, as dvc.lock has it.
@@ -99,38 +85,34 @@ class Side:
 
     def _locked(self, kind: str) -> dict[str, str]:
         try:
-            stages = (YAML(typ="safe").load(self.text("dvc.lock") or "{}") or {}).get("stages", {})
+            stages = (YAML(typ="safe").load(self.content("dvc.lock") or b"{}") or {}).get("stages", {})
             entries = [entry for stage in stages.values() for entry in stage.get(kind, [])]
             return {entry["path"]: entry["md5"] for entry in entries}
         except (YAMLError, AttributeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(
-                f"dvc.lock in {self} must be as DVC writes it; received: {reason}"
-            ) from None
+            raise InputError(f"dvc.lock in {self} must be as DVC writes it; received: {reason}") from None
 
 
-def side(name: str) -> Side:
-    """The side that a name stands for: a revision as git names it, an experiment, or `workspace`.
+def resolve(name: str) -> Revision:
+    """The revision that a name stands for: as git names it, an experiment, or `workspace`.
 
     Raises:
         InputError: there is none.
     """
     if name == WORKSPACE:
-        return Side(name, None)
+        return Revision(name, None)
     try:
         with Repo() as repo:
-            return Side(name, resolve_rev(repo.scm, name))
+            return Revision(name, resolve_rev(repo.scm, name))
     except RevError:
-        raise InputError(
-            f"a side must be a commit, an experiment or {WORKSPACE}; received {name}"
-        ) from None
+        raise InputError(f"a revision must be a commit, an experiment or {WORKSPACE}; received {name}") from None
 
 
 def git(*words: str) -> str:
-    """What git says, without the line break at its end.
+    """The output of git, without the line break at its end.
 
     Raises:
-        InputError: it fails, which its own line tells.
+        InputError: it fails; the message has its first line.
     """
     done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -33,9 +33,7 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     }
 
 
-def counts(
-    labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray
-) -> dict[str, float | int]:
+def counts(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> dict[str, float | int]:
     """Those figures of `summary` that follow from the predicted classes alone.
 
     Args:
@@ -53,9 +51,7 @@ def counts(
     }
 
 
-def predictions(
-    rows: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str]
-) -> pd.DataFrame:
+def predictions(rows: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str]) -> pd.DataFrame:
     """One row an image: its row number in the prepared arrays, true and predicted class, confidence."""
     return pd.DataFrame(
         {
@@ -83,9 +79,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     Bins are (0, 1/15], (1/15, 2/15] …; `ideal` is what a calibrated model's accuracy would be.
     """
     bins = _bins(labels, probabilities)
-    return bins.assign(ideal=bins["confidence"])[
-        ["confidence", "accuracy", "ideal", "images"]
-    ].round(4)
+    return bins.assign(ideal=bins["confidence"])[["confidence", "accuracy", "ideal", "images"]].round(4)
 
 
 def _bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
@@ -95,9 +89,5 @@ def _bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     return (
         pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": correct})
         .groupby("bin")
-        .agg(
-            confidence=("confidence", "mean"),
-            accuracy=("accuracy", "mean"),
-            images=("accuracy", "size"),
-        )
+        .agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("accuracy", "size"))
     )

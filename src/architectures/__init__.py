@@ -10,19 +10,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common import backend
+from common.backend import keras
 from common.errors import InputError
-
-# isort: split
-import keras
 
 
 def build(
-    name: str,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    options: dict[str, Any],
-    device: str = "cpu",
+    name: str, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any], device: str = "cpu"
 ) -> keras.Model:
     """Builds the architecture in the file called `name`, its weights on `device` (cpu or cuda).
 
@@ -51,6 +44,4 @@ def build(
         # Keras puts the layer first, then the cause in bold
         lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).split("\n\n")
         reason = " ".join(" ".join(lines[:2]).split())
-        raise InputError(
-            f"model.options.{name} must make a network; received {options}: {reason}"
-        ) from error
+        raise InputError(f"model.options.{name} must make a network; received {options}: {reason}") from error

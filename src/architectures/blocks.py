@@ -39,9 +39,7 @@ def build(
     convolutions = []
     for width in widths:
         for place in range(2):
-            convolution = layers.Conv2D(
-                width, 3, padding="same", use_bias=False, kernel_initializer=UNIFORM
-            )
+            convolution = layers.Conv2D(width, 3, padding="same", use_bias=False, kernel_initializer=UNIFORM)
             convolutions.append(convolution)
             x = convolution(x)
             if place == 0:

@@ -4,9 +4,7 @@ import keras
 from keras import layers
 
 
-def build(
-    input_shape: tuple[int, int, int], classes: int, widths: tuple[int, ...] = (32, 64)
-) -> keras.Model:
+def build(input_shape: tuple[int, int, int], classes: int, widths: tuple[int, ...] = (32, 64)) -> keras.Model:
     """A 3 × 3 convolution, ReLU and max-pooling for each of `widths`, then one dense layer."""
     inputs = x = layers.Input(input_shape)
     for width in widths:

@@ -1,4 +1,7 @@
-"""The prepared arrays: one folder a part, `images.npy` and `labels.npy`, never pickled."""
+"""The prepared arrays: a folder for train, one for test, with `images.npy` and `labels.npy` each.
+
+Nothing is pickled.
+"""
 
 import io
 import json
@@ -7,28 +10,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from common.errors import InputError, first_line
 
-from common.errors import InputError
+import numpy as np
 
 PREPARED = Path("data/prepared")
 SPLIT = Path("data/split")
-HOLD_TEST_IMAGES = (PREPARED / "test", Path("data/raw"), Path("data/input"))
+TEST_IMAGE_FOLDERS = (PREPARED / "test", Path("data/raw"), Path("data/input"))
 
 
 def forbid_test_images() -> None:
-    """From here on this process cannot open what holds test images, and nothing can lift that.
+    """From here on, opening a file with test images raises PermissionError in this process.
 
-    Raises (whoever tries):
-        PermissionError: by an audit hook of Python's.
+    It is an audit hook of Python's, which nothing can remove.
     """
-    forbidden = [folder.resolve() for folder in HOLD_TEST_IMAGES]
+    forbidden = [folder.resolve() for folder in TEST_IMAGE_FOLDERS]
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             path = Path(os.fsdecode(arguments[0])).resolve()
-            held = any(path.is_relative_to(folder) for folder in forbidden)
-            if held and path.name not in (".gitignore", ".dvcignore"):  # which dvclive looks for
+            inside = any(path.is_relative_to(folder) for folder in forbidden)
+            if inside and path.name not in (".gitignore", ".dvcignore"):  # dvclive reads these
                 raise PermissionError(f"the test images decide nothing here; received {path}")
 
     sys.addaudithook(refuse)
@@ -41,7 +43,7 @@ def save(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """An .npy file. By itself NumPy writes through C's buffers, and says nothing of a full disk.
+    """An .npy file. `np.save` into a file writes through C's buffers and does not report a full disk.
 
     Raises:
         OSError: the array cannot be written as a whole.
@@ -85,15 +87,19 @@ def load_class_names() -> list[str]:
     path = PREPARED / "classes.json"
     try:
         names = json.loads(path.read_text("utf-8"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("other JSON")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must be a JSON list of names; received: {error}") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} must be a JSON list of names; received other JSON")
     return names
 
 
 def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:
-    """An .npy file, refused unless it has this type and number of dimensions."""
+    """The array of an .npy file.
+
+    Raises:
+        InputError: the file is missing, damaged, or has another type or number of dimensions.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -101,8 +107,7 @@ def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:
             f"{path} must exist (dvc repro writes it, dvc pull or checkout brings it); received no file"
         ) from None
     except Exception as error:  # NumPy's reader raises whatever a damaged header makes it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} must be a whole .npy file; received: {reason}") from error
+        raise InputError(f"{path} must be a whole .npy file; received: {first_line(error)}") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:
         raise InputError(
             f"{path} must hold {np.dtype(dtype).name} in {dimensions} dimensions; "

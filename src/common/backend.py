@@ -1,6 +1,7 @@
 """Keras on PyTorch in its standard settings, whatever the machine's own keras.json says.
 
-Imported instead of, or before, keras and torch: only what needs Keras pays for it.
+`from common.backend import keras` is how this repository imports Keras: only scripts that need it pay
+for it. Architecture files may write `import keras`, since `architectures` loads this module first.
 """
 
 import os
@@ -8,10 +9,10 @@ import sys
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
-# Threads that wait for each other spin for so many rounds (under a millisecond), then sleep. The
+# Threads that wait for each other spin for this many rounds (under a millisecond), then sleep. The
 # default of libgomp, PyTorch's thread pool on Linux, makes a step ten times as slow where one other
-# process is busy, and to sleep at once makes it half as fast where none is. Read when PyTorch is
-# loaded; the results are the same.
+# process is busy; sleeping at once makes it half as fast where none is. Read when PyTorch is loaded;
+# the results are the same.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Keras imports these where they are installed, for wrappers and drawings that nothing here uses: it
@@ -19,7 +20,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 hidden: dict[str, Any] = dict.fromkeys({"matplotlib", "sklearn"} - sys.modules.keys())
 sys.modules |= hidden
 
-# isort: split
 import keras
 
 for name in hidden:

@@ -1,7 +1,6 @@
-"""How every script of this repository ends when it cannot go on: one line, never a traceback.
+"""How every script of this repository ends when it cannot go on: one line for what its user can mend.
 
-Importing this module installs the hook, so a script imports it before anything slow. Programming
-errors still show their traceback: only what the reader can mend is reduced to a line.
+Programming errors keep their traceback.
 """
 
 import os
@@ -9,40 +8,55 @@ import sqlite3
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 
 class InputError(Exception):
-    """A file, parameter or source is wrong. The message gives the rule, then the value."""
+    """A file, parameter or source is wrong. The message, one line, gives the rule, then the value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # a file name may hold a line break
 
 
-def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Replaces `sys.excepthook`; Python still chooses the exit status (1; 130 for Ctrl-C)."""
-    # DVC removes a stage's outputs before it runs the command, and names the stage to it.
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the name of its type where the message is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def shorten(value: Any, length: int = 200) -> str:
+    """A value for an error message: its `repr`, cut after `length` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def install() -> None:
+    """Makes `print_one_line` the hook for errors that nothing has caught; `import common` calls it."""
+    sys.excepthook = print_one_line
+
+
+def print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A `sys.excepthook`; Python still chooses the exit status (1; 130 for Ctrl-C)."""
+    # DVC removes a stage's outputs before it runs the command, and names the stage in DVC_STAGE.
     restore = (
         f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {_metrics()}"
         if "DVC_STAGE" in os.environ
         else ""
     )
     if issubclass(kind, InputError):
-        line = " ".join(str(error).splitlines())  # a file name may hold a line break
-        print(f"error: {line}{restore}", file=sys.stderr)
-    # of the machine, such as a full disk, which dvclive meets in a database of DVC's
+        line = f"error: {error}"
+    # The machine's, such as a full disk: dvclive meets it as an error of the database that DVC keeps.
     elif issubclass(kind, OSError | sqlite3.OperationalError):
-        print(
-            f"error: files must be readable and writable; received {error}{restore}",
-            file=sys.stderr,
-        )
+        line = f"error: files must be readable and writable; received {error}"
     elif issubclass(kind, KeyboardInterrupt):
-        print(f"interrupted{restore}", file=sys.stderr)
+        line = "interrupted"
     else:
         sys.__excepthook__(kind, error, trace)
+        return
+    print(f"{line}{restore}", file=sys.stderr)
 
 
 def _metrics() -> Path:
-    """The folder of the stage's figures, as seen from where one calls dvc."""
+    """The stage's metrics folder, relative to the folder in which one calls dvc."""
     here = Path.cwd()
     roots = [folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()]
     return here.relative_to(roots[0] if roots else here) / "metrics"
-
-
-sys.excepthook = _one_line

@@ -1,4 +1,4 @@
-"""Outputs that appear under their final name whole, or not at all."""
+"""Outputs that appear under their final name complete, or not at all."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from typing import Any
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary neighbour of `path` to write to; it becomes `path` if nothing is raised."""
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary file beside `path` to write; it replaces `path` unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -21,8 +21,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty temporary neighbour of `path` to fill; it replaces `path` if nothing is raised."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty temporary folder beside `path` to fill; it replaces `path` unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
@@ -36,8 +36,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """One key a line, in the order given, so that a diff shows what changed."""
-    with whole_file(path) as part:
-        part.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-        )
+    """JSON with one key a line, in the order given, so that a diff shows what changed."""
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

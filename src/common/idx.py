@@ -5,13 +5,15 @@ number of dimensions, then each dimension as a 32-bit big-endian integer, then t
 """
 
 import gzip
+import math
+import os
 import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
-
 from common.errors import InputError
+
+import numpy as np
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 2**31  # of data; Fashion-MNIST's largest file has 47 million
@@ -32,13 +34,9 @@ def decode(content: bytes, name: str) -> np.ndarray:
     dimensions = content[3]
     start = 4 + 4 * dimensions
     if len(content) < start:
-        raise InputError(
-            f"{name} must hold {dimensions} dimensions of 4 bytes; received {len(content) - 4} bytes"
-        )
+        raise InputError(f"{name} must hold {dimensions} dimensions of 4 bytes; received {len(content) - 4} bytes")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
-    announced = 1
-    for length in shape:  # Python integers: cannot overflow
-        announced *= length
+    announced = math.prod(shape)  # of Python's integers, which cannot overflow
     if len(content) - start != announced:
         raise InputError(
             f"{name} must hold the {announced:,} bytes that its header announces ({' x '.join(map(str, shape))}); "
@@ -46,7 +44,7 @@ def decode(content: bytes, name: str) -> np.ndarray:
         )
     try:
         return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-    except ValueError:  # none of images that no array could hold
+    except ValueError:  # no bytes in all, such as 0 x 2^32 x 2^32, and still too large for an array
         raise InputError(
             f"{name} must announce dimensions that an array can have; received {' x '.join(map(str, shape))}"
         ) from None
@@ -60,23 +58,27 @@ def encode(array: np.ndarray) -> bytes:
     return header + array.tobytes()
 
 
+def packed_or_not(path: Path) -> Path:
+    """`path`, or `path` with .gz behind it where only that exists."""
+    packed = path.with_name(f"{path.name}.gz")  # os.path, as pathlib's `exists` raises without permission
+    return packed if os.path.exists(packed) and not os.path.exists(path) else path
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a file, unpacked if its name ends in .gz; not read on beyond `limit` bytes.
+    """The content of a file, unpacked if its name ends in .gz; stops reading after `limit` bytes.
 
     Raises:
-        InputError: unreadable, not gzip, cut short, damaged, or larger than `limit` when unpacked.
+        InputError: unreadable, not gzip, cut short, damaged, or unpacks to more than `limit` bytes.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = bytearray()  # grows with what is there: `read(limit)` would reserve it all
+            content = bytearray()  # grows with the file, where `read(limit)` would reserve `limit`
             while len(content) <= limit and (piece := file.read(_PIECE_BYTES)):
                 content += piece
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} must be a whole gzip file; received: {error}") from None
     except OSError as error:
-        raise InputError(
-            f"{path} must be a readable file; received: {error.strerror or error}"
-        ) from None
+        raise InputError(f"{path} must be a readable file; received: {error.strerror or error}") from None
     if len(content) > limit:
         raise InputError(f"{path} must unpack to at most {limit:,} bytes; received more")
     return bytes(content)

@@ -1,7 +1,7 @@
 """Pictures sorted into folders by class, of any size and colour, as arrays of one shape.
 
 Either `train/CLASS/…` and `test/CLASS/…`, or one tree `CLASS/…`, which has no test part. Names that
-begin with a dot are passed over; anything else in a class folder must be a picture.
+begin with a dot are ignored; everything else in a class folder must be a picture.
 """
 
 import warnings
@@ -10,54 +10,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from common.errors import InputError, first_line
+
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from common.errors import InputError
-
-MAX_PIXELS = 50_000_000  # of one picture; refused before it is unpacked
+MAX_PIXELS = 50_000_000  # of one picture, checked before it is unpacked
 MAX_CLASSES = 256  # labels are uint8
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that calls another program
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
 Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
 
 
 def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Class names, and for each part its images (N, H, W, C) and labels (N,), both uint8.
+    """Class names, and for train and for test the images (N, H, W, C) and labels (N,), both uint8.
 
-    The part test has no rows where there is one tree. Rows are in the order of class and file name.
+    One tree gives a test part without rows. Rows are in the order of class and file name.
 
     Raises:
-        InputError: no classes, an empty class, a class in test that train lacks, a file that is no
-            picture.
+        InputError: there are no classes, a class is empty, test has a class that train lacks, or a file
+            is not a picture.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} must be a folder of pictures by class; received none")
-    has_parts = (folder / "train").is_dir()
-    if not has_parts and (folder / "test").is_dir():
+    train, test = folder / "train", folder / "test"
+    has_parts = train.is_dir()
+    if not has_parts and test.is_dir():
         raise InputError(f"{folder} must hold train/ beside test/; received test/ alone")
-    train = folder / "train" if has_parts else folder
+    if not has_parts:
+        train = folder
     names = sorted(path.name for path in _visible(train) if path.is_dir())
-    for part in (folder / "train", folder / "test") if has_parts else ():
+    for part in (train, test) if has_parts else ():
         loose = sorted(path for path in _visible(part) if not path.is_dir())
         if loose:
             raise InputError(f"{part} must hold class folders alone; received {loose[0].name}")
     if not 2 <= len(names) <= MAX_CLASSES:
-        raise InputError(
-            f"{train} must hold 2 to {MAX_CLASSES} folders, one a class; received {len(names)}"
-        )
-    parts = {"train": _read_part(train, names, shape)}
-    test = folder / "test"
-    if has_parts and test.is_dir():
-        unknown = {path.name for path in _visible(test) if path.is_dir()} - set(names)
-        if unknown:
-            raise InputError(
-                f"{test} must hold classes that {train} has; received {sorted(unknown)[0]}"
-            )
-        present = [name for name in names if (test / name).is_dir()]
-        parts["test"] = _read_part(test, present, shape, names)
-    else:
-        parts["test"] = np.empty((0, *shape), np.uint8), np.empty(0, np.uint8)
-    return names, parts
+        raise InputError(f"{train} must hold 2 to {MAX_CLASSES} folders, one a class; received {len(names)}")
+    unknown = {path.name for path in _visible(test)} - set(names)
+    if unknown:
+        raise InputError(f"{test} must hold classes that {train} has; received {min(unknown)}")
+    return names, {"train": _read_part(train, names, shape), "test": _read_part(test, names, shape)}
 
 
 def to_array(path: Path, shape: Shape) -> np.ndarray:
@@ -71,8 +62,8 @@ def to_array(path: Path, shape: Shape) -> np.ndarray:
 
 
 def fit(picture: Image.Image, shape: Shape) -> np.ndarray:
-    """A picture as (H, W, C) uint8: transparency laid on black, scaled to fit without distortion, black
-    bars where its form differs.
+    """A picture as (H, W, C) uint8: on black where it is transparent, scaled to fit without distortion,
+    with black bars where its aspect ratio differs.
     """
     height, width, channels = shape
     if picture.has_transparency_data:
@@ -87,17 +78,22 @@ def fit(picture: Image.Image, shape: Shape) -> np.ndarray:
     return np.asarray(canvas).reshape(shape)
 
 
+def to_picture(image: np.ndarray) -> Image.Image:
+    """An image (H, W, C) uint8 as a picture, grey where C is 1: the inverse of `fit` at its own size."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
 @contextmanager
 def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
-    """One picture at 8 bits a channel, turned as its EXIF data says.
+    """One picture with 8 bits a channel, turned as its EXIF data says.
 
     Args:
         source: its path, or an open file.
-        name: what is said about it begins so; the path, if it is left out.
+        name: its name in error messages; the path by default.
 
     Raises:
-        InputError: it is no picture, is damaged, has more than 50 million pixels or more than 16 bits a
-            channel, or the block cannot convert it.
+        InputError: it is not a picture, is damaged, has more than 50 million pixels or more than 16 bits
+            a channel, or the block under `with` cannot convert it.
     """
     name = name or str(source)
     try:
@@ -115,34 +111,27 @@ def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
                     picture = Image.fromarray((deep // 257).astype(np.uint8))
                     picture.putalpha(Image.fromarray(visible))
                 elif picture.mode in ("I", "F"):  # Pillow does not say what their white is
-                    raise InputError(
-                        f"{name} must have 8 or 16 bits a channel; received mode {picture.mode}"
-                    )
+                    raise InputError(f"{name} must have 8 or 16 bits a channel; received mode {picture.mode}")
                 yield picture
     except InputError:
         raise
     except Image.DecompressionBombError:
         raise InputError(f"{name} must have at most {MAX_PIXELS:,} pixels; received more") from None
     except UnidentifiedImageError:
-        raise InputError(
-            f"{name} must be a picture that Pillow reads; received something else"
-        ) from None
+        raise InputError(f"{name} must be a picture that Pillow reads; received something else") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name} must be a whole picture; received: {reason}") from error
+        raise InputError(f"{name} must be a whole picture; received: {first_line(error)}") from error
 
 
-def _read_part(
-    folder: Path, present: list[str], shape: Shape, names: list[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    names = names or present
+def _read_part(folder: Path, names: list[str], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of the classes `names`; a class without a folder has none."""
     files, labels = [], []
-    for name in present:
-        of_class = sorted(_visible(folder / name))
-        if not of_class:
+    for label, name in enumerate(names):
+        pictures = sorted(_visible(folder / name))
+        if not pictures and (folder / name).is_dir():
             raise InputError(f"{folder / name} must hold at least one picture; received none")
-        files += of_class
-        labels += [names.index(name)] * len(of_class)
+        files += pictures
+        labels += [label] * len(pictures)
     images = np.empty((len(files), *shape), np.uint8)
     for row, path in enumerate(files):
         images[row] = to_array(path, shape)

@@ -1,8 +1,8 @@
 """Kaggle's CSV form of Fashion-MNIST: header `label,pixel1,…,pixel784`, one image a row.
 
 Pixels are integers 0–255, row by row from the top left. The form of every row is checked before
-pandas parses it, since pandas takes what is nearly right (short and long rows, 3.0, True) without a
-word, or with a message that names no line.
+pandas parses it: pandas accepts rows that are nearly right (too short, too long, 3.0, True) without a
+word, or refuses them without naming the line.
 """
 
 import io
@@ -10,31 +10,37 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.errors import InputError, shorten
+
 import numpy as np
 import pandas as pd
-
-from common.errors import InputError
 
 HEIGHT = WIDTH = 28
 COLUMNS = ["label", *(f"pixel{number}" for number in range(1, HEIGHT * WIDTH + 1))]
 _CHUNK_ROWS = 5_000  # bounds the memory
 _MAX_LINE = 100_000  # bytes; a row has 3,140 at most, or twice that in quotes
 _PLAIN_ROW = re.compile(rb"[0-9]{1,3}(?:,[0-9]{1,3}){784}")
-_INTEGER = re.compile(r" *[+-]?[0-9]+ *")  # signs, zeros and spaces leave no doubt about the value
+_INTEGER = re.compile(r" *[+-]?[0-9]+ *")  # signs, leading zeros and spaces are unambiguous
 
 
 def read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 28, 28, 1) and labels (N,), both uint8.
 
     Raises:
-        InputError: anything that is not of this form, with the line where there is one.
+        InputError: the file has another form; the message names the line where there is one.
     """
     images, labels = [], []
+    highest = np.array([classes - 1, *[255] * (HEIGHT * WIDTH)])  # (785,)
     for first_line, rows in _chunks(path):
         text = io.BytesIO(b"\n".join(rows))
         values = pd.read_csv(text, header=None, dtype=np.int64).to_numpy()  # (rows, 785)
-        _refuse_outside(path, first_line, values[:, :1], classes - 1)
-        _refuse_outside(path, first_line, values[:, 1:], 255)
+        outside = np.argwhere((values < 0) | (values > highest))
+        if outside.size:
+            row, column = outside[0]
+            raise InputError(
+                f"{path} must hold {'pixels' if column else 'labels'} from 0 to {highest[column]}; "
+                f"received {values[row, column]} as {COLUMNS[column]} in line {first_line + row}"
+            )
         labels.append(values[:, 0].astype(np.uint8))
         images.append(values[:, 1:].astype(np.uint8).reshape(-1, HEIGHT, WIDTH, 1))
     if not images:
@@ -43,13 +49,13 @@ def read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """The opposite of `read`."""
+    """The inverse of `read`."""
     values = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
     pd.DataFrame(values, columns=COLUMNS).to_csv(path, index=False)
 
 
 def _chunks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """The rows as 785 integers between commas, some at a time, with the number of their first line."""
+    """Up to `_CHUNK_ROWS` rows at a time, as 785 integers between commas, with their first line's number."""
     try:
         with path.open("rb") as file:
             _check_header(path, file.readline(_MAX_LINE))
@@ -79,13 +85,13 @@ def _check_header(path: Path, line: bytes) -> None:
         return
     rule = f"{path} must begin with the header label,pixel1,…,pixel784, separated by commas"
     if len(names) != len(COLUMNS):
-        raise InputError(f"{rule}; received {len(names)} columns, {_shown(names[0])} first")
+        raise InputError(f"{rule}; received {len(names)} columns, {shorten(names[0], 40)} first")
     place = next(place for place, name in enumerate(names) if name != COLUMNS[place])
-    raise InputError(f"{rule}; received {_shown(names[place])} as column {place + 1}")
+    raise InputError(f"{rule}; received {shorten(names[place], 40)} as column {place + 1}")
 
 
 def _plain(path: Path, row: bytes, line: int) -> bytes:
-    """A row that is written in an unusual way, as 785 integers between commas.
+    """A row with quotes, signs, leading zeros or spaces, as 785 integers between commas.
 
     Raises:
         InputError: the row is not 785 integers.
@@ -93,34 +99,17 @@ def _plain(path: Path, row: bytes, line: int) -> bytes:
     cells = [_unquoted(cell) for cell in row.decode("utf-8", "backslashreplace").split(",")]
     if len(cells) != len(COLUMNS):
         raise InputError(
-            f"{path} must hold 785 values a row; received {len(cells)} in line {line}, {_shown(cells[0])} first"
+            f"{path} must hold 785 values a row; "
+            f"received {len(cells)} in line {line}, {shorten(cells[0], 40)} first"
         )
     for name, cell in zip(COLUMNS, cells, strict=True):
         if not _INTEGER.fullmatch(cell) or len(cell) > 30 or not -(2**63) <= int(cell) < 2**63:
-            shown = _shown(cell) if cell else "nothing"
             raise InputError(
-                f"{path} must hold 785 integers a row; received {shown} as {name} in line {line}"
+                f"{path} must hold 785 integers a row; "
+                f"received {shorten(cell, 40) if cell else 'nothing'} as {name} in line {line}"
             )
     return ",".join(str(int(cell)) for cell in cells).encode()
 
 
-def _refuse_outside(path: Path, first_line: int, values: np.ndarray, highest: int) -> None:
-    """Raises if a value is outside 0 to `highest`: (rows, 1) labels or (rows, 784) pixels."""
-    outside = np.argwhere((values < 0) | (values > highest))
-    if outside.size:
-        row, column = outside[0]
-        kind, name = (
-            ("labels", "label") if values.shape[1] == 1 else ("pixels", f"pixel{column + 1}")
-        )
-        raise InputError(
-            f"{path} must hold {kind} from 0 to {highest}; "
-            f"received {values[row, column]} as {name} in line {first_line + row}"
-        )
-
-
 def _unquoted(cell: str) -> str:
     return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "…")

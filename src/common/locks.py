@@ -1,4 +1,4 @@
-"""Who may write: one process at a time, also beside one that an interrupted dvc left running."""
+"""One process at a time writes, even where an interrupted dvc has left a stage running."""
 
 import os
 import sys
@@ -11,32 +11,28 @@ from filelock import FileLock, Timeout
 STAGE = Path(".cache/stage.lock")
 
 
-def wanted(path: Path) -> Path:
-    """The file that is there while someone waits for the lock `path`."""
-    return path.with_suffix(".wanted")
+def waiting_marker(path: Path) -> Path:
+    """The file that exists while another process waits for the lock `path`."""
+    return path.with_suffix(".waiting")
 
 
 @contextmanager
-def alone(path: Path = STAGE) -> Iterator[None]:
-    """Waits, and says for whom, until no other process holds the lock `path`, then holds it.
+def exclusive(path: Path = STAGE) -> Iterator[None]:
+    """Holds the lock `path`. While another process holds it, waits, and names that process on stderr.
 
-    Every stage writes within the default, so that no two of them write into one working directory. The
-    lock is the operating system's: it goes with its process, however that ends.
+    Every stage writes under the default lock, so no two stages write into one working directory. The
+    operating system releases the lock when its process ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        wanted(path).touch()
-        print(
-            f"waiting until process {path.read_text()} ends, which writes here too",
-            file=sys.stderr,
-            flush=True,
-        )
+        waiting_marker(path).touch()
+        print(f"waiting until process {path.read_text()} ends, which writes here too", file=sys.stderr, flush=True)
         lock.acquire()
     try:
-        wanted(path).unlink(missing_ok=True)
+        waiting_marker(path).unlink(missing_ok=True)
         path.write_text(str(os.getpid()))
         yield
     finally:

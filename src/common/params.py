@@ -1,19 +1,21 @@
-"""params.yaml and its one schema: strict, frozen, and without defaults, so the file says everything.
+"""params.yaml and its one schema: strict and frozen, with every value in the file.
 
-A key that is newer than files which are kept has one: what it was before there was a choice.
+Only keys added later have a default, the earlier behaviour, so that older files stay valid.
 
-A stage calls `load()` and passes on the values it needs. The file is read as YAML 1.2, like DVC
-reads it, so that `1e-3` is a number here too.
+A stage calls `load()` and passes on the values it needs. The file is YAML 1.2, as DVC reads it, so
+`1e-3` is a number.
 """
 
+import functools
+import operator
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from common.errors import InputError, first_line, shorten
 
 import pydantic
 from pydantic import Field
 from ruamel.yaml import YAML
-
-from common.errors import InputError
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
@@ -88,17 +90,7 @@ class Train(Section):
     seed: Seed
     epochs: Count
     batch_size: Count
-    optimizer: Literal[
-        "sgd",
-        "adam",
-        "adamw",
-        "adamax",
-        "adagrad",
-        "adadelta",
-        "rmsprop",
-        "nadam",
-        "lion",
-    ]
+    optimizer: Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion"]
     optimizer_options: OptimizerOptions
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["constant", "linear", "cosine"]
@@ -114,7 +106,7 @@ class Train(Section):
     progressive_resizing: ProgressiveResizing = ProgressiveResizing(scale=1.0, share=0.0)
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Annotated[int, Field(ge=1, le=1024)]
-    processes: Annotated[int, Field(ge=1, le=1024)] = 1  # left out where it is older than this key
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -140,13 +132,13 @@ class Params(Section):
     def _fit_together(self) -> "Params":
         train = self.train
         if self.split.val_size == 0:
-            for key, wants_val in {
+            for key, needs_val in {
                 "train.keep: best": train.keep == "best",
                 "train.early_stopping": train.early_stopping is not None,
                 "train.reduce_on_plateau": train.reduce_on_plateau is not None,
                 "evaluate.parts: val": "val" in self.evaluate.parts,
             }.items():
-                if wants_val:
+                if needs_val:
                     raise ValueError(f"{key} needs val rows (split.val_size above 0)")
         if train.reduce_on_plateau is not None and train.schedule != "constant":
             raise ValueError("train.reduce_on_plateau needs train.schedule: constant")
@@ -154,11 +146,16 @@ class Params(Section):
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks the parameters of the working directory.
+    """The parameters of the working directory; errors are those of `read_yaml`."""
+    return read_yaml(path, Params)
+
+
+def read_yaml(path: Path, schema: Any) -> Any:
+    """The content of a YAML 1.2 file, validated by `schema`, a type that pydantic accepts.
 
     Raises:
-        InputError: the file is missing, is not YAML, or breaks a rule; the first rule broken is
-            named with the key and the value received.
+        InputError: the file is missing, is not YAML, or breaks a rule of the schema; the message is
+            `first_rule`.
     """
     try:
         text = path.read_text("utf-8")
@@ -166,39 +163,48 @@ def load(path: Path = Path("params.yaml")) -> Params:
         byte = error.object[error.start]
         raise InputError(f"{path} must be UTF-8; received byte {byte:#04x}") from None
     except OSError as error:
-        raise InputError(
-            f"{path} must be a file in the working directory; received: {error.strerror}"
-        ) from None
+        raise InputError(f"{path} must be a file in the working directory; received: {error.strerror}") from None
     try:
         content = YAML(typ="safe").load(text)
     except Exception as error:  # tags and odd scalars make the parser raise much besides YAMLError
         where = getattr(error, "problem_mark", None)
         line = f" on line {where.line + 1}" if where else ""
-        reason = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise InputError(
-            f"{path} must be valid YAML; received {reason.splitlines()[0]}{line}"
-        ) from error
+        reason = getattr(error, "problem", None) or first_line(error)
+        raise InputError(f"{path} must be valid YAML; received {reason}{line}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} must hold sections of parameters; received {_shown(content)}")
+        raise InputError(f"{path} must hold sections of keys and values; received {shorten(content)}")
     try:
-        return Params.model_validate(content)
+        return pydantic.TypeAdapter(schema).validate_python(content)
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {first_rule(error)}") from None
 
 
+def changed(current: Params, changes: dict[str, Any]) -> Params:
+    """`current` with other values for the keys of `changes`, such as `train.epochs`.
+
+    Raises:
+        pydantic.ValidationError: a rule is broken.
+    """
+    content = current.model_dump()
+    set_keys(content, changes)
+    return Params.model_validate(content)
+
+
+def set_keys(content: Any, changes: dict[str, Any]) -> None:
+    """Sets values in nested mappings in place; keys as in `train.epochs`."""
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        functools.reduce(operator.getitem, sections, content)[name] = value
+
+
 def first_rule(error: pydantic.ValidationError) -> str:
-    """The first rule that was broken, with the key and the value received."""
+    """The first broken rule, with its key and the value received."""
     first = error.errors()[0]
     rule = first["msg"].removeprefix("Value error, ")
     rule = rule[0].lower() + rule[1:]
-    if not first["loc"]:  # a rule over several keys names them itself
+    if not first["loc"]:  # a rule over several sections names its keys itself
         return rule
     key = ".".join(repr(str(part))[1:-1] for part in first["loc"])
-    # a rule over several keys has said what it received
-    told = first["type"] == "missing" or "; received " in rule
-    return f"{key}: {rule}" if told else f"{key}: {rule}; received {_shown(first['input'])}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"
+    # a rule over several keys of one section has already said what it received
+    complete = first["type"] == "missing" or "; received " in rule
+    return f"{key}: {rule}" if complete else f"{key}: {rule}; received {shorten(first['input'])}"

@@ -6,10 +6,10 @@ Close outlines (T-shirt, shirt, pullover, coat) overlap, as they do in the real 
 is neither 10 nor 100 %.
 """
 
+from common import idx
+
 import numpy as np
 from PIL import Image, ImageDraw
-
-from common import idx
 
 HEIGHT = WIDTH = 28
 _SCALE = 4  # drawn this much larger, then reduced, for smooth edges
@@ -74,10 +74,7 @@ def draw_idx(train_images: int, test_images: int, seed: int) -> dict[str, bytes]
     """The four IDX files of a synthetic dataset, by their names; classes as even as they go."""
     contents = {}
     for part, count, generator in zip(
-        ("train", "t10k"),
-        (train_images, test_images),
-        np.random.default_rng(seed).spawn(2),
-        strict=True,
+        ("train", "t10k"), (train_images, test_images), np.random.default_rng(seed).spawn(2), strict=True
     ):
         labels = generator.permutation((np.arange(count) % len(_OUTLINES)).astype(np.uint8))
         contents[f"{part}-images-idx3-ubyte"] = idx.encode(draw(labels, generator))

@@ -4,18 +4,19 @@ import json
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from common.errors import InputError
+
 import numpy as np
 import onnxruntime
 
-from common.errors import InputError
 from inference import pictures
 
 
 class Prediction(NamedTuple):
-    image: np.ndarray  # (H, W, C) uint8, what the model saw
+    image: np.ndarray  # (H, W, C) uint8, the input of the model
     likeliest: list[tuple[str, float]]  # class and probability, at most three, the likeliest first
     energy: float  # the free energy of the logits, see src/inference/onnx_file.py
-    unlike: bool  # whether it is above that of 99 in 100 training images
+    out_of_distribution: bool  # the energy is higher than that of 99 in 100 training images
 
 
 class Classifier:
@@ -34,10 +35,10 @@ class Classifier:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
-            told = self._session.get_modelmeta().custom_metadata_map
-            self.class_names: list[str] = json.loads(told["class_names"])
-            self.form = told["form"]
-            self.energy_limit = float(told["energy_limit"])
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            self.class_names: list[str] = json.loads(metadata["class_names"])
+            self.form = metadata["form"]
+            self.energy_limit = float(metadata["energy_limit"])
             pixels = self._session.get_inputs()[0]
             _, height, width, channels = pixels.shape
             probabilities, energy = self._session.get_outputs()
@@ -49,16 +50,16 @@ class Classifier:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{rule}; received: {reason}") from error
         self.shape = (height, width, channels)
-        taken = (pixels.name, pixels.type, probabilities.name, probabilities.shape[1:], energy.name)
-        wanted = ("pixels", "tensor(uint8)", "probabilities", [len(self.class_names)], "energy")
-        if taken != wanted or self.form not in pictures.FORMS:
-            raise InputError(f"{rule}; received {taken}, {self.form}")
+        outputs = probabilities.name, probabilities.shape[1:], energy.name
+        received = (pixels.name, pixels.type, *outputs)
+        expected = ("pixels", "tensor(uint8)", "probabilities", [len(self.class_names)], "energy")
+        if received != expected or self.form not in pictures.FORMS:
+            raise InputError(f"{rule}; received {received}, {self.form}")
 
     def predict(self, source: Path | BinaryIO, name: str = "") -> Prediction:
-        """What the model sees and says of one picture.
+        """The model's input and answer for one picture.
 
-        Raises:
-            InputError: as from `pictures.read`, whose arguments these are.
+        Args and raises: as `pictures.read`.
         """
         image = pictures.read(source, self.form, self.shape, name)
         (probabilities,), (energy,) = self._session.run(None, {"pixels": image[None]})

@@ -1,23 +1,22 @@
-"""The model as an ONNX file: the graph, its weights, and what one must know to use it.
+"""The model as an ONNX file: the graph, its weights, and the metadata that its users need.
 
 From raw pixels `pixels` (images, H, W, C) uint8, any number of images, to
 
 - `probabilities` (images, classes) float32;
 - `energy` (images,) float32: the free energy of the logits, −log Σ exp(logit). The higher it is, the
-  less the image looks like those of the training (https://arxiv.org/abs/2010.03759, section 3, T = 1).
+  less the image looks like the training images (https://arxiv.org/abs/2010.03759, section 3, T = 1).
 
-The same weights give the same bytes: what the exporter notes of code, paths and build is left out.
+The same weights give the same bytes: the exporter's notes on code, paths and build are left out.
 """
 
 import logging
 import warnings
 from pathlib import Path
 
-from common import backend, files
+from common import files
+from common.backend import keras
 from common.errors import InputError
 
-# isort: split
-import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -48,10 +47,8 @@ def convert(model: keras.Model) -> onnx.ModelProto:
     """
     last = model.layers[-1]
     if not isinstance(last, keras.layers.Softmax):
-        raise InputError(
-            f"the model must end in a Softmax layer; received one of type {type(last).__name__}"
-        )
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, nobody else
+        raise InputError(f"the model must end in a Softmax layer; received one of type {type(last).__name__}")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # without its warning about torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own code
         program = torch.onnx.export(
@@ -68,9 +65,9 @@ def convert(model: keras.Model) -> onnx.ModelProto:
     converted = program.model_proto
     graph = converted.graph
     del graph.value_info[:], converted.metadata_props[:]
-    for noted in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        noted.doc_string = ""
-        del noted.metadata_props[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
     converted.producer_version = converted.producer_version.partition("+")[0]  # not the build
     onnx.checker.check_model(converted, full_check=True)
     return converted
@@ -80,9 +77,7 @@ def energies(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     """(N,) float32 of images (N, H, W, C) uint8."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the same bits on any machine of this kind
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return np.concatenate(
         [
             session.run(["energy"], {"pixels": images[start : start + BATCH_SIZE]})[0]
@@ -94,5 +89,5 @@ def energies(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 def save(model: onnx.ModelProto, metadata: dict[str, str], path: Path) -> None:
     """Writes `model` with `metadata` to `path`."""
     onnx.helper.set_model_props(model, metadata)
-    with files.whole_file(path) as part:
+    with files.atomic_file(path) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))

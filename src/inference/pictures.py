@@ -21,11 +21,11 @@ There are two forms. `fitted` is what src/common/image_folder.py makes of pictur
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageFilter
-
 from common import image_folder
 from common.errors import InputError
+
+import numpy as np
+from PIL import Image, ImageFilter
 
 FORMS = ("fashion-mnist", "fitted")
 SIDE = 28  # pixels; the longest edge, as all below
@@ -35,9 +35,7 @@ LIGHT = 127  # background above this is light
 WHITE, BLACK = 255, 0
 
 
-def read(
-    source: Path | BinaryIO, form: str, shape: image_folder.Shape, name: str = ""
-) -> np.ndarray:
+def read(source: Path | BinaryIO, form: str, shape: image_folder.Shape, name: str = "") -> np.ndarray:
     """One picture as (H, W, C) uint8.
 
     Args:
@@ -55,9 +53,7 @@ def read(
         picture = original.convert("RGBA")
     image = to_fashion_mnist(picture)
     if image is None:
-        raise InputError(
-            f"{name or source} must show something on its background; received one colour"
-        )
+        raise InputError(f"{name or source} must show something on its background; received one colour")
     return image
 
 
@@ -82,9 +78,7 @@ def to_fashion_mnist(picture: Image.Image) -> np.ndarray | None:
 
     garment = _reduced(garment, THUMBNAIL)
     enlarges = max(garment.size) < SIDE
-    garment = _scaled(
-        garment, SIDE, Image.Resampling.BICUBIC if enlarges else Image.Resampling.NEAREST
-    )
+    garment = _scaled(garment, SIDE, Image.Resampling.BICUBIC if enlarges else Image.Resampling.NEAREST)
     garment = garment.filter(ImageFilter.UnsharpMask(radius=1, percent=100, threshold=0))
     canvas = Image.new("L", (SIDE, SIDE), canvas_value)
     canvas.paste(garment, ((SIDE - garment.width) // 2, (SIDE - garment.height) // 2))

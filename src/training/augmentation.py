@@ -1,4 +1,4 @@
-"""Random changes of whole batches of raw images; pixels that come in from outside are black."""
+"""Random changes of whole batches of raw images; pixels from outside an image are black."""
 
 import torch
 from torch.nn import functional as F
@@ -11,11 +11,11 @@ class Augmentation:
         flip: "none"; "random", each image with probability one half at every visit; "alternating",
             a random half of the rows in the first epoch, the other half in the next, and so on
             (airbench, https://arxiv.org/abs/2404.00498, section 3.6).
-        shift: by how many pixels at most, drawn for each image and direction.
+        shift: the most pixels to shift by, drawn for each image and direction.
         cutout: side in pixels of a square set to 0, its centre anywhere in the image
             (https://arxiv.org/abs/1708.04552); 0 for none.
-        rows: how many rows the training set has.
-        seed: where all draws come from.
+        rows: the number of rows in the training set.
+        seed: for all random draws.
     """
 
     def __init__(self, flip: str, shift: int, cutout: int, rows: int, seed: int):
@@ -24,7 +24,7 @@ class Augmentation:
         self.flipped_first = torch.rand(rows, generator=self.generator) < 0.5
 
     def __call__(self, images: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
-        """images (B, H, W, C) of any type, the rows (B,) that they are, and the epoch from 0."""
+        """images (B, H, W, C) of any type, their row numbers (B,), and the epoch from 0."""
         if self.flip != "none":
             images = self._flip(images, rows, epoch)
         if self.shift:
@@ -51,10 +51,7 @@ class Augmentation:
 
     def _cutout(self, images: torch.Tensor) -> torch.Tensor:
         batch, height, width, _ = images.shape
-        (y,), (x,) = (
-            self._draw(height, batch, images.device, 1),
-            self._draw(width, batch, images.device, 1),
-        )
+        (y,), (x,) = (self._draw(height, batch, images.device, 1), self._draw(width, batch, images.device, 1))
         in_rows = self._inside(y, height, images.device)  # (B, H)
         in_columns = self._inside(x, width, images.device)  # (B, W)
         inside = in_rows[:, :, None] & in_columns[:, None, :]  # (B, H, W)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from training import processes
 from training.augmentation import Augmentation
 
-Batch = tuple[Any, ...]  # images, labels; with `pruning` also weights and what takes the losses
+Batch = tuple[Any, ...]  # images, labels; with `pruning` also weights and a function of the losses
 
 
 def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
@@ -26,20 +26,21 @@ def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
 class Batches(IterableDataset):
     """Yields (images, labels): normalised float32 (B, H, W, C) and int64 (B,); the last may be smaller.
 
-    Each pass is one epoch and sees every row once; of several processes each has its share of each
-    batch. With `augmentation` None, rows come in order and as they are; otherwise shuffled and
+    Each pass is one epoch and visits every row once; in several processes, each process gets its shard
+    of each batch. With `augmentation` None, rows come in order and unchanged; otherwise shuffled and
     augmented.
 
     With `pruning`, an epoch leaves out that share of the rows (InfoBatch,
-    https://arxiv.org/abs/2303.04947, with a fixed share): of the rows with the lowest loss when last
-    seen, twice as many, it leaves out half at random, and the other half counts twice. A batch is then
-    (images, labels, weights, keep): float32 (B,), and a function that must be given its losses (B,).
+    https://arxiv.org/abs/2303.04947, with a fixed share): twice that share, the rows with the lowest
+    loss at their last visit, are candidates. A random half of the candidates is left out, and the other
+    half counts twice. A batch is then (images, labels, weights, record_losses): weights are float32
+    (B,), and the function must be called with the batch's losses (B,).
 
     Args:
         images: (N, H, W, C) uint8.
         labels: (N,) uint8.
         mean, std: (C,), of pixel values 0–255; images become (pixel − mean) / std.
-        seed: for the order of the rows, and for which are left out.
+        seed: for the order of the rows, and for the choice of the rows left out.
         pruning: from 0 to 0.5.
     """
 
@@ -66,7 +67,7 @@ class Batches(IterableDataset):
         self.scale = 1.0  # of height and width; may be changed between epochs
         self.left_out = round(pruning * len(images))
         self.rows_an_epoch = len(images) - self.left_out
-        # of each row when last seen; what was not yet seen counts as hard
+        # of each row at its last visit; rows without a visit count as hard
         self.losses = torch.full((len(images),), torch.inf, device=device)
 
     def __len__(self) -> int:
@@ -90,22 +91,22 @@ class Batches(IterableDataset):
             images = self.images[rows]
             if self.augmentation:
                 images = self.augmentation(images, rows, epoch)
-            own = processes.share(len(rows))
+            own = processes.shard(len(rows))
             images = images[own]
             if self.scale < 1:
                 images = resized(images, self.scale)
             normalised = (images.float() - self.mean) / self.std
             if self.left_out:
-                keep = partial(self._keep, rows, own)
-                yield normalised, self.labels[rows[own]], weights[rows[own]], keep
+                record = partial(self._record_losses, rows, own)
+                yield normalised, self.labels[rows[own]], weights[rows[own]], record
             else:
                 yield normalised, self.labels[rows[own]]
 
-    def _keep(self, rows: torch.Tensor, own: slice, losses: torch.Tensor) -> None:
-        of_batch = torch.zeros(len(rows), device=losses.device)
-        of_batch[own] = losses
-        self.losses[rows] = processes.total(of_batch)
+    def _record_losses(self, rows: torch.Tensor, own: slice, losses: torch.Tensor) -> None:
+        batch_losses = torch.zeros(len(rows), device=losses.device)
+        batch_losses[own] = losses
+        self.losses[rows] = processes.all_reduce(batch_losses)
 
     def loader(self) -> DataLoader:
-        """What Keras' `fit` takes; batches pass through as they are."""
+        """For Keras' `fit`; batches pass through unchanged."""
         return DataLoader(self, batch_size=None, generator=torch.Generator())

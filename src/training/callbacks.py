@@ -1,4 +1,4 @@
-"""What happens around the training steps, as Keras callbacks."""
+"""Keras callbacks: learning rate, image size, averaged and best weights, curves, progress."""
 
 import math
 import sys
@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import backend
+from common.backend import keras
 from common.errors import InputError
 
-# isort: split
 import dvclive
-import keras
 import torch
 from tqdm import tqdm
 
@@ -26,8 +24,8 @@ class LearningRate(keras.callbacks.Callback):
     Args:
         peak: the highest value.
         schedule: "constant" at the peak, "linear" to 0, or "cosine" to 0.
-        warmup: share of all steps on the way up; the first step has peak / warm-up steps.
-        steps: of the whole training.
+        warmup: share of all steps on the way up; the first step has peak / number of warm-up steps.
+        steps: number of steps of the whole training.
     """
 
     def __init__(self, peak: float, schedule: str, warmup: float, steps: int):
@@ -55,14 +53,14 @@ class LearningRate(keras.callbacks.Callback):
 
 
 class ProgressiveResizing(keras.callbacks.Callback):
-    """Shows smaller images in the first epochs, in training and in validation.
+    """Uses smaller images in the first epochs, in training and in validation.
 
     They cost less and teach nearly as much (progressive learning, https://arxiv.org/abs/2104.00298,
     section 4, in one step).
 
     Args:
-        scale: of height and width.
-        share: of the epochs.
+        scale: factor for height and width.
+        share: share of the epochs with smaller images.
     """
 
     def __init__(self, scale: float, share: float, epochs: int, parts: Sequence[Batches]):
@@ -76,13 +74,13 @@ class ProgressiveResizing(keras.callbacks.Callback):
 
 
 class Weights(keras.callbacks.Callback):
-    """Which weights validation sees, and which the model has in the end.
+    """Chooses the weights for validation and for the final model.
 
     Args:
         averaging: decay per step of an exponential moving average over all weights, moving
             statistics included; 0 for none. Validation, "best" and the final model use the average.
-        keep: "last", or "best": those of the epoch with the highest val accuracy, the first such.
-        first: the epoch, counted from 0, from which on "best" compares: before it, images are smaller.
+        keep: the final weights: "last", or "best", the first epoch with the highest val accuracy.
+        first: the first epoch, counted from 0, that can be the best: before it, images are smaller.
     """
 
     def __init__(self, averaging: float, keep: str, first: int = 0):
@@ -145,11 +143,11 @@ class Weights(keras.callbacks.Callback):
 class Curves(keras.callbacks.Callback):
     """Train and val curves with dvclive, one point an epoch.
 
-    dvclive's own Keras callback needs TensorFlow; `Live` is told to leave dvc.yaml and DVC's
-    experiments alone, since the pipeline declares the curves itself.
+    dvclive's own Keras callback needs TensorFlow. `Live` must not change dvc.yaml or DVC's experiments,
+    since the pipeline declares the curves itself.
 
     Args:
-        folder: belongs to dvclive alone, which empties it first.
+        folder: for dvclive alone, which empties it first.
 
     Raises:
         InputError: at the end of an epoch whose loss is not finite.
@@ -183,17 +181,12 @@ class Curves(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """On a terminal a bar over all steps, with the time left; everywhere one plain line an epoch."""
+    """One plain line an epoch; on a terminal also a bar over all steps, with the time left."""
 
     def __init__(self, epochs: int, steps_per_epoch: int):
         super().__init__()
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.bar = tqdm(
-            total=epochs * steps_per_epoch,
-            unit="step",
-            disable=not sys.stderr.isatty(),
-            leave=False,
-        )
+        self.bar = tqdm(total=epochs * steps_per_epoch, unit="step", disable=not sys.stderr.isatty(), leave=False)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.bar.update(epoch * self.steps_per_epoch - self.bar.n)  # where a training goes on

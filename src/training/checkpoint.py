@@ -1,7 +1,7 @@
-"""Where a training stands after each epoch, so that one that was killed goes on to the same bytes.
+"""The state of a training after each epoch, from which a killed training goes on to the same bytes.
 
-Keras' BackupAndRestore keeps weights and optimizer only: the order of the rows, augmentation, random
-generators, the callbacks' memory and the curves would begin anew.
+Keras' BackupAndRestore saves weights and optimizer only: the order of the rows, augmentation, random
+generators, the callbacks' state and the curves would start again.
 """
 
 import hashlib
@@ -17,10 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common import backend, files, locks
+from common import files, locks
+from common.backend import keras
 
-# isort: split
-import keras
 import numpy as np
 import torch
 
@@ -29,8 +28,8 @@ from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Logs, Weights
 
 SOURCE = Path(__file__).resolve().parents[1]
-# what each kind of callback remembers from one epoch to the next
-MEMORY: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
+# the attributes that each kind of callback carries from one epoch to the next
+STATE: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
     LearningRate: ("step",),
     Weights: ("average", "best", "best_accuracy"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -38,75 +37,70 @@ MEMORY: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
 }
 
 
-def key(choices: Any, arrays: Sequence[np.ndarray]) -> str:
-    """Stands for all that a training's bytes depend on, in 16 hexadecimal digits.
+def fingerprint(settings: Any, arrays: Sequence[np.ndarray]) -> str:
+    """A hash of everything that a training's bytes depend on, 16 hexadecimal digits.
 
-    Beside the arguments these are this repository's code as far as it is loaded, the versions of the
-    libraries, and the kind of processor.
+    Beside the arguments these are the loaded code of this repository, the versions of the libraries,
+    and the processor model.
 
     Args:
-        choices: parameters and whatever else JSON can hold.
+        settings: parameters, and anything else that JSON can hold.
         arrays: the data.
     """
     versions = [version(name) for name in ("dvclive", "keras", "numpy", "torch")]
-    place = [platform.python_version(), machine.processor()]
-    digest = hashlib.sha256(json.dumps([choices, versions, place]).encode())
+    platform_names = [platform.python_version(), machine.processor()]
+    digest = hashlib.sha256(json.dumps([settings, versions, platform_names]).encode())
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    paths = {Path(name).resolve() for name in loaded if name}
-    for path in sorted(path for path in paths if path.is_relative_to(SOURCE)):
+    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    loaded = [Path(name) for name in names if name]
+    # by folder, since there are thousands of modules
+    ours = {f for f in {path.parent for path in loaded} if f.resolve().is_relative_to(SOURCE)}
+    for path in sorted({path.resolve() for path in loaded if path.parent in ours}):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @contextmanager
-def kept(of: str) -> Iterator[Path]:
-    """The file in which the training with the key `of` keeps its state until all of it is written.
+def state_file(training: str) -> Iterator[Path]:
+    """The file for the state of the training with the fingerprint `training`, locked within the block.
 
     It lies in .cache/checkpoints, since dvc removes a stage's outputs before it runs the stage, or in
-    the folder that the environment variable CHECKPOINT_DIR names. Nobody else runs the same training
-    meanwhile. Who waits for that finds the last epoch's state; otherwise the file goes in the end,
-    unless something is raised.
+    the folder that the environment variable CHECKPOINT_DIR names. At the end of the block the file is
+    removed, unless an exception is raised, or another process waits to run the same training: that
+    process then starts from the state of the last epoch.
     """
     folder = Path(os.environ.get("CHECKPOINT_DIR", ".cache/checkpoints")).resolve()
-    file, lock = folder / of, folder / f"{of}.lock"
-    with locks.alone(lock):
+    file, lock = folder / training, folder / f"{training}.lock"
+    with locks.exclusive(lock):
         yield file
-        if not locks.wanted(lock).exists():
+        if not locks.waiting_marker(lock).exists():
             file.unlink(missing_ok=True)
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the state of a training after each epoch; given one, puts it back when the training starts.
+    """Writes the state of a training after each epoch, and restores it when a training starts.
 
-    It must come last of the callbacks: Keras' own forget everything at the start of a training.
-
-    Of several processes the first reads and writes, and the others have its state.
+    It must be the last callback: Keras' own callbacks reset themselves at the start of a training.
+    In a training in several processes, the first process reads and writes the file for all.
 
     Args:
-        file: of the state. One that is damaged is reported, and the training begins at the first epoch.
-        batches: those of the training, whose place in their random draws is kept.
-        callbacks: the others.
+        file: holds the state. A damaged file is reported, and the training starts at the first epoch.
+        batches: the training batches, whose random generators are part of the state.
+        callbacks: all callbacks before this one.
         device: cpu or cuda.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        batches: Batches,
-        callbacks: Sequence[keras.callbacks.Callback],
-        device: str,
-    ):
+    def __init__(self, file: Path, batches: Batches, callbacks: Sequence[keras.callbacks.Callback], device: str):
         super().__init__()
         self.file, self.batches, self.callbacks, self.device = file, batches, callbacks, device
-        self.state = processes.of_first({} if processes.rank() else self._read())
+        self.state = processes.broadcast_from_first({} if processes.rank() else self._read())
         self.history: list[dict[str, float]] = self.state.get("history", [])
 
     @property
     def epochs(self) -> int:
-        """How many are done: all, where the training was stopped early."""
+        """The number of epochs done; all epochs, where the training was stopped early."""
         return self.state.get("epochs", 0)
 
     def _read(self) -> dict[str, Any]:
@@ -116,7 +110,7 @@ class Checkpoint(keras.callbacks.Callback):
             return {}
         if hashlib.sha256(content).hexdigest().encode() != digest:
             print(
-                f"{self.file} must be whole; it is damaged, and the training begins anew",
+                f"{self.file} must be whole; received a damaged file: the training starts at the first epoch",
                 file=sys.stderr,
             )
             return {}
@@ -126,7 +120,7 @@ class Checkpoint(keras.callbacks.Callback):
         buffer = io.BytesIO()
         torch.save(self.state, buffer)
         content = buffer.getbuffer()
-        with files.whole_file(self.file) as part, part.open("wb") as file:
+        with files.atomic_file(self.file) as part, part.open("wb") as file:
             file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
             file.write(content)
 
@@ -138,9 +132,9 @@ class Checkpoint(keras.callbacks.Callback):
         augmentation = self.batches.augmentation
         return [self.batches.generator] + ([augmentation.generator] if augmentation else [])
 
-    def _remembering(self) -> list[tuple[keras.callbacks.Callback, tuple[str, ...]]]:
-        """The callbacks that have something to remember, and the names of it."""
-        return [(each, MEMORY[type(each)]) for each in self.callbacks if type(each) in MEMORY]
+    def _stateful(self) -> list[tuple[keras.callbacks.Callback, tuple[str, ...]]]:
+        """The callbacks that have a state, and the names of its attributes."""
+        return [(c, STATE[type(c)]) for c in self.callbacks if type(c) in STATE]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
@@ -155,11 +149,10 @@ class Checkpoint(keras.callbacks.Callback):
             "losses": self.batches.losses,
             "python": random.getstate(),
             "numpy": numpy_state,
-            "torch": processes.of_all(torch.get_rng_state()),
-            "cuda": processes.of_all(torch.cuda.get_rng_state() if self.device == "cuda" else None),
+            "torch": processes.gather(torch.get_rng_state()),
+            "cuda": processes.gather(torch.cuda.get_rng_state() if self.device == "cuda" else None),
             "callbacks": [
-                {name: getattr(callback, name) for name in names}
-                for callback, names in self._remembering()
+                {name: getattr(callback, name) for name in names} for callback, names in self._stateful()
             ],
         }
         if not processes.rank():
@@ -170,13 +163,17 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.state:
             return
         state = self.state
+
+        def on_device(value: Any) -> Any:
+            return value.to(self.device) if isinstance(value, torch.Tensor) else value
+
         if not processes.rank():
             print(f"goes on after epoch {len(self.history)}")
         for variable, tensor in zip(self._variables(), state["variables"], strict=True):
             variable.copy_(tensor)
-        processes.draw_apart([variable.value for variable in self.model.variables])
-        for generator, of_generator in zip(self._generators(), state["generators"], strict=True):
-            generator.set_state(of_generator)
+        processes.reseed_for_rank([variable.value for variable in self.model.variables])
+        for generator, generator_state in zip(self._generators(), state["generators"], strict=True):
+            generator.set_state(generator_state)
         self.batches.epoch = state["batches"]
         self.batches.losses.copy_(state["losses"])
         random.setstate(state["python"])
@@ -184,13 +181,10 @@ class Checkpoint(keras.callbacks.Callback):
         torch.set_rng_state(state["torch"][processes.rank()])
         if self.device == "cuda":
             torch.cuda.set_rng_state(state["cuda"][processes.rank()])
-        for (callback, _), memory in zip(self._remembering(), state["callbacks"], strict=True):
-            for name, value in memory.items():
-                setattr(callback, name, keras.tree.map_structure(self._on_device, value))
+        for (callback, _), attributes in zip(self._stateful(), state["callbacks"], strict=True):
+            for name, value in attributes.items():
+                setattr(callback, name, keras.tree.map_structure(on_device, value))
         for callback in self.callbacks:
             if isinstance(callback, Curves):
                 for epoch, figures in enumerate(self.history):
                     callback.on_epoch_end(epoch, figures)
-
-    def _on_device(self, value: Any) -> Any:
-        return value.to(self.device) if isinstance(value, torch.Tensor) else value

@@ -10,10 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from common import backend, files
+from common import files
+from common.backend import keras
+from common.errors import InputError, first_line
 
-# isort: split
-import keras
 import numpy as np
 from keras import layers
 
@@ -37,7 +37,7 @@ def with_preprocessing(model: keras.Model, mean: np.ndarray, std: np.ndarray) ->
 
 def save(model: keras.Model, class_names: list[str], path: Path) -> None:
     """Writes `model` to `path`, a .keras file with the class names in its metadata.json."""
-    with tempfile.TemporaryDirectory() as folder, files.whole_file(path) as part:
+    with tempfile.TemporaryDirectory() as folder, files.atomic_file(path) as part:
         plain = Path(folder) / "plain.keras"
         model.save(plain)
         with zipfile.ZipFile(plain) as source, zipfile.ZipFile(part, "w") as target:
@@ -50,6 +50,24 @@ def save(model: keras.Model, class_names: list[str], path: Path) -> None:
                     del metadata["date_saved"]
                     content = _dump(metadata | {"class_names": class_names})
                 target.writestr(zipfile.ZipInfo(name, EPOCH), content)
+
+
+def load(path: Path) -> tuple[keras.Model, list[str]]:
+    """A model that `save` wrote, and its class names. Safe mode refuses layers that are not Keras' own.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    rule = f"{path} must be a model as train writes it"
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with zipfile.ZipFile(path) as file:
+            class_names = json.loads(file.read("metadata.json"))["class_names"]
+    except Exception as error:  # zip, HDF5, JSON and Keras each raise their own
+        raise InputError(f"{rule}; received: {first_line(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"{rule}; received a {type(model).__name__}")
+    return model, class_names
 
 
 def _dump(content: Any) -> bytes:

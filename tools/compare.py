@@ -1,37 +1,32 @@
 """Which of two models is better: `make compare A=… B=…`.
 
-A side is a commit or what else git can name, an experiment, or `workspace`. Models are compared on their
+A and B are commits, by any name that git knows, experiments, or `workspace`. Models are compared on their
 predictions for the same images, which git has: nothing is trained, and no data is needed.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import argparse
 
 import check
-from analysis import comparison, revisions
-from analysis.revisions import Side
+from analysis import comparison, metric_files, revisions
+from analysis.revisions import Revision
 
 
-def choose_part(before: Side, after: Side) -> tuple[str, str]:
+def choose_part(before: Revision, after: Revision) -> tuple[str, str]:
     """Val or test, and why: the test images do not choose among experiments."""
-    for side in (before, after):
-        if side.is_experiment or side.commit is None:
-            return (
-                "val",
-                f"{side} may still be chosen or dropped, which the test images must not decide",
-            )
-    return "test", "both sides are commits, and nothing is chosen"
+    for revision in (before, after):
+        if revision.is_experiment or revision.commit is None:
+            reason = f"{revision} may still be chosen or dropped, which the test images must not decide"
+            return "val", reason
+    return "test", "both are commits, and nothing is chosen"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", metavar="A")
     parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
-    parser.add_argument("--part", choices=revisions.PARTS, help="default: it is said which and why")
+    parser.add_argument("--part", choices=metric_files.PARTS, help="default: the output says which and why")
     arguments = parser.parse_args()
-    before, after = (revisions.side(name) for name in (arguments.before, arguments.after))
+    before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
     part, reason = choose_part(before, after)
     if arguments.part:
         part, reason = arguments.part, "as asked for"
@@ -40,7 +35,7 @@ def main() -> None:
     found = comparison.overall(table, spread)
     print(f"{before} -> {after}, on {part}: {reason}.\n")
     for problem in check.lock_problems() if None in (before.commit, after.commit) else ():
-        print(f"the workspace is compared by results that are not of it: {problem}\n")
+        print(f"the results in the workspace do not belong to it: {problem}\n")
     print(f"{found.verdict}: {found.reason}\n")
     print(
         f"accuracy {100 * found.value:+.2f} points (95 % interval {100 * found.low:+.2f} to "
@@ -52,15 +47,13 @@ def main() -> None:
         f"images or another seed explains it, corrected for {len(classes)} classes; counts: below "
         f"{comparison.LEVEL}"
         if "recall" in spread
-        else f"images explains it, corrected for {len(classes)} classes; what another seed does to a class "
-        "is not measured (make noise), so none counts"
+        else f"images explains it, corrected for {len(classes)} classes; the effect of another seed on a "
+        "class is not measured (make noise), so none counts"
     )
     print(f"recall by class; p: how well chance in the {chance}")
     shares = dict.fromkeys(("before", "after"), "{:.1%}".format)
     print(
-        classes.to_string(
-            index=False, formatters={**shares, "difference": "{:+.1%}".format, "p": "{:.2g}".format}
-        )
+        classes.to_string(index=False, formatters={**shares, "difference": "{:+.1%}".format, "p": "{:.2g}".format})
     )
 
 

@@ -4,74 +4,43 @@ Results, curves, confusions, reliability, classes, mistakes, experiments, and ho
 Zoom with the wheel or two fingers, drag to move, double-click to go back; point at a mark for its figures.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import argparse
 import base64
 import importlib.metadata
-import json
 import platform
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-import pandas as pd
-import vl_convert
-
-from analysis import comparison, pages, revisions
-from analysis.revisions import PARTS, Side
 from common import files, params
 from common.errors import InputError
 
+import altair as alt
+import dvc.api
+import pandas as pd
+from ruamel.yaml import YAML
+
+import pages
+from analysis import comparison, metric_files, revisions
+from analysis.metric_files import PARTS
+from analysis.revisions import Revision
+
 CURVES = "metrics/curves/plots/metrics"
+NOISE = "metrics/noise.json"
 VEGA_LITE = "6.4"  # which this altair writes, and vl-convert has
 RESULTS = (
     "The interval is Wilson's 95 %, over images; mean and standard deviation are over trainings that differ "
     "in seed alone."
 )
-TEXTS = {
-    "Confusion matrix": "Images by true and predicted class; the colour is the share of a true class that "
-    "was taken for another.",
-    "Reliability": "The model is calibrated where accuracy lies on the dashed line.",
-    "Precision, recall and F1": "",
-}
 VERSIONS = ("keras", "torch", "numpy", "scikit-learn", "dvc", "dvclive")
 
 
-def results(here: Side) -> pd.DataFrame:
-    """One row a part that was evaluated."""
-    noise = here.json("metrics/noise.json")
-    rows = []
-    for part in PARTS:
-        found = here.json(f"metrics/{part}.json")
-        if found:
-            spread = noise.get(part, {}).get("accuracy")
-            rows.append(
-                {
-                    "part": part,
-                    "images": f"{found['images']:,}",
-                    "accuracy": f"{found['accuracy']:.2%}",
-                    "95 % interval": f"{found['accuracy_low']:.2%} – {found['accuracy_high']:.2%}",
-                    "over seeds": "{mean:.2%} ± {std:.2%} (n = {n})".format_map(spread)
-                    if spread
-                    else "not measured",
-                    "loss (nats)": f"{found['loss']:.4f}",
-                    "macro F1": f"{found['macro_f1']:.4f}",
-                    "calibration error": f"{found['calibration_error']:.4f}",
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def curves(here: Side, measure: str, unit: str) -> alt.Chart:
+def curves(here: Revision, measure: str, unit: str) -> alt.Chart:
     """Of train and val by epoch, to zoom into."""
     tables = [
         table.rename(columns={measure: "value"}).assign(part=part)
         for part in ("train", "val")
-        if (table := here.table(f"{CURVES}/{part}/{measure}.tsv", "step", measure, sep="\t"))
-        is not None
+        if (table := here.table(f"{CURVES}/{part}/{measure}.tsv", "step", measure, sep="\t")) is not None
     ]
     return (
         alt.Chart(pd.concat(tables)[["step", "value", "part"]])
@@ -89,7 +58,7 @@ def curves(here: Side, measure: str, unit: str) -> alt.Chart:
 
 def confusion(table: pd.DataFrame) -> alt.LayerChart:
     """Shares of each true class, the diagonal left pale so that mistakes show."""
-    names = list(dict.fromkeys(sorted(table["label"])))
+    names = sorted(table["label"].unique())
     counted = table.groupby(["label", "predicted"]).size().rename("images").reset_index()
     counted["share"] = counted["images"] / counted.groupby("label")["images"].transform("sum")
     counted["wrong"] = counted["share"].where(counted["label"] != counted["predicted"], 0)
@@ -99,12 +68,9 @@ def confusion(table: pd.DataFrame) -> alt.LayerChart:
         tooltip=["label", "predicted", "images", alt.Tooltip("share", format=".1%")],
     )
     return (
-        base.mark_rect().encode(
-            alt.Color("wrong:Q", title=None, legend=None, scale=alt.Scale(scheme="blues"))
-        )
+        base.mark_rect().encode(alt.Color("wrong:Q", title=None, legend=None, scale=alt.Scale(scheme="blues")))
         + base.mark_text(fontSize=9).encode(
-            text="images",
-            color=alt.condition("datum.wrong > 0.05", alt.value("white"), alt.value("black")),
+            text="images", color=alt.condition("datum.wrong > 0.05", alt.value("white"), alt.value("black"))
         )
     ).properties(width="container", height=340)
 
@@ -116,11 +82,7 @@ def reliability(table: pd.DataFrame) -> alt.LayerChart:
     points = (
         alt.Chart(table)
         .mark_line(point=True)
-        .encode(
-            x,
-            alt.Y("accuracy:Q", title="accuracy of the bin"),
-            tooltip=["confidence", "accuracy", "images"],
-        )
+        .encode(x, alt.Y("accuracy:Q", title="accuracy of the bin"), tooltip=["confidence", "accuracy", "images"])
     )
     return (ideal + points).interactive().properties(width="container", height=300)
 
@@ -144,111 +106,95 @@ def classes(table: pd.DataFrame) -> alt.Chart:
 
 
 def experiments() -> pd.DataFrame:
-    """The commit and the experiments that start from it: what they changed, and their figures."""
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, check=True).stdout
-    workspace, *commits = json.loads(shown)
-    entries = [workspace]
-    for commit in commits:
-        entries += [commit, *(rev for each in commit["experiments"] or [] for rev in each["revs"])]
-    rows = []
-    base = flat(workspace["data"]["params"])
-    for entry in entries:
-        if not entry.get("data"):
-            continue
-        chosen = flat(entry["data"]["params"])
-        values = {
-            Path(file).stem: content.get("data", {})
-            for file, content in entry["data"]["metrics"].items()
-        }
-        rows.append(
-            {
-                "name": entry["name"] or entry["rev"][:9],
-                "differs from the workspace in": ", ".join(
-                    f"{key} {value}" for key, value in chosen.items() if base.get(key) != value
-                ),
-            }
-            | {
-                f"{part} accuracy": f"{values[part]['accuracy']:.2%}" if values.get(part) else ""
-                for part in PARTS
-            }
-        )
+    """The workspace, the commit and the experiments that start from it: their changes and their figures."""
+    rows: list[dict[str, str]] = []
+    base: dict[str, Any] = {}
+    for entry in dvc.api.exp_show():  # the workspace first
+        commit = None if entry["rev"] == revisions.WORKSPACE else entry["rev"]
+        revision = Revision(entry["Experiment"] or entry["rev"], commit)
+        text = revision.content("params.yaml") or b"{}"
+        chosen = pd.json_normalize(YAML(typ="safe").load(text)).iloc[0].to_dict()
+        base = base or chosen
+        changes = [f"{key} {value}" for key, value in chosen.items() if base.get(key) != value]
+        row = {"name": revision.name, "differs from the workspace in": ", ".join(changes)}
+        for part in PARTS:
+            found = revision.json(f"metrics/{part}.json")
+            row[f"{part} accuracy"] = "{accuracy:.2%}".format_map(found) if found else ""
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def flat(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Of DVC's parameters by file, the values of params.yaml by key, as in `train.seed`."""
-    table = pd.json_normalize(parameters.get("params.yaml", {}).get("data", {}))
-    return table.iloc[0].to_dict() if len(table) else {}
+# by title: text, how it is drawn, and the folder and columns of the table
+CHARTS: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str, tuple[str, ...]]] = {
+    "Confusion matrix": (
+        "Images by true and predicted class; the colour is the share of a true class that was taken for another.",
+        confusion,
+        "predictions",
+        ("label", "predicted"),
+    ),
+    "Reliability": (
+        "The model is calibrated where accuracy lies on the dashed line.",
+        reliability,
+        "reliability",
+        ("confidence", "accuracy", "ideal", "images"),
+    ),
+    "Precision, recall and F1": ("", classes, "classes", ("class", "images", "precision", "recall", "f1")),
+}
 
 
 def as_data(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def made(here: Side) -> str:
+def made(here: Revision) -> str:
     """Parameters, hashes and versions, as text."""
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    known = {
+    facts = {
         "commit": revisions.git("rev-parse", "HEAD"),
         "uncommitted changes": bool(revisions.git("status", "--porcelain")),
         "python": platform.python_version(),
         **versions,
         **here.outputs(),
     }
-    width = max(map(len, known))
-    lines = [f"{name:{width}}  {value}" for name, value in known.items()]
-    return "\n".join([*lines, "", here.text("params.yaml") or ""])
+    width = max(map(len, facts))
+    lines = [f"{name:{width}}  {value}" for name, value in facts.items()]
+    return "\n".join([*lines, "", Path("params.yaml").read_text("utf-8")])
 
 
-def content(here: Side) -> dict[str, Any]:
+def content(here: Revision) -> dict[str, Any]:
     """What the template shows.
 
     Raises:
         InputError: there are no results, or a file of them is damaged.
     """
-    parts = [part for part in PARTS if here.json(f"metrics/{part}.json")]
-    if not parts:
+    results = {part: found for part in PARTS if (found := here.json(f"metrics/{part}.json"))}
+    if not results:
         raise InputError("metrics/ must have results (make repro); received none")
     charts: dict[str, Any] = {
         measure.capitalize(): curves(here, measure, unit)
         for measure, unit in (("accuracy", "accuracy"), ("loss", "nats"))
-        if here.text(f"{CURVES}/train/{measure}.tsv")
+        if here.content(f"{CURVES}/train/{measure}.tsv")
     }
-    training = list(charts)
-    kinds: dict[str, tuple[Any, str, tuple[str, ...]]] = {
-        "Confusion matrix": (confusion, "predictions", ("label", "predicted")),
-        "Reliability": (reliability, "reliability", ("confidence", "accuracy", "ideal", "images")),
-        "Precision, recall and F1": (
-            classes,
-            "classes",
-            ("class", "images", "precision", "recall", "f1"),
-        ),
-    }
-    for title, (draw, folder, columns) in kinds.items():
-        for part in parts:
-            table = here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=comparison.NAMES)
-            if table is not None:
-                charts[f"{title}, {part}"] = draw(table)
-    of = {title: [name for name in charts if name.startswith(title)] for title in kinds}
+    sections = [{"title": "Training", "text": "", "charts": list(charts)}]
+    for title, (text, draw, folder, columns) in CHARTS.items():
+        tables = {
+            f"{title}, {part}": here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=comparison.NAMES)
+            for part in results
+        }
+        drawn = {name: draw(table) for name, table in tables.items() if table is not None}
+        charts |= drawn
+        sections.append({"title": title, "text": text, "charts": list(drawn)})
     pictures = {path.stem: as_data(path) for path in sorted(Path("plots/mistakes").glob("*.png"))}
     chosen = params.load()
     return {
-        "title": "Fashion-MNIST classifier"
-        if chosen.data.source == "fashion-mnist"
-        else "Classifier",
+        "title": "Fashion-MNIST classifier" if chosen.data.source == "fashion-mnist" else "Classifier",
         "subtitle": f"{chosen.model.architecture}, {chosen.train.epochs} epochs. Zoom with the wheel, drag "
         "to move, double-click to go back; point at a mark for its figures.",
-        "bundle": vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE).replace(
-            "</script", "<\\/script"
-        ),
+        "bundle": pages.vega(VEGA_LITE),
         "charts": {name: chart.to_dict() for name, chart in charts.items()},
         "sections": [
-            {"title": "Results", "text": RESULTS, "table": results(here)},
-            {"title": "Training", "text": "", "charts": training},
-            *(
-                {"title": title, "text": TEXTS[title], "charts": names}
-                for title, names in of.items()
-            ),
+            {"title": "Results", "text": RESULTS, "table": metric_files.results_table(results, here.json(NOISE))},
+            *sections,
             {
                 "title": "Mistakes",
                 "text": "Those that the model is surest of."
@@ -270,8 +216,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
     out = parser.parse_args().out
-    page = pages.render("report.html.j2", content(revisions.side(revisions.WORKSPACE)))
-    with files.whole_file(out) as part:
+    page = pages.render("report.html.j2", content(revisions.resolve(revisions.WORKSPACE)))
+    with files.atomic_file(out) as part:
         part.write_text(page, "utf-8")
     print(f"{out}: open it in a browser")
 

@@ -1,4 +1,4 @@
-"""The stages run once more, in a folder of their own, with some parameters changed."""
+"""Re-runs: the stages once more, in a folder of their own, with some parameters changed."""
 
 import hashlib
 import json
@@ -10,23 +10,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from analysis import tracked
 from common import files, params
 from common.errors import InputError
 
-# isort: split
 from ruamel.yaml import YAML
+
+from analysis import dvc_lock
 
 SOURCE = Path(__file__).resolve().parents[1]
 
 
 def prepare(folder: Path, changes: dict[str, Any]) -> None:
-    """Makes `folder` one in which stages can run, up to and with split.
+    """Makes a folder for a re-run, and runs split in it.
 
     Args:
         folder: emptied first.
-        changes: by key, as in `train.seed`, to the params.yaml of the working directory, whose
-            prepared data it shares.
+        changes: to the params.yaml of the working directory, keyed as in `train.seed`. The re-run
+            shares the prepared data of the working directory.
 
     Raises:
         InputError: as from `run_stage`.
@@ -45,12 +45,12 @@ def run_stage(name: str, folder: Path) -> float:
         InputError: it failed; its own line stands above.
     """
     start = time.perf_counter()
-    # of DVC's stage, if this is one, no outputs lie in the folder
-    outside = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    # where a stage of DVC's starts the re-run, its outputs do not lie in this folder
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
     done = subprocess.run(
         [sys.executable, SOURCE / f"{name}.py"],
         cwd=folder,
-        env=outside | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
     if done.returncode:
@@ -74,26 +74,21 @@ def write_params(path: Path, changes: dict[str, Any]) -> None:
     """Writes the params.yaml of the working directory with `changes`, keyed as in `train.epochs`."""
     yaml = YAML()
     content = yaml.load(Path("params.yaml"))
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        section = content
-        for name_of_section in sections:
-            section = section[name_of_section]
-        section[name] = value
-    with files.whole_file(path) as part:
+    params.set_keys(content, changes)
+    with files.atomic_file(path) as part:
         yaml.dump(content, part)
 
 
 def key() -> str:
-    """Stands for a training: the parameters and the results of train and evaluate, as dvc.lock has them.
+    """Identifies a training: a hash of the parameters and results of train and evaluate in dvc.lock.
 
-    The results stand for data and code: a change to code that leaves every byte leaves the key too. So
-    does a new parameter of train at its default, without which older parameters are the same ones.
+    The results stand for data and code: a change to code that leaves every byte leaves the key too. A
+    new parameter of train at its default leaves it as well: dvc.lock is the same training without it.
 
     Raises:
-        InputError: dvc.lock has not every stage.
+        InputError: dvc.lock lacks a stage.
     """
-    stages = tracked.locked("train", "evaluate").values()
+    stages = dvc_lock.stages("train", "evaluate").values()
     for section in [stage["params"]["params.yaml"].get("train", {}) for stage in stages]:
         for name, field in params.Train.model_fields.items():
             if not field.is_required() and section.get(name) == field.default:

@@ -2,12 +2,12 @@
 
 import ast
 from collections.abc import Iterator
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
 from common import params
 
-# isort: split
 from ruamel.yaml import YAML
 
 SRC = Path("src")
@@ -110,29 +110,9 @@ class Pipeline:
             yield f"nobody reads the parameter {key}"
 
 
-def imported_modules(path: Path) -> Iterator[Path]:
-    """The files under src/ that the file imports, wherever in it; packages' __init__ included."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            for length in range(1, len(parts) + 1):
-                target = SRC.joinpath(*parts[:length])
-                for file in (target.with_suffix(".py"), target / "__init__.py"):
-                    if file.is_file():
-                        yield file
-
-
 def all_modules(path: Path) -> set[Path]:
-    """The file, and all under src/ that it imports, directly or not."""
-    found: set[Path] = set()
-    left = [path]
-    while left:
-        if (file := left.pop()) not in found:
-            found.add(file)
-            left.extend(imported_modules(file))
-    return found
+    """The file, and all under src/ that it imports, wherever in it, directly or not."""
+    finder = ModuleFinder([str(SRC)])  # it finds no library, and so looks into none
+    finder.run_script(str(path))
+    files = [Path(module.__file__) for module in finder.modules.values() if module.__file__]  # type: ignore[attr-defined]
+    return {file.resolve().relative_to(Path.cwd()) for file in files}

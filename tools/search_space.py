@@ -1,21 +1,20 @@
-"""sweep.yaml and its schema: what a sweep may change, as strict as params.yaml."""
+"""The schema of sweep.yaml: what a sweep may change, as strict as params.yaml."""
 
 import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import optuna
-import pydantic
-from pydantic import Field
-
-from analysis import checked
 from common import params
 from common.errors import InputError
 from common.params import Count, Section, Seed
 
+import optuna
+import pydantic
+from pydantic import Field
+
 LOWEST_WINS = ("loss", "calibration_error")
-# a change of these changes what a figure on val means, or is chance
+# a change of these changes what a figure on val means, or its chance
 NOT_SEARCHED = ("data.", "split.", "evaluate.", "train.epochs", "train.seed")
 
 
@@ -44,21 +43,21 @@ class Values(Section):
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def extremes(self) -> list[Any]:
-        """What the rules for parameters are held against: if these pass, all between them do."""
+        """The values to check the rules of params.yaml with: if they pass, all between them do."""
         return [self.low, self.high] if self.choices is None else self.choices
 
-    def hold(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         if self.choices is not None:
             return value in self.choices
         kinds = int if self.integers else (int, float)
         return isinstance(value, kinds) and self.low <= value <= self.high  # type: ignore[operator]
 
-    def stored(self, value: Any) -> Any:
-        """As Optuna keeps it: choices as JSON, since it knows no lists."""
+    def encode(self, value: Any) -> Any:
+        """A value as Optuna stores it: choices as JSON, since Optuna knows no lists."""
         return value if self.choices is None else json.dumps(value)
 
     def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        """What Optuna proposes; for a trial that has a value already, that."""
+        """The value that the trial has already, or one that Optuna proposes."""
         if self.choices is not None:
             return json.loads(trial.suggest_categorical(key, [*map(json.dumps, self.choices)]))
         suggest = trial.suggest_int if self.integers else trial.suggest_float
@@ -75,14 +74,13 @@ class Search(Section):
     @pydantic.field_validator("epochs")
     @classmethod
     def _one_factor(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
-        factor = epochs[1] // epochs[0] if len(epochs) > 1 else 2
-        if factor < 2 or any(b != a * factor for a, b in itertools.pairwise(epochs)):
+        if any(b <= a or b != a * (epochs[1] // epochs[0]) for a, b in itertools.pairwise(epochs)):
             raise ValueError("must grow by one whole factor, as in [2, 6, 18]")
         return epochs
 
     @property
     def factor(self) -> int:
-        """Of as many trials one goes on, with as many times the epochs; 2 where none does."""
+        """One of so many trials goes on, with so many times the epochs; 2 where there is one number."""
         return self.epochs[1] // self.epochs[0] if len(self.epochs) > 1 else 2
 
     @property
@@ -91,17 +89,17 @@ class Search(Section):
 
 
 def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
-    """Reads and checks what is searched.
+    """Reads and checks sweep.yaml.
 
-    Every value, and every two together, must be valid parameters: no rule takes three.
+    Every value, and every two together, must be valid parameters: no rule involves three.
 
     Args:
-        current: the parameters that a trial changes.
+        current: the parameters that trials change.
 
     Raises:
         InputError: the file is missing, is not YAML, or breaks a rule, its own or one of params.yaml.
     """
-    search: Search = checked.read(path, Search)
+    search: Search = params.read_yaml(path, Search)
     known = leaves(current.model_dump())
     for key in search.space:
         if key not in known or key.startswith(NOT_SEARCHED):
@@ -111,7 +109,10 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
             )
     extremes = [(key, value) for key, values in search.space.items() for value in values.extremes()]
     for one, other in itertools.combinations_with_replacement(extremes, 2):
-        _check(current, {"evaluate.parts": ["val"]} | dict([one, other]), path)
+        try:
+            params.changed(current, {"evaluate.parts": ["val"]} | dict([one, other]))
+        except pydantic.ValidationError as error:
+            raise InputError(f"{path}: space must give valid parameters; {params.first_rule(error)}") from None
     return search
 
 
@@ -122,17 +123,3 @@ def leaves(section: dict[str, Any], above: str = "") -> dict[str, Any]:
         key = f"{above}{name}"
         found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
     return found
-
-
-def _check(current: params.Params, changes: dict[str, Any], path: Path) -> None:
-    content = current.model_dump()
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        section = content
-        for name_of_section in sections:
-            section = section[name_of_section]
-        section[name] = value
-    try:
-        params.Params.model_validate(content)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: space must give valid parameters; {params.first_rule(error)}") from None  # fmt: skip

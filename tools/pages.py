@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import vl_convert
 
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -12,7 +13,12 @@ ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters["cell"] = lambda value: str(value).replace("|", "\\|")  # of a Markdown table
+
+
+def vega(version: str) -> str:
+    """The JavaScript that defines `vegaEmbed`, with this version of Vega-Lite, to stand in a page."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
+    return bundle.replace("</script", "<\\/script")
 
 
 def render(template: str, content: dict[str, Any]) -> str:

@@ -1,46 +1,42 @@
 """Whether what is committed belongs together: `make check`. Needs neither data nor model.
 
-It says all that it finds, then fails: dvc.lock that is not up to date, figures that do not follow from
-the predictions, stages that import or read what dvc.yaml does not list, parameters that nobody reads,
-and files in git that are DVC's or too large for git.
+It names every fault, then fails: dvc.lock that is not up to date, figures that do not follow from the
+predictions, stages that import or read what dvc.yaml does not list, parameters that nothing reads, and
+files in git that belong to DVC or are too large. With --data it also holds each file under data/ and
+models/ against dvc.lock, byte for byte.
 """
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
+import argparse
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from analysis import declarations, seeds, statistics, systems, tracked
+from common import params
 from common.errors import InputError
+
+import stage_dependencies
+from analysis import dvc_lock, metric_files, statistics
 
 PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
 LARGEST_IN_GIT = 1_000_000  # bytes
+TRACKED_BY_DVC = ("data/", "models/")
 
 
 def lock_problems() -> Iterator[str]:
     """DVC's own view. It says by its text alone whether a stage would run."""
-    stages = []
+    stages: list[str] = []
     for pipeline, command in PIPELINES.items():
         done = subprocess.run(
-            ["dvc", "repro", "--allow-missing", "--dry", pipeline],
-            capture_output=True,
-            text=True,
-            check=False,
+            ["dvc", "repro", "--allow-missing", "--dry", pipeline], capture_output=True, text=True, check=False
         )
-        said = done.stdout + done.stderr
-        if "Data and pipelines are up to date" in said:
+        output = done.stdout + done.stderr
+        if "Data and pipelines are up to date" in output:
             continue
-        found = [
-            line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")
-        ]
         # without data DVC fails at the first stage that would run, and names it
-        found += re.findall(r"failed to reproduce '(.+?)'", said)
+        found = re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M)
         yield f"{Path(pipeline).with_suffix('.lock')} is not up to date ({command}): {', '.join(found) or 'DVC cannot say what'} would run"
         stages += found or [""]
     if not stages:
@@ -56,10 +52,12 @@ def lock_problems() -> Iterator[str]:
 
 def figure_problems() -> Iterator[str]:
     """Every metrics/ against its predictions, as far as these determine the rest."""
-    for folder in [Path(), *(systems.PUBLISHED / name for name in systems.claims())]:
+    systems = params.read_yaml(Path("published/claims.yaml"), dict[str, Any])
+    for folder in [Path(), *(Path("published") / name for name in systems)]:
         metrics = folder / "metrics"
-        for part in ("val", "test"):
-            result = seeds.read(metrics / f"{part}.json", seeds.MEASURES, or_nothing=True)
+        results = metric_files.by_part(metrics)
+        for part in metric_files.PARTS:
+            result = results.get(part, {})
             table, classes = (metrics / name / f"{part}.csv" for name in ("predictions", "classes"))
             if bool(result) != table.exists() or bool(result) != classes.exists():
                 yield f"{metrics}/{part}.json, {table} and {classes} must all have figures, or none"
@@ -70,22 +68,19 @@ def figure_problems() -> Iterator[str]:
 
 
 def _follows(table: Path, classes: Path) -> dict[str, float | int]:
+    predictions = metric_files.table(table, ("label", "predicted"), dtype=str)
+    names = metric_files.table(classes, ("class",), dtype=str)["class"].to_numpy()
     try:
-        predictions = pd.read_csv(table, dtype=str)
-        names = pd.read_csv(classes, dtype=str)["class"].to_numpy()
-        return statistics.counts(
-            predictions["label"].to_numpy(), predictions["predicted"].to_numpy(), names
-        )
-    except (ValueError, KeyError) as error:  # pandas' own are ValueErrors
-        raise InputError(
-            f"{table} and {classes} must be as evaluate writes them; received: {error}"
-        ) from None
+        labels, predicted = predictions.to_numpy().T
+        return statistics.counts(labels, predicted, names)
+    except ValueError as error:  # of scikit-learn
+        raise InputError(f"{table} and {classes} must be as evaluate writes them; received: {error}") from None
 
 
 def file_problems() -> Iterator[str]:
     """What git has and should not have."""
     names = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True)
-    owned = tracked.cached()
+    owned = dvc_lock.cached_outputs()
     for name in names.stdout.split("\0")[:-1]:
         path = Path(name)
         if any(name == out or name.startswith(f"{out}/") for out in owned):
@@ -95,12 +90,15 @@ def file_problems() -> Iterator[str]:
 
 
 def main() -> None:
-    problems = [
-        *lock_problems(),
-        *figure_problems(),
-        *declarations.Pipeline().problems(),
-        *file_problems(),
-    ]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", action="store_true", help="also every byte of data/ and models/")
+    with_data = parser.parse_args().data
+    problems = [*lock_problems(), *figure_problems(), *stage_dependencies.Pipeline().problems(), *file_problems()]
+    if with_data:
+        problems += [
+            f"{difference} (dvc checkout --force brings back what dvc.lock says)"
+            for difference in dvc_lock.differences(TRACKED_BY_DVC)
+        ]
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:

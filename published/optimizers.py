@@ -1,0 +1,54 @@
+"""Trains the system of the working directory with another optimizer for a few epochs.
+
+`python published/optimizers.py NAME` writes metrics/optimizers/NAME.csv: loss and accuracy on train and
+val after each epoch. The learning rate is Keras' default for the optimizer.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from common import files, locks
+from common.backend import keras
+
+import pandas as pd
+
+import claims
+from analysis import rerun
+
+RERUNS = Path(".cache/optimizers")
+
+
+def curves(folder: Path) -> pd.DataFrame:
+    """One row an epoch, counted from 1: loss and accuracy on train and val, as dvclive logged them."""
+    columns = {}
+    for part in ("train", "val"):
+        for measure in ("loss", "accuracy"):
+            logged = pd.read_csv(folder / f"plots/metrics/{part}/{measure}.tsv", sep="\t")
+            columns[f"{part}_{measure}"] = logged.set_index("step")[measure].round(6)
+    return pd.DataFrame(columns).rename_axis("epoch")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    choices = [name for name in claims.OPTIMIZERS if name != claims.CHOSEN]
+    parser.add_argument("name", choices=choices)
+    name = parser.parse_args().name
+    changes = {
+        "train.optimizer": name,
+        "train.learning_rate": round(float(keras.optimizers.get(name).learning_rate), 6),
+        "train.epochs": claims.EPOCHS,
+    }
+    # outside the re-run's folder, which each run empties
+    os.environ.setdefault("CHECKPOINT_DIR", str(Path(".cache/checkpoints").resolve()))
+    folder = RERUNS / name
+    rerun.prepare(folder, changes)
+    rerun.run_stage("train", folder)
+    with locks.exclusive(), files.atomic_file(Path(f"metrics/optimizers/{name}.csv")) as part:
+        curves(folder / "metrics/curves").to_csv(part)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

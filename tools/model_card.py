@@ -1,0 +1,127 @@
+"""The tables of MODEL_CARD.md, as Markdown, from metrics/ and benchmarks/."""
+
+from pathlib import Path
+
+from common import params
+
+import pandas as pd
+
+import benchmark_files
+from analysis import marked_pages, metric_files
+
+METRICS = Path("metrics")
+MISTAKES = 6
+
+
+def classes_table() -> str:
+    """Precision, recall and F1 of each class, part by part."""
+    tables = []
+    for part in metric_files.by_part(METRICS):
+        table = metric_files.table(
+            METRICS / f"classes/{part}.csv", ("class", "images", "precision", "recall", "f1")
+        )
+        shown = pd.DataFrame(
+            {
+                f"class, {part}": table["class"],
+                "images": table["images"].map("{:,}".format),
+                "precision": table["precision"].map("{:.2%}".format),
+                "recall": table["recall"].map("{:.2%}".format),
+                "F1": table["f1"].map("{:.4f}".format),
+            }
+        )
+        tables.append(marked_pages.markdown(shown))
+    return "\n\n".join(tables)
+
+
+def calibration() -> str:
+    """Mean confidence beside accuracy, and accuracy where the confidence is above and below 80 %."""
+    rows = []
+    for part in metric_files.by_part(METRICS):
+        table = metric_files.table(METRICS / f"predictions/{part}.csv", ("label", "predicted", "confidence"))
+        right, sure = table["label"] == table["predicted"], table["confidence"] >= 0.8
+        rows.append(
+            {
+                "part": part,
+                "mean confidence": f"{table['confidence'].mean():.1%}",
+                "accuracy": f"{right.mean():.1%}",
+                "accuracy at confidence of 80 % or more": _share(right[sure]),
+                "accuracy below": _share(right[~sure]),
+            }
+        )
+    return marked_pages.markdown(pd.DataFrame(rows))
+
+
+def mistakes_table() -> str:
+    """The most frequent mistakes of the last part that was evaluated, test where there is one."""
+    *_, part = metric_files.by_part(METRICS)
+    table = metric_files.table(METRICS / f"predictions/{part}.csv", ("label", "predicted"))
+    images = table["label"].value_counts()
+    wrong = table[table["label"] != table["predicted"]]
+    pairs = wrong.value_counts(["label", "predicted"]).sort_index().sort_values(ascending=False, kind="stable")  # fmt: skip
+    rows = [
+        {
+            f"true class, {part}": label,
+            "predicted": predicted,
+            "images": count,
+            "of its class": f"{count / images[label]:.1%}",
+        }
+        for (label, predicted), count in pairs.head(MISTAKES).items()
+    ]
+    return marked_pages.markdown(pd.DataFrame(rows))
+
+
+def unlike_table() -> str:
+    """How often pictures are called out of distribution.
+
+    Raises:
+        InputError: benchmarks/pictures.json is of another training than dvc.lock.
+    """
+    limit = metric_files.read(METRICS / "unlikeness.json", ("energy_limit", "train_images"))
+    shares = {f"training images, which set the limit ({limit['train_images']:,})": "1 in 100, by definition"}
+    if "val_unlike" in limit:
+        shares[f"val images ({limit['val_images']:,})"] = f"{limit['val_unlike']:.1%}"
+    found = benchmark_files.read("pictures", "unlike", "val", of_this_training=True)
+    note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
+    if found is not None:
+        with benchmark_files.as_written("pictures"):
+            again = found["val"]
+            shares[f"val images made photographs again ({again['images']:,})"] = (
+                f"{again['unlike as photographs']:.1%}"
+            )
+            shares |= {
+                f"{kind} ({of_kind['pictures']:,})": f"{of_kind['unlike']:.1%}"
+                for kind, of_kind in found["unlike"].items()
+            }
+            note = (
+                "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
+                f"{again['accuracy as photographs']:.2%} are classified correctly, "
+                f"{again['accuracy']:.2%} as they are."
+            )
+    table = pd.DataFrame(shares.items(), columns=["pictures", "called out of distribution"])
+    return f"{marked_pages.markdown(table)}\n\n{note}"
+
+
+def speed_table() -> str:
+    """Latency and throughput, from benchmarks/inference.json, if it is of the chosen architecture."""
+    architecture = params.load().model.architecture
+    found = benchmark_files.read("inference")
+    if found is None or found.get("architecture") != architecture:
+        return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
+    with benchmark_files.as_written("inference"):
+        one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
+        start = found["seconds from start to answer"]
+        rows = [
+            {
+                "": name,
+                "one image": f"{one[name]:.2g} ms",
+                "1,000 images": f"{many[name]:.0f} ms",
+                "start to answer": f"{start[name]:.1f} s" if name in start else "",
+            }
+            for name in one
+        ]
+        machine = benchmark_files.machine(found)
+    return f"{marked_pages.markdown(pd.DataFrame(rows))}\n\nMeasured on {machine}."
+
+
+def _share(right: pd.Series) -> str:
+    return f"{right.mean():.1%} of {len(right):,}" if len(right) else "none"

@@ -1,0 +1,211 @@
+"""The effect of a change to the model, as Markdown: `make review BASE=main`; `OUT=` writes it to a file.
+
+The working directory is compared with the commit at which the change left BASE. Everything comes from
+git, so a clone without data will do; what is not there is named.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common import arrays, files
+from common.errors import InputError
+
+import pandas as pd
+from dvc.repo import Repo
+
+import check
+import pages
+from analysis import comparison, figures, revisions
+from analysis.marked_pages import markdown
+from analysis.revisions import Revision
+
+EXAMPLES = 10
+PICTURED = 25
+VAL_CURVE = "metrics/curves/plots/metrics/val/accuracy.tsv"
+
+
+def changed(kind: str, diff: dict[str, Any]) -> pd.DataFrame:
+    """The entries in DVC's diff of parameters or metrics, by name; `kind` heads the column of names."""
+    rows = []
+    for file, values in diff.get("diff", {}).items():
+        prefix = "" if file == "params.yaml" else f"{Path(file).stem} "
+        rows += [{"name": f"{prefix}{name}"} | value for name, value in values.items()]
+    table = pd.DataFrame(rows, columns=["name", "old", "new", "diff"], dtype=object)
+    table["diff"] = table["diff"].map("{:+.4g}".format, na_action="ignore")
+    names = {"name": kind, "old": "before", "new": "after", "diff": "difference"}
+    return table.sort_values("name").fillna({"old": "–", "new": "–"}).rename(columns=names)
+
+
+def unequal(kind: str, before: dict[str, Any], after: dict[str, Any]) -> pd.DataFrame:
+    """The entries of two mappings that differ, by name; `kind` heads the column of names."""
+    both = pd.DataFrame({"before": before, "after": after}, dtype=object).fillna("–").sort_index()
+    return both[both["before"] != both["after"]].rename_axis(kind).reset_index()
+
+
+def quoted(table: pd.DataFrame) -> str:
+    """A Markdown table whose first column is code."""
+    name = table.columns[0]
+    return markdown(table.assign(**{name: "`" + table[name] + "`"}))
+
+
+def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
+    """The outputs before training that differ, by the start of their hash, and the images by part."""
+    hashes, sizes = [], []
+    for revision in (before, after):
+        outputs = revision.outputs()
+        hashes.append({path: outputs[path] for path in outputs if path.startswith("data/")})
+        table = revision.table("metrics/data/classes.csv", "part", "images")
+        images = {} if table is None else table.groupby("part")["images"].max().to_dict()
+        sizes.append({f"{part} images": f"{number:,}" for part, number in images.items()})
+    outputs = unequal("output", *hashes)
+    shortened = outputs.assign(**{name: outputs[name].str[:7] for name in ("before", "after")})
+    return pd.concat([shortened, unequal("output", *sizes)])
+
+
+def code_changes(before: Revision, after: Revision) -> pd.DataFrame:
+    """The files of code that the stages depend on and that differ, with how they differ."""
+    files = unequal("file that a stage depends on", before.code(), after.code())
+    files["change"] = "changed"
+    files.loc[files["before"] == "–", "change"] = "new"
+    files.loc[files["after"] == "–", "change"] = "gone"
+    return files.drop(columns=["before", "after"])
+
+
+def curves(before: Revision, after: Revision) -> dict[str, Any] | None:
+    """Accuracy on val by epoch (%), of both revisions; None where one has no curve."""
+    tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in (before, after)]
+    if any(table is None or table.empty for table in tables):
+        return None
+    found = [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
+    return {
+        "before": found[0],
+        "after": found[1],
+        "low": int(min(map(min, found))),
+        "high": int(max(map(max, found))) + 1,
+        "epochs": len(found[0]) if len(found[0]) == len(found[1]) else None,
+        # an axis on which both have their points at whole numbers: Mermaid adds up steps
+        "end": max(1, (len(found[0]) - 1) * (len(found[1]) - 1)),
+    }
+
+
+def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
+    """The images that became right, or wrong, those predicted with most confidence first."""
+    was, now = (table[name] == table["label"] for name in ("before", "after"))
+    rows = table[(now & ~was) if right else (was & ~now)]
+    return rows.sort_values("confidence", ascending=False, kind="stable").reset_index()
+
+
+def images_table(rows: pd.DataFrame) -> str:
+    shown = rows.head(EXAMPLES).assign(confidence=rows["confidence"].map("{:.2f}".format))
+    return markdown(shown.rename(columns={"id": "image", "label": "true class"}))
+
+
+def classes_table(classes: pd.DataFrame) -> str:
+    """Recall of each class, p in bold where the difference counts."""
+    p = classes["p"].map("{:.2g}".format)
+    shown = {
+        "class": classes["class"],
+        "images": classes["images"].map("{:,}".format),
+        "before": classes["before"].map("{:.1%}".format),
+        "after": classes["after"].map("{:.1%}".format),
+        "points": (100 * classes["difference"]).map("{:+.1f}".format),
+        "p": p.where(~classes["counts"], "**" + p + "**"),
+    }
+    return markdown(pd.DataFrame(shown))
+
+
+def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
+    """Draws the first newly wrong images beside the page; the Markdown shows them, or says why not."""
+    folder = "test" if part == "test" else "train"
+    if wrong.empty or page is None:
+        return ""
+    if not (arrays.PREPARED / folder).exists():
+        return "The images are not here; `make repro` or `dvc pull` brings them."
+    images, labels = arrays.load(folder)
+    first = wrong.head(PICTURED)
+    names = dict(enumerate(arrays.load_class_names()))
+    if pd.Series(labels).reindex(first["id"]).map(names).tolist() != first["label"].tolist():
+        return "The images that are here are not those of the predictions."
+    titles = [f"true: {row.label}\nnow: {row.after}" for row in first.itertuples()]
+    drawn = page.with_suffix(".png")
+    with files.atomic_file(drawn) as unfinished:
+        figures.titled(images[first["id"].to_numpy()], titles, unfinished)
+    return f"![The newly wrong images]({drawn.name})"
+
+
+def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, Any]:
+    """The verdict and all that follows from predictions, or why there is none."""
+    part, why = "test", "nothing is chosen among changes here"
+    for revision in (before, after):
+        if "test" not in revision.predicted():
+            part, why = "val", f"{revision} has no predictions on test"
+            break
+    try:
+        table = comparison.predictions(before, after, part)
+    except InputError as error:
+        return {"verdict": "not compared", "reason": f"{error}.", "found": None}
+    spread = comparison.noise((before, after), part)
+    result = comparison.overall(table, spread)
+    classes, wrong = comparison.by_class(table, spread), newly(table, right=False)
+    confusions = comparison.confusions(table).drop(columns="difference").head(EXAMPLES)
+    return {
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "found": result,
+        "part": part,
+        "why_part": why,
+        "classes": classes_table(classes),
+        "number_of_classes": len(classes),
+        "seeds_of_classes": "recall" in spread,
+        "confusions": markdown(confusions.rename(columns={"label": "true class"})),
+        "images": {"Newly right": images_table(newly(table, right=True)), "Newly wrong": images_table(wrong)},
+        "picture": picture(wrong, part, page),
+    }
+
+
+def review(base: str, page: Path | None) -> dict[str, Any]:
+    """What the template shows.
+
+    Raises:
+        InputError: git does not know BASE, or a file of a revision is damaged.
+    """
+    fork = revisions.git("merge-base", base, "HEAD")
+    clean = not revisions.git("status", "--porcelain", "--untracked-files=no")
+    before, after = (Revision(base, fork), revisions.resolve("HEAD" if clean else revisions.WORKSPACE))
+    with Repo() as repo:
+        parameters = changed("parameter", repo.params.diff(a_rev=fork, b_rev="workspace"))
+        metrics = changed("metric", repo.metrics.diff(a_rev=fork, b_rev="workspace"))
+    problems = list(check.lock_problems())
+    found = compared(before, after, page)
+    return {
+        **found,
+        "verdict": "not reproduced" if problems else found["verdict"],
+        "before": before,
+        "after": after,
+        "problems": problems,
+        "parameters": quoted(parameters.drop(columns="difference")),
+        "code": quoted(code_changes(before, after)),
+        "metrics": markdown(metrics),
+        "curves": curves(before, after),
+        "data": markdown(data_changes(before, after)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("base", metavar="BASE")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
+    arguments = parser.parse_args()
+    content = review(arguments.base, arguments.out)
+    text = pages.render("review.md.j2", content)
+    if arguments.out is None:
+        print(text)
+        return
+    with files.atomic_file(arguments.out) as unfinished:
+        unfinished.write_text(text, "utf-8")
+    print(f"{arguments.out}: {content['verdict']}")
+
+
+if __name__ == "__main__":
+    main()
