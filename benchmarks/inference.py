@@ -1,12 +1,12 @@
-"""How fast the trained model answers: what predict.py runs, beside what one would otherwise run.
+"""How fast the trained model predicts: predict.py beside the alternatives.
 
 - keras: `predict` of models/model.keras, in batches of 1,000;
-- native: the same layers through the PyTorch operations of src/training/step.py;
-- onnx: models/model.onnx in ONNX Runtime with one thread, as src/inference/classifier.py has it;
-- onnx, all threads: the same with as many threads as the others.
+- native: the same layers as PyTorch operations, by src/training/native_model.py;
+- onnx: models/model.onnx in ONNX Runtime with one thread, as in src/inference/classifier.py;
+- onnx, all threads: the same with train.threads, which keras and native use.
 
-Variants take turns, round by round, so that what else the machine does falls on all of them; a
-figure is the median over the rounds. Start-up is of whole programs that answer for one picture.
+Variants take turns, round by round, so that other load on the machine affects all of them; a figure is
+the median over the rounds. Start-up time is that of a whole program that predicts one picture.
 
 `python benchmarks/inference.py` (after `make repro`) prints a table and writes benchmarks/inference.json.
 """
@@ -21,16 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
-from train_step import machine
-
 from common import arrays, files, params
 
-# isort: split
 import keras
 import numpy as np
 import onnxruntime
@@ -38,8 +30,9 @@ import torch
 from PIL import Image
 
 import export
-from training.machine import set_up
-from training.step import NativeModel
+from training import model_file
+from training.machine import machine, set_up
+from training.native_model import NativeModel
 
 RESULTS = Path("benchmarks/inference.json")
 BATCHES = {1: 200, 1000: 1}  # images at once: how often in a round
@@ -78,7 +71,7 @@ def onnx(threads: int) -> Answer:
 
 
 def milliseconds(variants: dict[str, Answer], images: np.ndarray, repeats: int, rounds: int) -> dict[str, float]:  # fmt: skip
-    """Of one answer for all `images`, by variant."""
+    """The time that one prediction of all `images` takes, by variant."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):  # the first warms up and does not count
         order = list(variants.items())
@@ -92,7 +85,7 @@ def milliseconds(variants: dict[str, Answer], images: np.ndarray, repeats: int, 
 
 
 def start_up(image: np.ndarray, rounds: int) -> dict[str, float]:
-    """Seconds from the start of a program to its end, with one answer between."""
+    """Seconds that a program takes from start to end to predict one image, by variant."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
         Image.fromarray(image[..., 0]).save(picture)
@@ -111,9 +104,7 @@ def start_up(image: np.ndarray, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     chosen = params.load()
@@ -121,7 +112,7 @@ def main() -> None:
     set_up(threads)
     images, _ = arrays.load("train")
     with keras.device("cpu"):
-        model, _ = export.load(export.MODEL)
+        model, _ = model_file.load(export.MODEL)
         variants: dict[str, Answer] = {
             "keras": lambda batch: model.predict(batch, batch_size=1000, verbose=0),
             "native": native(model),

@@ -1,11 +1,11 @@
-"""What predict.py says of pictures that are no images of the dataset.
+"""How predict.py judges pictures that are not images of the dataset.
 
-- How often it calls them unlike the training images: things that are no garments, and garments that
-  stand on their head or lie on their side.
-- How accurate it is where val images are made photographs once more: enlarged, on the shop's light
-  grey, as JPEG. It tells what the way back to 28 × 28 costs, and nothing of real photographs.
+- How often it calls them out of distribution: things that are not garments, and garments that are upside
+  down or on their side.
+- Its accuracy on val images turned back into photographs: enlarged, on the shop's light grey, as JPEG. That
+  measures what the conversion to 28 × 28 costs; it says nothing about real photographs.
 
-All pictures are drawn here, or come with scikit-learn and Matplotlib. None decides anything.
+All pictures are drawn here, or come with scikit-learn and Matplotlib. No choice depends on them.
 
 `python benchmarks/pictures.py` (after `make repro`) prints and writes benchmarks/pictures.json.
 """
@@ -13,28 +13,23 @@ All pictures are drawn here, or come with scikit-learn and Matplotlib. None deci
 import argparse
 import io
 import string
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from common import arrays, files
 
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
 import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits, load_sample_images
 
-from analysis import trials
-from common import arrays, files
+from analysis import rerun
 from inference.classifier import Classifier, Prediction
 
 MODEL = Path("models/model.onnx")
 RESULTS = Path("benchmarks/pictures.json")
 SIDE = 280  # pixels
-COUNT = 1000  # of those that are drawn at random
+COUNT = 1000  # pictures of each kind that is drawn at random
 
 
 def as_file(picture: Image.Image, form: str = "PNG") -> io.BytesIO:
@@ -44,7 +39,7 @@ def as_file(picture: Image.Image, form: str = "PNG") -> io.BytesIO:
 
 
 def digits() -> Iterator[Image.Image]:
-    """The handwritten ones of scikit-learn, dark on white."""
+    """The handwritten digits of scikit-learn, dark on white."""
     for image in load_digits().images:  # (8, 8), 0–16
         dark = 255 - (image * 15.9).astype(np.uint8)
         enlarged = Image.fromarray(dark).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -99,7 +94,7 @@ def shapes(generator: np.random.Generator) -> Iterator[Image.Image]:
 
 
 def photographs(images: np.ndarray) -> Iterator[Image.Image]:
-    """Images (N, 28, 28) as the shop had its garments: dark on #fdfdfd, 762 × 1000 pixels."""
+    """Images (N, 28, 28) as the shop's photographs: dark on #fdfdfd, 762 × 1000 pixels."""
     for image in images:
         enlarged = Image.fromarray(255 - image).resize((672, 672), Image.Resampling.BICUBIC)
         picture = Image.new("L", (762, 1000), 0xFD)
@@ -108,9 +103,7 @@ def photographs(images: np.ndarray) -> Iterator[Image.Image]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     classifier = Classifier(MODEL)
     images, labels = arrays.load("train")
     rows = arrays.load_rows("val")
@@ -137,7 +130,7 @@ def main() -> None:
     }
     unlike = {}
     for kind, pictures in kinds.items():
-        said = [prediction.unlike for prediction in predictions(pictures)]
+        said = [prediction.out_of_distribution for prediction in predictions(pictures)]
         unlike[kind] = {"pictures": len(said), "unlike": round(sum(said) / len(said), 4)}
         print(f"{kind}: {unlike[kind]['unlike']:.1%} of {len(said):,} called unlike")
     direct = predictions(map(Image.fromarray, val))
@@ -146,11 +139,11 @@ def main() -> None:
         "images": len(val),
         "accuracy": accuracy(direct),
         "accuracy as photographs": accuracy(again),
-        "unlike": round(sum(prediction.unlike for prediction in direct) / len(direct), 4),
-        "unlike as photographs": round(sum(each.unlike for each in again) / len(again), 4),
+        "unlike": round(sum(prediction.out_of_distribution for prediction in direct) / len(direct), 4),
+        "unlike as photographs": round(sum(each.out_of_distribution for each in again) / len(again), 4),
     }
     print(remade)
-    files.write_json(RESULTS, {"of": trials.key(), "unlike": unlike, "val": remade})
+    files.write_json(RESULTS, {"training": rerun.key(), "unlike": unlike, "val": remade})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """How much faster several processes train: images a second, each process with one thread.
 
-Every number of processes trains the committed network with `python src/train.py` for some epochs of the
-first rows, in alternating rounds, and beside them one process with as many threads as the machine has
-cores. What counts is the time from the end of the first epoch to the end of the last.
+`python src/train.py` trains the committed network for a few epochs on the first rows: with one, two and
+three processes, and with one process that has a thread for each core, in alternating rounds. Measured is the
+time from the end of the first epoch to the end of the last.
+
 `python benchmarks/processes.py` (after `make repro`) prints a table and writes benchmarks/processes.json.
 """
 
@@ -15,19 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
-from train_step import machine
-
-from analysis import trials
 from common import files
 from common.errors import InputError
 
+from analysis import rerun
+from training.machine import machine
+
 ROWS, EPOCHS, ROUNDS = 6_000, 4, 3
-TRIAL = Path(".cache/processes")
+RERUN = Path(".cache/processes")
 RESULTS = Path("benchmarks/processes.json")
 CONFIGURATIONS = [
     {"train.processes": count, "train.threads": threads}
@@ -36,17 +32,17 @@ CONFIGURATIONS = [
 
 
 def images_a_second(configuration: dict[str, int]) -> float:
-    """Of one training, start-up and first epoch left out."""
+    """The speed of one training without start-up and first epoch."""
     changes: dict[str, Any] = {
         "split.val_size": 0,
         "split.train_size": ROWS,
         "evaluate.parts": ["test"],
         "train.epochs": EPOCHS,
     }
-    trials.prepare(TRIAL, changes | configuration)
+    rerun.prepare(RERUN, changes | configuration)
     process = subprocess.Popen(
-        [sys.executable, trials.SOURCE / "train.py"],
-        cwd=TRIAL,
+        [sys.executable, rerun.SOURCE / "train.py"],
+        cwd=RERUN,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -54,19 +50,19 @@ def images_a_second(configuration: dict[str, int]) -> float:
     assert process.stdout
     ends = [time.perf_counter() for line in process.stdout if re.match(r"epoch \d+/", line)]
     if process.wait() or len(ends) != EPOCHS:
-        raise InputError(f"train must succeed in {TRIAL}; it ended with {process.returncode}")
+        raise InputError(f"train must succeed in {RERUN}; it ended with {process.returncode}")
     return (EPOCHS - 1) * ROWS / (ends[-1] - ends[0])
 
 
 def main() -> None:
     speeds: list[list[float]] = [[] for _ in CONFIGURATIONS]
     for _ in range(ROUNDS):
-        for configuration, of_rounds in zip(CONFIGURATIONS, speeds, strict=True):
-            of_rounds.append(images_a_second(configuration))
-            print(f"{configuration}: {of_rounds[-1]:,.0f} images/s", flush=True)
+        for configuration, round_speeds in zip(CONFIGURATIONS, speeds, strict=True):
+            round_speeds.append(images_a_second(configuration))
+            print(f"{configuration}: {round_speeds[-1]:,.0f} images/s", flush=True)
     results = [
-        configuration | {"images_a_second": round(statistics.median(of_rounds), 1)}
-        for configuration, of_rounds in zip(CONFIGURATIONS, speeds, strict=True)
+        configuration | {"images_a_second": round(statistics.median(round_speeds), 1)}
+        for configuration, round_speeds in zip(CONFIGURATIONS, speeds, strict=True)
     ]
     for result in results:
         print(f"{result}: {result['images_a_second'] / results[0]['images_a_second']:.2f} times")

@@ -1,40 +1,35 @@
-"""What the committed recipe reaches: accuracy against time, and trained on every row.
+"""The committed recipe: its accuracy against training time, and its accuracy when trained on every row.
 
-- Budgets: train.epochs alone changed, three seeds each, on val.
-- All rows: split.val_size 0, five seeds, on the test images, which decide nothing here.
+- Budgets: only train.epochs changes; three seeds each, evaluated on val.
+- All rows: split.val_size 0; five seeds, evaluated on the test images, by which nothing is chosen.
 
-Seconds are of the whole train stage, start-up included, on an otherwise idle machine.
+Seconds are those of the whole train stage, start-up included, on an otherwise idle machine.
 
-`python benchmarks/recipe.py` (after `make repro`) writes benchmarks/recipe.json after each run, goes on
-where it was stopped, and draws benchmarks/budgets.svg.
+`python benchmarks/recipe.py` (after `make repro`) writes benchmarks/recipe.json and draws
+benchmarks/budgets.svg after each run, and continues where it was stopped.
 """
 
 import argparse
 import json
 import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-from common import errors  # first: from here on an interruption is one line
-
-# isort: split
-import matplotlib.pyplot as plt
-from train_step import machine
-
-from analysis import trials
 from common import files, params
+
+import matplotlib.pyplot as plt
+
+from analysis import rerun
+from training.machine import machine
 
 RESULTS = Path("benchmarks/recipe.json")
 FIGURE = Path("benchmarks/budgets.svg")
-TRIALS = Path(".cache/recipe")
+RERUN = Path(".cache/recipe")
 
 
-def wanted(budgets: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
-    """The changes to params.yaml of every run, in order; both are numbers of epochs."""
+def planned(budgets: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
+    """The changes to params.yaml of every run, in order; arguments are numbers of epochs."""
     on_val = [
         {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]}
         for count in budgets
@@ -50,8 +45,8 @@ def wanted(budgets: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
 
 def measure(changes: dict[str, Any]) -> dict[str, Any]:
     (part,) = changes["evaluate.parts"]
-    seconds = trials.run(TRIALS, changes)
-    result = json.loads((TRIALS / f"metrics/{part}.json").read_text())
+    seconds = rerun.run(RERUN, changes)
+    result = json.loads((RERUN / f"metrics/{part}.json").read_text())
     return {"changes": changes, "accuracy": result["accuracy"], "seconds": round(seconds, 1)}
 
 
@@ -84,21 +79,15 @@ def draw(runs: list[dict[str, Any]]) -> None:
     axes.set_xticks(seconds, [f"{each:.0f}" for each in seconds])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    with files.whole_file(FIGURE) as part:
+    with files.atomic_file(FIGURE) as part:
         figure.savefig(part, format="svg", metadata={"Date": None})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = params.load().train.epochs
     parser.add_argument(
-        "--epochs",
-        nargs="*",
-        type=int,
-        default=[default],
-        help="the budgets (default: train.epochs)",
+        "--epochs", nargs="*", type=int, default=[default], help="the budgets (default: train.epochs)"
     )
     parser.add_argument(
         "--all-rows",
@@ -109,15 +98,15 @@ def main() -> None:
         help="trainings on every row (default: train.epochs)",
     )
     chosen = parser.parse_args()
-    # within the trial's folder, which each run empties: seconds are of a whole training
+    # in the re-run's folder, which each run empties: else a training could continue an earlier one
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
-    results: dict[str, Any] = {"machine": machine(), "of": trials.key(), "runs": []}
+    results: dict[str, Any] = {"machine": machine(), "training": rerun.key(), "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
-        if all(earlier[key] == results[key] for key in ("machine", "of")):
+        if all(earlier[key] == results[key] for key in ("machine", "training")):
             results = earlier
     done = [run["changes"] for run in results["runs"]]
-    missing = [changes for changes in wanted(chosen.epochs, chosen.all_rows) if changes not in done]
+    missing = [changes for changes in planned(chosen.epochs, chosen.all_rows) if changes not in done]
     for changes in missing:
         print(", ".join(f"{key} {value}" for key, value in changes.items()), flush=True)
         results["runs"].append(measure(changes))

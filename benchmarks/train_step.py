@@ -1,4 +1,4 @@
-"""How fast `fit` trains here, beside what one would otherwise run, measured in one run.
+"""How fast `fit` trains here, beside the alternatives, measured in one run.
 
 (a) ours: the training step of src/training through Keras' `fit`;
 (b) native: the same network, data feed and augmentation written by hand in PyTorch, channels_last,
@@ -6,28 +6,23 @@
 (c) stock Keras `fit`, float32;
 (d) stock Keras `fit`, mixed_bfloat16.
 
-Variants take turns, round by round, so that what else the machine does falls on all of them; a figure
-is the median over the rounds, a ratio the median of the ratios within each round. Images are random:
-time does not depend on what they show.
+Variants take turns, round by round, so that other load on the machine affects all of them; a figure is
+the median over the rounds, a ratio the median of the ratios within each round. Images are random: the time
+does not depend on their content.
 
 `python benchmarks/train_step.py` prints a table and writes benchmarks/train_step/PROCESSOR.json.
 """
 
 import argparse
-import platform
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from common import files, params
+from common.backend import keras
 
-from common import backend, files, params
-
-# isort: split
-import keras
 import numpy as np
 import pandas as pd
 import torch
@@ -37,10 +32,11 @@ from torch.nn import functional as F
 import architectures
 from training.augmentation import Augmentation
 from training.batches import Batches
-from training.machine import processor, set_up
-from training.step import NativeModel
+from training.machine import machine, processor, set_up
+from training.native_model import NativeModel
 
 SHAPE, CLASSES = (28, 28, 1), 10
+ARCHITECTURE = "blocks"
 EVALUATED = 5000
 SMOOTHING = 0.1
 SGD = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
@@ -68,63 +64,19 @@ class NativeBlocks(nn.Module):
 
     @staticmethod
     def norm(width: int) -> nn.BatchNorm2d:
-        made = nn.BatchNorm2d(width)
-        made.weight.requires_grad_(False)  # without a scale
-        return made
+        norm = nn.BatchNorm2d(width)
+        norm.weight.requires_grad_(False)  # without a scale
+        return norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.dense(self.layers(x).amax((2, 3))) / 9
 
 
-def native_vgg() -> nn.Module:
-    """src/architectures/vgg.py with its default options."""
-    layers: list[nn.Module] = []
-    for inputs, width in ((1, 64), (64, 128)):
-        layers += [conv(inputs, width), nn.BatchNorm2d(width), nn.ReLU()]
-        layers += [conv(width, width), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(128 * 7 * 7, 256), nn.ReLU(), nn.Linear(256, CLASSES)]
-    return nn.Sequential(*layers, *head)
-
-
-class NativeResnet(nn.Module):
-    """src/architectures/resnet.py with its default options."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = conv(1, 32)
-        self.norms, self.convs, self.shortcuts = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for inputs, width in ((32, 32), (32, 64), (64, 128)):
-            self.norms += [nn.BatchNorm2d(inputs), nn.BatchNorm2d(width)]
-            self.convs += [conv(inputs, width), conv(width, width)]
-            self.shortcuts += [conv(inputs, width, 1) if inputs != width else nn.Identity()]
-        self.last = nn.BatchNorm2d(128)
-        self.dense = nn.Linear(128, CLASSES)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
-        for stage, shortcut in enumerate(self.shortcuts):
-            if stage:
-                x = F.max_pool2d(x, 2)
-            y = F.relu(self.norms[2 * stage](x))
-            short = x if isinstance(shortcut, nn.Identity) else shortcut(y)
-            y = F.relu(self.norms[2 * stage + 1](self.convs[2 * stage](y)))
-            x = short + self.convs[2 * stage + 1](y)
-        return self.dense(F.relu(self.last(x)).mean((2, 3)))
-
-
-NATIVE: dict[str, Callable[[], nn.Module]] = {
-    "blocks": NativeBlocks,
-    "vgg": native_vgg,
-    "resnet": NativeResnet,
-}
-
-
 class ByHand:
-    """Training and evaluation loops as one writes them in PyTorch."""
+    """Training and evaluation loops as usually written in PyTorch."""
 
-    def __init__(self, name: str, precision: str):
-        network = NATIVE[name]()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, precision: str):
+        self.network = NativeBlocks().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
             [weight for weight in self.network.parameters() if weight.requires_grad],
             SGD["learning_rate"],
@@ -176,16 +128,16 @@ class Fitted:
 
 
 class Ours(Fitted):
-    def __init__(self, name: str, precision: str):
-        network = architectures.build(name, SHAPE, CLASSES, {})
+    def __init__(self, precision: str):
+        network = architectures.build(ARCHITECTURE, SHAPE, CLASSES, {})
         self.model = NativeModel(network.inputs, network.outputs[0])
         self.model.prepare(keras.optimizers.SGD(**SGD), SMOOTHING, precision)
 
 
 class Stock(Fitted):
-    def __init__(self, name: str, precision: str):
+    def __init__(self, precision: str):
         keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-        self.model = architectures.build(name, SHAPE, CLASSES, {})
+        self.model = architectures.build(ARCHITECTURE, SHAPE, CLASSES, {})
         keras.config.set_dtype_policy("float32")
         self.model.compile(
             keras.optimizers.SGD(**SGD),
@@ -204,10 +156,10 @@ VARIANTS: dict[str, tuple[Callable, str]] = {
 }
 
 
-def measure(name: str, batch_size: int, rounds: int, images: int) -> pd.DataFrame:
+def measure(batch_size: int, rounds: int, images: int) -> pd.DataFrame:
     """Images a second: a row for each round, a column for each of (variant, "train" or "evaluate").
 
-    Stock Keras only trains, `images` a round; evaluation is of as many as the val part has.
+    Each trains on `images` images a round. Evaluation is on as many images as val has, without stock Keras.
     """
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (max(images, EVALUATED), *SHAPE), np.uint8)
@@ -216,7 +168,7 @@ def measure(name: str, batch_size: int, rounds: int, images: int) -> pd.DataFram
     augmentation = Augmentation("alternating", 1, 0, images, 0)
     train = Batches(pixels[:images], labels[:images], mean, std, batch_size, "cpu", augmentation)
     val = Batches(pixels[:EVALUATED], labels[:EVALUATED], mean, std, batch_size, "cpu")
-    models = {variant: make(name, precision) for variant, (make, precision) in VARIANTS.items()}
+    models = {variant: make(precision) for variant, (make, precision) in VARIANTS.items()}
     speeds = defaultdict(list)
     for turn in range(rounds + 1):  # the first warms up and does not count
         order = list(models.items())
@@ -242,59 +194,36 @@ def ratios(speeds: pd.DataFrame) -> dict[str, float]:
         "ours bfloat16 / stock float32": ratio("ours bfloat16", "stock float32"),
         "ours bfloat16 / stock bfloat16": ratio("ours bfloat16", "stock bfloat16"),
         "evaluation: ours / native, float32": ratio("ours float32", "native float32", "evaluate"),
-        "evaluation: ours / native, bfloat16": ratio(
-            "ours bfloat16", "native bfloat16", "evaluate"
-        ),
-    }
-
-
-def machine() -> dict[str, str | int]:
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return {
-        "processor": processor(),
-        "bfloat16 and vector instructions": " ".join(
-            flag for flag in wanted if f" {flag} " in flags.replace("\n", " ")
-        ),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__.split("+")[0],
-        "keras": keras.__version__,
-        "python": platform.python_version(),
+        "evaluation: ours / native, bfloat16": ratio("ours bfloat16", "native bfloat16", "evaluate"),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument(
-        "--images", type=int, default=2048, help="trained in a round (default: %(default)s)"
-    )
-    parser.add_argument("--only", nargs="*", default=list(NATIVE), choices=list(NATIVE))
+    parser.add_argument("--images", type=int, default=2048, help="trained in a round (default: %(default)s)")
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[128, 512])
     chosen = parser.parse_args()
     set_up(params.load().train.threads)  # for all variants alike
     results = []
-    for name in chosen.only:
-        for batch_size in chosen.batch_sizes:
-            speeds = measure(name, batch_size, chosen.rounds, chosen.images)
-            medians: dict[str, dict[str, int]] = {}
-            for (variant, what), speed in speeds.median().items():
-                medians.setdefault(variant, {})[what] = round(speed)
-            results.append(
-                {
-                    "architecture": name,
-                    "batch_size": batch_size,
-                    "images_a_second": medians,
-                    "ratios": ratios(speeds),
-                }
-            )
-            print(f"{name}, batch {batch_size}: images a second")
-            for variant, of_variant in medians.items():
-                print(f"  {variant:<16}", *(f"  {what} {n:,}" for what, n in of_variant.items()))
-            for what, ratio in results[-1]["ratios"].items():
-                print(f"  {what:<36} {ratio:.3f}")
+    for batch_size in chosen.batch_sizes:
+        speeds = measure(batch_size, chosen.rounds, chosen.images)
+        medians: dict[str, dict[str, int]] = {}
+        for (variant, phase), speed in speeds.median().items():
+            medians.setdefault(variant, {})[phase] = round(speed)
+        results.append(
+            {
+                "architecture": ARCHITECTURE,
+                "batch_size": batch_size,
+                "images_a_second": medians,
+                "ratios": ratios(speeds),
+            }
+        )
+        print(f"{ARCHITECTURE}, batch {batch_size}: images a second")
+        for variant, by_phase in medians.items():
+            print(f"  {variant:<16}", *(f"  {phase} {n:,}" for phase, n in by_phase.items()))
+        for name, ratio in results[-1]["ratios"].items():
+            print(f"  {name:<36} {ratio:.3f}")
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     files.write_json(
         Path(f"benchmarks/train_step/{name}.json"),
