@@ -2,32 +2,36 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from common.backend import keras
 
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
-from analysis import trials
-from common import backend, params  # noqa: F401 (backend: before any test imports keras)
-
-# isort: split
-import keras
-
 import architectures
+import fork_server
+from analysis import rerun
 from inference import onnx_file
 from training import model_file
 
+FORKED_PROGRAMS = "TESTS_FORKED_PROGRAMS"  # names the folder of the fork server's programs
 ROOT = Path(__file__).resolve().parents[1]
+
+os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # for all that tests start
+torch.set_num_threads(1)  # other tests have the other cores
 
 # As small as a pipeline can be and still use every stage.
 TINY = {
@@ -46,6 +50,34 @@ TINY = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One fork server for all processes that run tests; it does nothing before the first request."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and sys.platform == "linux":
+        server, folder = fork_server.start()
+        os.environ[FORKED_PROGRAMS] = str(folder)
+
+        def end() -> None:
+            assert server.stdin
+            server.stdin.close()
+            server.wait()
+            shutil.rmtree(folder)
+
+        config.add_cleanup(end)
+
+
+def with_forks() -> dict[str, str]:
+    """The environment in which `python SCRIPT` and `dvc` are forks, see fork_server.py."""
+    folders = [os.environ[FORKED_PROGRAMS]] if FORKED_PROGRAMS in os.environ else []
+    return os.environ | {"PATH": os.pathsep.join([*folders, os.environ["PATH"]])}
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that the code under test starts are forks, as in `with_forks`."""
+    for name, value in with_forks().items():
+        monkeypatch.setenv(name, value)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that the cores end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -56,7 +88,7 @@ def write_params(folder: Path, changes: dict[str, Any]) -> Path:
     """Writes params.yaml into `folder`: the committed one with `changes`, keyed like `train.epochs`."""
     path = (folder / "params.yaml").absolute()
     with chdir(ROOT):
-        trials.write_params(path, changes)
+        rerun.write_params(path, changes)
     return path
 
 
@@ -83,13 +115,16 @@ def settings_of_torch() -> Iterator[None]:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace_of_cublas
 
 
+def squeezed(text: str) -> str:
+    """Without the spaces that pad the cells of a Markdown table."""
+    return re.sub(" +", " ", text)
+
+
 def png(width: int, height: int, depth: int, kind: int, *rows: bytes, key: bytes = b"") -> bytes:
     """A PNG file by hand, for what Pillow does not write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -109,6 +144,7 @@ class Clone:
     @classmethod
     def new(cls, folder: Path) -> "Clone":
         """One with this project's files as they are here, and no results."""
+        folder.mkdir(exist_ok=True)
         clone = cls(folder)
         listed = clone._git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for name in listed.split("\0"):
@@ -116,7 +152,7 @@ class Clone:
             if source.is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
+                shutil.copy(source, target, follow_symlinks=False)
         clone.git("init", "--quiet", "--initial-branch=main")
         clone.git("config", "user.name", "Test")
         clone.git("config", "user.email", "test@example.invalid")
@@ -128,9 +164,7 @@ class Clone:
         return Clone(folder)
 
     def _git(self, cwd: Path, *words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=cwd, check=True, capture_output=True, text=True
-        ).stdout
+        return subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, text=True).stdout
 
     def git(self, *words: str) -> str:
         return self._git(self.folder, *words)
@@ -139,11 +173,15 @@ class Clone:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
 
-    def dvc(self, *words: str) -> str:
-        return self.run("dvc", *words)
+    def dvc(self, *words: str, fresh: bool = False) -> str:
+        return self.run("dvc", *words, fresh=fresh)
 
-    def run(self, *words: str) -> str:
-        """Standard output and error of a command that must succeed."""
+    def run(self, *words: str, fresh: bool = False) -> str:
+        """Standard output and error of a command that must succeed.
+
+        Args:
+            fresh: with interpreters of its own, not forks.
+        """
         done = subprocess.run(
             words,
             cwd=self.folder,
@@ -151,7 +189,7 @@ class Clone:
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env=None if fresh else with_forks(),
         )
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}"
         return done.stdout
@@ -165,9 +203,7 @@ class Clone:
         return found
 
 
-def untrained(
-    shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, name: str = "plain"
-) -> keras.Model:
+def untrained(shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, name: str = "plain") -> keras.Model:
     """From pixels to probabilities, with random weights, the same each time."""
     keras.utils.set_random_seed(0)
     network = architectures.build(name, shape, classes, {"widths": [8, 16]})
@@ -175,30 +211,60 @@ def untrained(
     return model_file.with_preprocessing(network, 70 * channels, 90 * channels)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A file or folder that tests only read: one for all processes that run tests side by side.
+
+    Args:
+        make: writes it to the path that it is given.
+    """
+    here = factory.getbasetemp()
+    made = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / name
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            unfinished = factory.mktemp("unfinished") / name
+            make(unfinished)
+            unfinished.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What export writes, of an untrained model for Fashion-MNIST's form."""
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
     names = [f"class {label}" for label in range(10)]
     metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "energy_limit": "-2.5"}
-    onnx_file.save(onnx_file.convert(untrained()), metadata, path)
-    return path
+
+    def make(path: Path) -> None:
+        onnx_file.save(onnx_file.convert(untrained()), metadata, path)
+
+    return made_once(tmp_path_factory, "model.onnx", make)
 
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which the whole pipeline has run with the TINY parameters; tests leave it as it is.
+    """A clone in which the whole pipeline has run with the TINY parameters.
 
-    Processes that run tests side by side make it once, and have a copy each.
+    Tests leave it as it is, and change a copy, which takes 0.1 s.
     """
-    here = tmp_path_factory.getbasetemp()
-    first = Clone((here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "reproduced")
-    with FileLock(f"{first.folder}.lock"):
-        if not first.folder.exists():
-            clone = Clone.new(tmp_path_factory.mktemp("clone"))
-            write_params(clone.folder, TINY)
-            clone.commit("start")
-            clone.dvc("repro")
-            clone.commit("reproduce")
-            clone.folder.rename(first.folder)
-    return first.copied(here / "copy of reproduced")
+
+    def make(folder: Path) -> None:
+        clone = Clone.new(folder)
+        write_params(folder, TINY)
+        clone.commit("start")
+        clone.dvc("repro")
+        clone.commit("reproduce")
+
+    made = Clone(made_once(tmp_path_factory, "reproduced", make))
+    # one for each process, since dvc locks the folder that it looks at
+    return made.copied(tmp_path_factory.getbasetemp() / "copy of reproduced")
+
+
+@pytest.fixture(params=["reproduced", pytest.param("committed", marks=pytest.mark.slow)])
+def trained(request: pytest.FixtureRequest) -> Path:
+    """A folder with a trained model and all that the pipeline makes: the small one that tests reproduce,
+    and this repository where `make repro` has run.
+    """
+    if request.param == "reproduced":
+        return request.getfixturevalue("reproduced").folder
+    if not (ROOT / "models/model.onnx").exists():
+        pytest.skip("needs the results of make repro")
+    return ROOT

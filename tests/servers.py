@@ -1,4 +1,4 @@
-"""Servers on 127.0.0.1 that a test starts, and that end with it."""
+"""Servers on 127.0.0.1 that run during one test."""
 
 import os
 import pwd
@@ -30,15 +30,15 @@ def running(
     *words: str | Path, ready: Callable[[], bool], end: int = signal.SIGTERM, **options: Any
 ) -> Iterator[None]:
     """Starts a server, waits until it is ready, and ends it after the block by the signal `end`."""
-    with tempfile.TemporaryFile("w+") as said:
-        server = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, **options)
+    with tempfile.TemporaryFile("w+") as output:
+        server = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, **options)
         try:
             for _ in range(300):
                 if server.poll() is not None or ready():
                     break
                 time.sleep(0.1)
-            said.seek(0)
-            assert server.poll() is None and ready(), said.read()
+            output.seek(0)
+            assert server.poll() is None and ready(), output.read()
             yield
         finally:
             server.send_signal(end)
@@ -73,7 +73,7 @@ def sshd(folder: Path) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def s3() -> Iterator[str]:
-    """moto's server, with nothing in it; gives its address."""
+    """moto's server without buckets; gives its address."""
     port = free_port()
     words = ("moto_server", "--host", "127.0.0.1", "--port", str(port))
     with running(*words, ready=lambda: answers(port)):
@@ -91,27 +91,9 @@ def postgresql() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
         data = Path(folder) / "data"
-        make: tuple[str | Path, ...] = (
-            programs / "initdb",
-            "-D",
-            data,
-            "-U",
-            "sweep",
-            "-A",
-            "trust",
-        )
+        make: tuple[str | Path, ...] = (programs / "initdb", "-D", data, "-U", "sweep", "-A", "trust")
         subprocess.run(make, check=True, capture_output=True, cwd=folder, **user)
-        words = (
-            programs / "postgres",
-            "-D",
-            data,
-            "-p",
-            str(port),
-            "-k",
-            folder,
-            "-h",
-            "127.0.0.1",
-        )
+        words = (programs / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1")
         asks = (str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port))
 
         def ready() -> bool:

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common import synthetic
+
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
-from test_offline_plots import browser
 
 import demo
-from common import synthetic
+from browser import browser
+from conftest import ROOT
 from inference.classifier import Classifier
 
 DRAWN = synthetic.draw(np.arange(10), np.random.default_rng(0))  # (10, 28, 28)
@@ -67,8 +68,8 @@ def test_it_answers_as_predict_does(address: str, exported: Path) -> None:
     assert answer["classes"] == [
         {"name": name, "probability": probability} for name, probability in prediction.likeliest
     ]
-    assert answer["unlike"] is prediction.unlike
-    np.testing.assert_array_equal(decoded(answer["seen"]), prediction.image[..., 0])
+    assert answer["out_of_distribution"] is prediction.out_of_distribution
+    np.testing.assert_array_equal(decoded(answer["input"]), prediction.image[..., 0])
 
 
 @pytest.mark.parametrize(
@@ -77,12 +78,10 @@ def test_it_answers_as_predict_does(address: str, exported: Path) -> None:
         (b"", 400, "the picture must be a picture that Pillow reads; received something else"),
         (b"text", 400, "the picture must be a picture that Pillow reads; received something else"),
         (photograph()[:-50], 400, "the picture must be a whole picture; received: "),
-        (bytes(demo.LARGEST + 1), 413, "the picture must have at most 20,000,000 bytes; received more"),
+        (bytes(demo.MAX_BYTES + 1), 413, "the picture must have at most 20,000,000 bytes; received more"),
     ],
 )  # fmt: skip
-def test_what_is_no_picture_gets_one_line(
-    address: str, content: bytes, status: int, reason: str
-) -> None:
+def test_what_is_no_picture_gets_one_line(address: str, content: bytes, status: int, reason: str) -> None:
     code, answer = ask(address, content)
     assert code == status
     assert answer["error"].startswith(reason)
@@ -178,7 +177,7 @@ def seen(page: Any) -> np.ndarray:
     expect(page.locator("#result")).to_be_in_viewport()
     expect(page.locator("#error")).to_be_hidden()
     expect(page.locator("li")).to_have_count(3)
-    image = decoded(page.get_attribute("#seen", "src"))
+    image = decoded(page.get_attribute("#input", "src"))
     page.evaluate("show('status')")
     return image
 

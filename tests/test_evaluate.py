@@ -1,20 +1,20 @@
 """The model that evaluate accepts, and the figures that it writes."""
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+from common import arrays
+from common.errors import InputError
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, write_params
 
 import architectures
 import evaluate
-from common import arrays
-from common.errors import InputError
+from conftest import TINY, write_params
 from training import model_file
 
 SHAPE, NAMES = (28, 28, 1), [f"class {label}" for label in range(10)]
@@ -102,9 +102,7 @@ def test_a_part_that_is_not_asked_for_leaves_nothing_of_a_run_before(stage: Path
     assert len(list(evaluate.METRICS.rglob("val.csv"))) == 3
 
 
-def test_runs_on_the_processor_whatever_keras_would_choose(
-    stage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_on_the_processor_whatever_keras_would_choose(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate.main()
     before = read("val")
     # as on a machine with a GPU
@@ -116,72 +114,6 @@ def test_runs_on_the_processor_whatever_keras_would_choose(
 # --- models that are refused ----------------------------------------------------------------------
 
 
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def other_format(path: Path) -> None:
-    path.write_bytes(b"a page of a web server that has no such file\n" * 100)
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def changed_in_the_middle(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-
-
-def rewrite(path: Path, changes: dict[str, bytes | None]) -> None:
-    """Replaces members of the file, or leaves them out."""
-    with zipfile.ZipFile(path) as file:
-        members = {name: file.read(name) for name in file.namelist()} | changes
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in members.items():
-            if content is not None:
-                file.writestr(name, content)
-
-
-def without_config(path: Path) -> None:
-    rewrite(path, {"config.json": None})
-
-
-def without_weights(path: Path) -> None:
-    rewrite(path, {"model.weights.h5": None})
-
-
-def with_broken_config(path: Path) -> None:
-    rewrite(path, {"config.json": b'{"module": '})
-
-
-def with_other_config(path: Path) -> None:
-    rewrite(path, {"config.json": b"[]"})
-
-
-def with_broken_weights(path: Path) -> None:
-    rewrite(path, {"model.weights.h5": b"\x89HDF\r\n\x1a\n and nothing more"})
-
-
-def with_weights_of_another(path: Path) -> None:
-    other = path.with_name("other.keras")
-    save_model(other, (28, 28, 3))
-    with zipfile.ZipFile(other) as file:
-        rewrite(path, {"model.weights.h5": file.read("model.weights.h5")})
-
-
-def no_model(path: Path) -> None:
-    """A layer alone."""
-    layer = keras.layers.Dense(10)
-    layer.build((None, 3))
-    keras.saving.save_model(layer, path)
-
-
 def for_other_images(path: Path) -> None:
     save_model(path, (32, 32, 1))
 
@@ -190,46 +122,26 @@ def for_other_classes(path: Path) -> None:
     save_model(path, SHAPE, 7)
 
 
-def of_code(path: Path) -> None:
-    inputs = keras.layers.Input(SHAPE)
-    x = keras.layers.Lambda(lambda images: images / 255)(inputs)
-    keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x))).save(path)
+def missing(path: Path) -> None:
+    path.unlink()
 
 
-BROKEN: list[Callable[[Path], None]] = [
-    missing,
-    empty,
-    other_format,
-    cut_short,
-    changed_in_the_middle,
-    without_config,
-    without_weights,
-    with_broken_config,
-    with_other_config,
-    with_broken_weights,
-    with_weights_of_another,
-    no_model,
-    for_other_images,
-    for_other_classes,
-    of_code,
-]
-
-
-@pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
-def test_other_models_are_refused_in_one_line(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
+@pytest.mark.parametrize(
+    ("damage", "rule"),
+    [
+        (missing, "be a model as train writes it"),
+        (for_other_images, r"map \(None, 28, 28, 1\) to \(None, 10\)"),
+        (for_other_classes, r"map \(None, 28, 28, 1\) to \(None, 10\)"),
+    ],
+)
+def test_other_models_are_refused_in_one_line(tmp_path: Path, damage: Callable[[Path], None], rule: str) -> None:
     path = tmp_path / "model.keras"
     save_model(path)
     evaluate.load_model(path, SHAPE, 10)  # good so far
     damage(path)
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError, match=f"^{path} must {rule}; received") as refusal:
         evaluate.load_model(path, SHAPE, 10)
-    message = str(refusal.value)
-    assert message.startswith(f"{path} must ")
-    assert "; received" in message
-    assert not message.endswith(("received: ", "received"))
-    assert "\n" not in message
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_a_refused_model_leaves_the_metrics_as_they_were(stage: Path) -> None:

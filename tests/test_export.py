@@ -4,15 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common import arrays
+from common.errors import InputError
+
 import keras
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, TINY, untrained, write_params
 
 import export
-from common import arrays
-from common.errors import InputError
+from conftest import TINY, untrained, write_params
 from inference.classifier import Classifier
 from training import model_file
 
@@ -24,9 +25,7 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (28, 28, 1), val: int = 
     """A working directory in which everything before export is done."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (250, *shape), np.uint8)
-    images[val:] //= np.arange(1, 251 - val)[:, None, None, None].astype(
-        np.uint8
-    )  # of any contrast
+    images[val:] //= np.arange(1, 251 - val)[:, None, None, None].astype(np.uint8)  # of any contrast
     for name, content in {
         arrays.PREPARED / "train/images.npy": images,
         arrays.PREPARED / "train/labels.npy": np.zeros(250, np.uint8),
@@ -74,8 +73,7 @@ def test_many_rows_are_sampled_evenly_and_val_may_be_empty(
 
 
 @pytest.mark.parametrize(
-    ("source", "shape", "form"),
-    [("folder", (40, 30, 3), "fitted"), ("idx", (28, 28, 1), "fitted")],
+    ("source", "shape", "form"), [("folder", (40, 30, 3), "fitted"), ("idx", (28, 28, 1), "fitted")]
 )
 def test_pictures_are_brought_to_the_form_of_their_source(
     workspace: Path, source: str, shape: tuple[int, int, int], form: str
@@ -90,9 +88,7 @@ def test_pictures_are_brought_to_the_form_of_their_source(
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "no names"])
-def test_a_model_that_train_has_not_written_is_refused_and_leaves_nothing(
-    workspace: Path, damage: str
-) -> None:
+def test_a_model_that_train_has_not_written_is_refused_and_leaves_nothing(workspace: Path, damage: str) -> None:
     prepare(workspace)
     if damage == "missing":
         export.MODEL.unlink()
@@ -105,12 +101,10 @@ def test_a_model_that_train_has_not_written_is_refused_and_leaves_nothing(
     assert not [*Path("models").glob("*onnx*"), *Path().glob("metrics")]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / ONNX).exists(), reason="needs the results of make repro")
-def test_the_committed_model_says_what_keras_says_of_every_test_image(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_trained_model_says_what_keras_says_of_every_test_image(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(trained)
     images, _ = arrays.load("test")
     expected = keras.saving.load_model(export.MODEL).predict(images, batch_size=1000, verbose=0)
     # as predict.py asks, one at a time, and in batches

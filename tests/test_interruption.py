@@ -1,11 +1,12 @@
-"""Whatever ends a run, the next one finishes it, with the bytes of an undisturbed run."""
+"""Whatever ends a run, the next run completes it with the bytes of an uninterrupted run.
+
+What is killed are real programs; what comes before and after may be forks.
+"""
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, TINY, Clone, write_params
+
+from conftest import ROOT, TINY, Clone, made_once, with_forks, write_params
 
 SETTING = TINY | {"train.epochs": 12, "train.threads": 2}
-AN_EPOCH_IS_KEPT = "epoch 2/"  # an epoch is kept just after its line
+AN_EPOCH_IS_SAVED = "epoch 2/"  # an epoch is saved just after its line
 # executed again even if dvc remembers the results
 AGAIN = ("dvc", "repro", "--no-run-cache")
 OUTPUTS = ("data/raw", "data/prepared", "data/split", "models", "metrics", "plots")
@@ -36,8 +38,7 @@ def start(clone: Clone, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=os.environ
-        | {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
         # background jobs of a shell ignore Ctrl-C, and so would all that they start
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
@@ -58,30 +59,33 @@ def training_of(process: subprocess.Popen[str]) -> psutil.Process:
     return found
 
 
-@pytest.fixture(scope="module")
-def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    made = Clone.new(tmp_path_factory.mktemp("disturbed"))
-    write_params(made.folder, SETTING)
-    made.commit("start")
-    made.dvc("repro")
-    assert not list((made.folder / ".cache").rglob("*state*/*"))
-    made.commit("reproduce")
-    return made
+@pytest.fixture(scope="session")
+def uninterrupted(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which nothing has interrupted the first run; tests change a copy."""
 
+    def make(folder: Path) -> None:
+        clone = reproduced.copied(folder)
+        write_params(folder, SETTING)
+        clone.dvc("repro")
+        assert not list((folder / ".cache").rglob("*state*/*"))
+        clone.commit("reproduce")
 
-@pytest.fixture(scope="module")
-def undisturbed(disturbed: Clone) -> dict[str, bytes]:
-    """What its first run gave, which nothing disturbed."""
-    return outputs(disturbed.folder)
+    return Clone(made_once(tmp_path_factory, "uninterrupted", make))
 
 
 @pytest.fixture
-def clone(disturbed: Clone) -> Iterator[Clone]:
-    """Where runs are disturbed; complete before each test, and after it. Nothing runs on."""
-    yield disturbed
+def expected(uninterrupted: Clone) -> dict[str, bytes]:
+    return outputs(uninterrupted.folder)
+
+
+@pytest.fixture
+def clone(uninterrupted: Clone, tmp_path: Path) -> Iterator[Clone]:
+    """Where runs are interrupted; complete before the test. Nothing in it outlives the test."""
+    clone = uninterrupted.copied(tmp_path / "project")
+    yield clone
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if Path(process.cwd()) == disturbed.folder:
+            if Path(process.cwd()) == clone.folder:
                 process.kill()
 
 
@@ -91,13 +95,13 @@ def begin_again(clone: Clone) -> subprocess.Popen[str]:
 
 
 def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> str:
-    process = start(clone, *AGAIN)
-    said, _ = process.communicate()
+    tried = subprocess.run(AGAIN, cwd=clone.folder, env=with_forks(), check=False, capture_output=True, text=True)
+    said = tried.stdout + tried.stderr
     if "'./dvc.lock'" in said:  # cut off while DVC wrote it: as README.md says
         clone.git("restore", "dvc.lock")
         said = clone.run(*AGAIN)
     else:
-        assert process.returncode == 0, said
+        assert tried.returncode == 0, said
     assert outputs(clone.folder) == expected
     assert "up to date" in clone.dvc("status", "dvc.yaml")
     assert not [*clone.folder.rglob(".*.part")]
@@ -107,10 +111,10 @@ def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> st
 
 
 @pytest.mark.slow
-def test_kill_9_of_all_at_ten_random_moments(clone: Clone, undisturbed: dict[str, bytes]) -> None:
+def test_kill_9_of_all_at_ten_random_moments(clone: Clone, expected: dict[str, bytes]) -> None:
     """Six in the stage as a whole, four after an epoch of its training."""
     began = time.perf_counter()
-    clone.run(*AGAIN, "--force", "--single-item", "train")
+    clone.run(*AGAIN, "--force", "--single-item", "train", fresh=True)
     whole = time.perf_counter() - began
     generator = np.random.default_rng(0)
     moments = [("", moment) for moment in generator.uniform(0, whole, 6)]
@@ -123,22 +127,20 @@ def test_kill_9_of_all_at_ten_random_moments(clone: Clone, undisturbed: dict[str
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        went_on += "goes on after epoch" in assert_the_next_run_finishes(clone, undisturbed)
+        went_on += "goes on after epoch" in assert_the_next_run_finishes(clone, expected)
     assert went_on >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["fetch", "prepare", "split", "evaluate"])
-def test_kill_9_in_every_other_stage(
-    clone: Clone, undisturbed: dict[str, bytes], stage: str
-) -> None:
+def test_kill_9_in_every_other_stage(clone: Clone, expected: dict[str, bytes], stage: str) -> None:
     for moment in (0.1, 0.6):
         process = start(clone, *AGAIN, "--force", "--single-item", stage)
         wait_for(process, f"python src/{stage}.py")
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        assert_the_next_run_finishes(clone, undisturbed)
+        assert_the_next_run_finishes(clone, expected)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
@@ -152,18 +154,16 @@ def kill_training(process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [interrupt, kill_training])
 def test_ctrl_c_or_the_end_of_training_alone(
-    clone: Clone,
-    undisturbed: dict[str, bytes],
-    end: Callable[[subprocess.Popen[str]], None],
+    clone: Clone, expected: dict[str, bytes], end: Callable[[subprocess.Popen[str]], None]
 ) -> None:
     process = begin_again(clone)
-    wait_for(process, AN_EPOCH_IS_KEPT)
+    wait_for(process, AN_EPOCH_IS_SAVED)
     end(process)
     said, _ = process.communicate(timeout=60)
     assert process.returncode
     assert "Traceback" not in said
     assert ("interrupted; to get back" in said) == (end is interrupt)
-    assert "goes on after epoch" in assert_the_next_run_finishes(clone, undisturbed)
+    assert "goes on after epoch" in assert_the_next_run_finishes(clone, expected)
 
 
 def kill_dvc_alone(clone: Clone) -> tuple[subprocess.Popen[str], psutil.Process]:
@@ -171,7 +171,7 @@ def kill_dvc_alone(clone: Clone) -> tuple[subprocess.Popen[str], psutil.Process]
     which is held so that it lasts until the next one.
     """
     process = begin_again(clone)
-    wait_for(process, AN_EPOCH_IS_KEPT)
+    wait_for(process, AN_EPOCH_IS_SAVED)
     training = training_of(process)
     training.suspend()
     process.kill()
@@ -191,38 +191,44 @@ def run_beside(clone: Clone, training: psutil.Process) -> str:
 
 
 @pytest.mark.slow
-def test_the_end_of_dvc_alone(clone: Clone, undisturbed: dict[str, bytes]) -> None:
+def test_the_end_of_dvc_alone(clone: Clone, expected: dict[str, bytes]) -> None:
     _dvc, training = kill_dvc_alone(clone)
     said = run_beside(clone, training)
     assert f"goes on after epoch {SETTING['train.epochs']}" in said  # nothing was done twice
-    assert_the_next_run_finishes(clone, undisturbed)
+    assert_the_next_run_finishes(clone, expected)
 
 
 @pytest.mark.slow
-def test_another_training_waits_for_the_one_that_dvc_left_behind(
-    clone: Clone, undisturbed: dict[str, bytes]
-) -> None:
+def test_another_training_waits_for_the_one_that_dvc_left_behind(clone: Clone, expected: dict[str, bytes]) -> None:
     _dvc, training = kill_dvc_alone(clone)
     write_params(clone.folder, SETTING | {"train.seed": 1})
     assert "goes on" not in run_beside(clone, training)
     assert "up to date" in clone.dvc("status", "dvc.yaml")
     write_params(clone.folder, SETTING)
-    assert_the_next_run_finishes(clone, undisturbed)
+    assert_the_next_run_finishes(clone, expected)
 
 
-@pytest.mark.parametrize("stage", ["fetch", "prepare", "split", "train", "evaluate"])
-def test_a_full_disk_is_one_line_and_changes_nothing(reproduced: Clone, stage: str) -> None:
+WITH_A_FULL_DISK = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.path[0] = sys.argv[1]
+runpy.run_path(sys.argv[2], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("stage", ["fetch", "prepare", "split", "train", "evaluate", "export"])
+def test_a_full_disk_is_one_line_and_changes_nothing(reproduced: Clone, tmp_path: Path, stage: str) -> None:
     """The limit of a file's size stands for the disk: the system refuses to write in the same way."""
+    (tmp_path / "script.py").write_text(WITH_A_FULL_DISK)
     before = outputs(reproduced.folder)
     assert before
     done = subprocess.run(
-        [sys.executable, ROOT / "src" / f"{stage}.py"],
+        ["python", tmp_path / "script.py", ROOT / "src", ROOT / "src" / f"{stage}.py"],
         cwd=reproduced.folder,
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        env=with_forks(),
     )
     assert done.returncode == 1
     (said,) = done.stderr.splitlines()

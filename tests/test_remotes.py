@@ -5,6 +5,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+
 import servers
 from conftest import Clone
 

@@ -1,23 +1,20 @@
 from pathlib import Path
 
-import numpy as np
-import pytest
-from conftest import write_params
-
-import split
 from common import arrays
 from common.errors import InputError
 
+import numpy as np
+import pytest
+
+import split
+from conftest import write_params
+
 EVEN = np.random.default_rng(0).permutation(np.arange(1000, dtype=np.uint8) % 10)
-UNEVEN = np.random.default_rng(0).permutation(
-    np.repeat(np.arange(4, dtype=np.uint8), [500, 300, 150, 57])
-)
+UNEVEN = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.uint8), [500, 300, 150, 57]))
 
 
 @pytest.mark.parametrize("labels", [EVEN, UNEVEN])
-@pytest.mark.parametrize(
-    ("train_size", "val_size"), [(None, 100), (None, 333), (100, 333), (667, 333), (50, 0)]
-)
+@pytest.mark.parametrize(("train_size", "val_size"), [(None, 100), (None, 333), (100, 333), (667, 333), (50, 0)])
 def test_rows_are_disjoint_sorted_and_stratified(
     labels: np.ndarray, train_size: int | None, val_size: int
 ) -> None:
@@ -65,12 +62,7 @@ SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
     [
         (EVEN, None, 1000, "split.val_size must be between 0 and 999; received 1,000"),
         (EVEN, None, 1001, "split.val_size must be between 0 and 999; received 1,001"),
-        (
-            EVEN,
-            901,
-            100,
-            "split.train_size must be at most the 900 rows that val leaves; received 901",
-        ),
+        (EVEN, 901, 100, "split.train_size must be at most the 900 rows that val leaves; received 901"),
         (
             EVEN,
             None,
@@ -92,12 +84,7 @@ SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
             "split.train_size must leave at least a row of each of the 10 classes on both sides "
             "(10 to 890); received 9",
         ),
-        (
-            SINGLE,
-            None,
-            4,
-            "split.val_size needs two rows or more of each class; received 1 of label 2",
-        ),
+        (SINGLE, None, 4, "split.val_size needs two rows or more of each class; received 1 of label 2"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
@@ -126,4 +113,4 @@ def test_the_stage_writes_the_rows(
     np.testing.assert_array_equal(arrays.load_rows("train"), train, strict=True)
     np.testing.assert_array_equal(arrays.load_rows("val"), val, strict=True)
     assert sorted(path.name for path in arrays.SPLIT.iterdir()) == ["train.npy", "val.npy"]
-    assert capsys.readouterr().out == "300 rows for training, 200 for validation, of 1,000\n"
+    assert capsys.readouterr().out == "300 of 1,000 rows for training, 200 for validation\n"

@@ -1,25 +1,24 @@
 """The train stage: its parts, and whole runs on synthetic images."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from common import arrays, params
+from common.errors import InputError
+
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, write_params
 
 import train
-from common import arrays, params
-from common.errors import InputError
+from conftest import ROOT, TINY, with_forks, write_params
 from training import machine
-from training.step import NativeModel
+from training.native_model import NativeModel
 
 MODEL = Path("models/model.keras")
 CURVES = Path("metrics/curves/plots/metrics")
@@ -72,9 +71,7 @@ def test_every_optimizer_of_the_schema_exists(name: str) -> None:
         ("adam", {"clipnorm": 1.0, "clipvalue": 1.0}),
     ],
 )
-def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(InputError) as refusal:
         train.make_optimizer(name, 0.1, options)
     message = str(refusal.value)
@@ -96,10 +93,11 @@ Train = Callable[..., dict[str, Any]]
 
 
 def run_script(stage: str, folder: Path) -> str:
+    """Gives what it prints."""
     done = subprocess.run(
-        [sys.executable, ROOT / "src" / f"{stage}.py"],
+        ["python", ROOT / "src" / f"{stage}.py"],
         cwd=folder,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=with_forks(),
         capture_output=True,
         text=True,
         check=False,
@@ -119,9 +117,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
-) -> Train:
+def run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None) -> Train:
     """Trains in this process, in a new working directory, and returns metrics/train.json."""
     (tmp_path / "data").symlink_to(prepared / "data")
     monkeypatch.chdir(tmp_path)
@@ -280,9 +276,7 @@ def test_small_images_come_first_where_the_network_takes_them(
     assert seen["train_step"][4 * STEPS :] == [full] * 4 * STEPS
     resized = MODEL.read_bytes()
     said = capfd.readouterr().err
-    assert said == (
-        "plain cannot take images of 14 × 14: trained without train.progressive_resizing\n"
-    )
+    assert said == ("plain cannot take images of 14 × 14: trained without train.progressive_resizing\n")
     run(epochs=4)
     assert MODEL.read_bytes() == resized
 
@@ -298,11 +292,7 @@ def test_bfloat16_gives_a_float32_model_that_is_near(run: Train) -> None:
 
 @pytest.mark.parametrize(("speed", "precision"), [(0.5, "float32"), (2.0, "bfloat16")])
 def test_auto_is_the_precision_that_is_faster_here(
-    run: Train,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    speed: float,
-    precision: str,
+    run: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], speed: float, precision: str
 ) -> None:
     run(epochs=1, precision=precision)
     named = MODEL.read_bytes()
@@ -313,29 +303,13 @@ def test_auto_is_the_precision_that_is_faster_here(
     assert f"150 training images, {precision} on cpu" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("precision", "speed", "lines"),
-    [
-        ("bfloat16", 0.999, 1),
-        ("bfloat16", 1.0, 0),
-        ("bfloat16", 3.0, 0),
-        ("float32", 0.5, 0),
-        ("auto", 0.5, 0),
-    ],
-)
-def test_bfloat16_that_is_slower_here_is_said_in_one_line(
-    run: Train,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    precision: str,
-    speed: float,
-    lines: int,
+def test_bfloat16_that_is_slower_here_is_said_and_training_goes_on(
+    run: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
-    run(epochs=1, precision=precision)  # and training goes on
-    said = capfd.readouterr().err.splitlines()
-    assert len(said) == lines
-    assert all("train.precision" in line for line in said)
+    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: 0.5)
+    assert run(epochs=1, precision="bfloat16")["epochs"] == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("bfloat16 has 0.50 times the speed of float32 on this processor")
 
 
 def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:
@@ -344,16 +318,10 @@ def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:
     np.save(tmp_path / arrays.SPLIT / "val.npy", np.arange(0))
     write_params(tmp_path, SMALL | {"split.val_size": 0, "evaluate.parts": ["test"]})
     train.main()
-    assert set(json.loads(Path("metrics/train.json").read_text())) == {
-        "epochs",
-        "train_accuracy",
-        "train_loss",
-    }
+    assert set(json.loads(Path("metrics/train.json").read_text())) == {"epochs", "train_accuracy", "train_loss"}
 
 
-def test_a_diverging_run_ends_in_one_line_and_leaves_what_was_there(
-    run: Train, tmp_path: Path
-) -> None:
+def test_a_diverging_run_ends_in_one_line_and_leaves_what_was_there(run: Train, tmp_path: Path) -> None:
     run(epochs=1)
     before = written(tmp_path)
     with pytest.raises(InputError, match=r"learning_rate") as refusal:

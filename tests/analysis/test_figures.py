@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common import classes
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import figures
-from common import classes
 
 NAMES = list(classes.FASHION_MNIST)
 GENERATOR = np.random.default_rng(0)
@@ -148,14 +149,12 @@ def test_mistakes_are_the_most_confident_ones(drawn: list[Figure]) -> None:
     content = images(60)
     figures.mistakes(content, LABELS, PROBABILITIES, NAMES, Path())
     predicted, confidence = PROBABILITIES.argmax(1), PROBABILITIES.max(1)
-    worst = sorted(
-        (row for row in range(60) if predicted[row] != LABELS[row]),
-        key=lambda row: -confidence[row],
-    )[:25]
+    worst = sorted((row for row in range(60) if predicted[row] != LABELS[row]), key=lambda row: -confidence[row])[
+        :25
+    ]
     assert len(worst) == 25
     assert titles(drawn[0]) == [
-        f"true: {NAMES[LABELS[row]]}\nsaid: {NAMES[predicted[row]]} {confidence[row]:.2f}"
-        for row in worst
+        f"true: {NAMES[LABELS[row]]}\nsaid: {NAMES[predicted[row]]} {confidence[row]:.2f}" for row in worst
     ]
     for seen, row in zip(shown(drawn[0]), worst, strict=True):
         np.testing.assert_array_equal(seen, content[row, ..., 0])
@@ -189,9 +188,7 @@ def test_colours_and_shades_are_those_of_the_image(drawn: list[Figure]) -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
-    [NAMES, [f"Ground beetle, kind {label}" for label in range(10)]],
-    ids=["Fashion-MNIST", "longer"],
+    "names", [NAMES, [f"Ground beetle, kind {label}" for label in range(10)]], ids=["Fashion-MNIST", "longer"]
 )
 def test_titles_do_not_overlap(drawn: list[Figure], names: list[str]) -> None:
     probabilities = np.eye(10)[(LABELS + 1) % 10]
@@ -209,9 +206,7 @@ def test_titles_do_not_overlap(drawn: list[Figure], names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "$x$ and $y$"])
-def test_class_names_are_text_and_not_formulas(
-    tmp_path: Path, drawn: list[Figure], name: str
-) -> None:
+def test_class_names_are_text_and_not_formulas(tmp_path: Path, drawn: list[Figure], name: str) -> None:
     names = [name, *NAMES[1:]]
     figures.first_images(images(1), LABELS[:1], names, Path())
     figures.class_means(images(1), LABELS[:1], names, Path())

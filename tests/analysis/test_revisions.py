@@ -1,19 +1,18 @@
 import subprocess
 from pathlib import Path
 
+from common.errors import InputError
+
 import pytest
 
 from analysis import revisions
-from common.errors import InputError
 
 LOCK = "stages: {train: {outs: [{path: models/model.keras, md5: '12'}]}, split: {outs: [{path: x, md5: '3'}]}}"
 
 
 def git(*words: str) -> str:
     author = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"]
-    return subprocess.run(
-        ["git", *author, *words], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run(["git", *author, *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +36,25 @@ def inside(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
 
 
-def test_a_side_is_a_commit_or_the_working_directory() -> None:
-    found = {name: revisions.side(name) for name in ("workspace", "main", "HEAD~1")}
-    assert {name: side.json("a.json") for name, side in found.items()} == {
+def test_a_revision_is_a_commit_or_the_working_directory() -> None:
+    found = {name: revisions.resolve(name) for name in ("workspace", "main", "HEAD~1")}
+    assert {name: revision.json("a.json") for name, revision in found.items()} == {
         "workspace": {"x": 3},
         "main": {"x": 2},
         "HEAD~1": {"x": 1},
     }
     commit = git("rev-parse", "HEAD~1")
-    assert revisions.side(commit[:8]) == revisions.Side(commit[:8], commit)
-    assert str(revisions.side(commit[:8])) == commit[:8]
+    assert revisions.resolve(commit[:8]) == revisions.Revision(commit[:8], commit)
+    assert str(revisions.resolve(commit[:8])) == commit[:8]
     assert str(found["HEAD~1"]) == f"HEAD~1 ({commit[:7]})"
     assert str(found["workspace"]) == "workspace"
-    assert not any(side.is_experiment for side in found.values())
+    assert not any(revision.is_experiment for revision in found.values())
 
 
 def test_an_experiment_is_one_that_no_branch_holds() -> None:
     tried = git("commit-tree", "HEAD~1^{tree}", "-p", "HEAD", "-m", "tried")
     git("update-ref", "refs/exps/aa/bbbb/mine", tried)
-    found = revisions.side("mine")
+    found = revisions.resolve("mine")
     assert (found.json("a.json"), found.is_experiment) == ({"x": 1}, True)
     git("branch", "kept", tried)
     assert not found.is_experiment
@@ -66,34 +65,36 @@ def test_an_experiment_is_one_that_no_branch_holds() -> None:
 @pytest.mark.parametrize("name", ["nonsense", "--help", "HEAD~9"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="must be a commit, an experiment or workspace; received"):
-        revisions.side(name)
+        revisions.resolve(name)
 
 
 def test_what_is_not_there_is_nothing() -> None:
     for name in ("workspace", "main"):
-        side = revisions.side(name)
-        assert side.text("b") is None
-        assert side.table("b.csv", "x") is None
-        assert (side.json("b.json"), side.outputs(), side.predicted()) == ({}, {}, [])
+        revision = revisions.resolve(name)
+        assert revision.content("b") is None
+        assert revision.table("b.csv", "x") is None
+        assert (revision.json("b.json"), revision.outputs(), revision.predicted()) == ({}, {}, [])
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "1"])
-def test_a_damaged_file_is_named(content: str) -> None:
-    Path("damaged.json").write_text(content)
-    with pytest.raises(InputError, match=r"^damaged.json in workspace must hold figures"):
-        revisions.side("workspace").json("damaged.json")
+@pytest.mark.parametrize(
+    ("content", "rule"), [(b"{", "be JSON"), (b"\xff", "be JSON"), (b"[1]", "hold figures by name")]
+)
+def test_a_damaged_file_is_named(content: bytes, rule: str) -> None:
+    Path("damaged.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^damaged.json in workspace must {rule}; received"):
+        revisions.resolve("workspace").json("damaged.json")
 
 
 @pytest.mark.parametrize("content", ["", "y\n1", 'x\n"'])
 def test_a_damaged_table_is_named(content: str) -> None:
     Path("damaged.csv").write_text(content)
     with pytest.raises(InputError, match=r"^damaged.csv in workspace must be a table with x"):
-        revisions.side("workspace").table("damaged.csv", "x")
+        revisions.resolve("workspace").table("damaged.csv", "x")
 
 
 def test_outputs_are_those_of_every_stage() -> None:
     Path("dvc.lock").write_text(LOCK)
-    assert revisions.side("workspace").outputs() == {"models/model.keras": "12", "x": "3"}
+    assert revisions.resolve("workspace").outputs() == {"models/model.keras": "12", "x": "3"}
     Path("dvc.lock").unlink()
 
 
@@ -101,7 +102,7 @@ def test_outputs_are_those_of_every_stage() -> None:
 def test_a_damaged_lock_is_named(content: str) -> None:
     Path("dvc.lock").write_text(content)
     with pytest.raises(InputError, match=r"^dvc.lock in workspace must be as DVC writes it"):
-        revisions.side("workspace").outputs()
+        revisions.resolve("workspace").outputs()
     Path("dvc.lock").unlink()
 
 

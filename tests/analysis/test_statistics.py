@@ -59,6 +59,12 @@ def test_macro_f1_weighs_classes_alike() -> None:
     assert figures["macro_f1"] == pytest.approx((6 / 7 + 2 / 3) / 2, abs=1e-4)
 
 
+def test_a_class_without_images_has_an_f1_of_0() -> None:
+    # class 0: 2 found of 2, none wrongly: 1; class 1 has no image and is never predicted
+    figures = statistics.summary(np.array([0, 0]), confident([0, 0], 0.8))
+    assert figures["macro_f1"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("labels", "predicted", "confidence", "error"),
     [
@@ -68,9 +74,7 @@ def test_macro_f1_weighs_classes_alike() -> None:
         ([0, 0, 0, 0], [0, 0, 0, 0], 0.6, 0.4),  # too modest
     ],
 )
-def test_calibration_error(
-    labels: list[int], predicted: list[int], confidence: float, error: float
-) -> None:
+def test_calibration_error(labels: list[int], predicted: list[int], confidence: float, error: float) -> None:
     figures = statistics.summary(np.array(labels), confident(predicted, confidence))
     assert figures["calibration_error"] == error
 
@@ -116,15 +120,8 @@ def test_a_bin_holds_its_upper_border(border: int) -> None:
 
 
 def test_full_confidence_belongs_to_the_last_bin() -> None:
-    table = statistics.reliability(
-        np.array([0, 1]), np.vstack([confident([0], 1.0), confident([0], 0.94)])
-    )
-    assert table.to_dict("list") == {
-        "confidence": [0.97],
-        "accuracy": [0.5],
-        "ideal": [0.97],
-        "images": [2],
-    }
+    table = statistics.reliability(np.array([0, 1]), np.vstack([confident([0], 1.0), confident([0], 0.94)]))
+    assert table.to_dict("list") == {"confidence": [0.97], "accuracy": [0.5], "ideal": [0.97], "images": [2]}
 
 
 def test_per_class_figures() -> None:
@@ -145,11 +142,17 @@ def test_per_class_figures() -> None:
     pd.testing.assert_frame_equal(table, expected)
 
 
+def test_precision_is_of_the_predictions_and_recall_of_the_labels() -> None:
+    # label:     a a a b b
+    # predicted: a a b b b
+    table = statistics.per_class(np.array([0, 0, 0, 1, 1]), confident([0, 0, 1, 1, 1], 0.9), ["a", "b"])
+    assert table["precision"].tolist() == [1, 0.6667]
+    assert table["recall"].tolist() == [0.6667, 1]
+
+
 def test_predictions_name_classes_and_show_four_decimals() -> None:
     probabilities = np.array([[0.12344, 0.87656], [1.0, 0.0]], np.float32)
-    table = statistics.predictions(
-        np.array([7, 3]), np.array([0, 0]), probabilities, ["Coat", "T-shirt/top"]
-    )
+    table = statistics.predictions(np.array([7, 3]), np.array([0, 0]), probabilities, ["Coat", "T-shirt/top"])
     assert table.to_csv(index=False).splitlines() == [
         "id,label,predicted,confidence",
         "7,Coat,T-shirt/top,0.8766",

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 import keras
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from torch.nn import functional as F
 
 import architectures
-from common.errors import InputError
+from conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
 every_architecture = pytest.mark.parametrize("name", NAMES)

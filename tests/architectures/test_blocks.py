@@ -8,7 +8,7 @@ from keras import layers
 
 import architectures
 from architectures import blocks
-from training.step import NativeModel
+from training.native_model import NativeModel
 
 WIDTHS = [12, 8, 16]  # one that is wider than what comes in, one that is narrower
 
@@ -45,9 +45,7 @@ def test_a_convolution_starts_by_passing_on_its_channels() -> None:
         same = min(inputs, width)
         torch.testing.assert_close(passed[..., :same], images[..., :same])
         if width > inputs:  # the others are random, each in its own way
-            new = keras.ops.convert_to_numpy(convolution.kernel)[..., inputs:].reshape(
-                -1, width - inputs
-            )
+            new = keras.ops.convert_to_numpy(convolution.kernel)[..., inputs:].reshape(-1, width - inputs)
             bound = (9 * inputs) ** -0.5
             assert abs(new).max() <= bound
             assert (new.std(0) > 0.3 * bound).all()

@@ -1,13 +1,18 @@
 import io
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+from common import arrays
+from common.errors import InputError
 
 import numpy as np
 import pytest
 
-from common import arrays
-from common.errors import InputError
+from conftest import ROOT
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1)
 LABELS = np.array([7, 0], np.uint8)
@@ -97,9 +102,7 @@ def test_unequal_lengths_are_refused(folder: Path) -> None:
         (LABELS[0], "received uint8 in 0"),
     ],
 )
-def test_another_type_or_number_of_dimensions_is_refused(
-    tmp_path: Path, array: np.ndarray, words: str
-) -> None:
+def test_another_type_or_number_of_dimensions_is_refused(tmp_path: Path, array: np.ndarray, words: str) -> None:
     assert words in refusal(tmp_path / "labels.npy", npy(array))
 
 
@@ -138,8 +141,7 @@ def test_several_arrays_in_one_file_are_refused(tmp_path: Path) -> None:
         pytest.param(with_header("-" * 9000 + "1"), id="header nested too deeply"),
         pytest.param(with_header("{[]: 1}"), id="key that cannot be one"),
         pytest.param(
-            with_header("{'descr': ('|S1',), 'fortran_order': False, 'shape': (3,)}"),
-            id="type cut short",
+            with_header("{'descr': ('|S1',), 'fortran_order': False, 'shape': (3,)}"), id="type cut short"
         ),
         pytest.param(with_shape("(True,)"), id="length that is no number"),
         pytest.param(with_shape("(1000000000000000,)"), id="more than fits into memory"),
@@ -166,8 +168,39 @@ def test_class_names_are_a_list_of_text(
     path.write_text('["a", "b c"]')
     assert arrays.load_class_names() == ["a", "b c"]
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"^data/prepared/classes\.json must be a JSON list"
-    ) as caught:
+    with pytest.raises(InputError, match=r"^data/prepared/classes\.json must be a JSON list") as caught:
         arrays.load_class_names()
     assert len(str(caught.value).splitlines()) == 1
+
+
+OPEN_EACH = """
+import os, sys
+from pathlib import Path
+from common import arrays
+arrays.forbid_test_images()
+for name in sys.argv[1:]:
+    for path in (name, Path(name), os.fsencode(name), Path(name).absolute()):
+        try:
+            open(path).close()
+        except PermissionError:
+            print(name)
+"""
+
+
+def test_files_with_test_images_cannot_be_opened_any_more(tmp_path: Path) -> None:
+    forbidden = ["data/prepared/test/images.npy", "data/raw/a", "data/input/test/b/c", "link/a"]
+    allowed = ["data/prepared/train/images.npy", "data/raw/.gitignore", "data/rawer"]
+    for name in forbidden[:-1] + allowed:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "link").symlink_to("data/raw")
+    done = subprocess.run(  # nothing can take the hook away again, so in a process of its own
+        [sys.executable, "-c", OPEN_EACH, *forbidden, *allowed],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [name for name in forbidden for _ in range(4)]

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common import errors
+
 import pytest
+
 from conftest import ROOT
 
 RESTORE = "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
@@ -40,10 +43,29 @@ def test_the_figures_of_a_stage_elsewhere_are_named_from_the_top(tmp_path: Path)
     assert script.communicate(timeout=60)[1].endswith(" git restore published/deep/metrics\n")
 
 
+def test_a_message_is_one_line_whatever_it_names() -> None:
+    assert str(errors.InputError("a\nb\r\nc.png must exist; received none\n")) == (
+        "a b c.png must exist; received none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "line"), [("a\nb", "a"), ("\n a\n", "a"), ("", "ValueError"), (" \n", "ValueError")]
+)
+def test_the_first_line_of_a_foreign_error(message: str, line: str) -> None:
+    assert errors.first_line(ValueError(message)) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("a" * 198, repr("a" * 198)), ("a" * 199, "'" + "a" * 199 + "…"), ([1, "b"], "[1, 'b']")]
+)
+def test_a_long_value_is_shortened(value: object, text: str) -> None:
+    assert errors.shorten(value) == text
+
+
 def test_what_the_error_came_from_is_not_shown() -> None:
     _, error = start(
-        "try: 1 / 0\nexcept ZeroDivisionError as cause: raise errors.InputError('x') from cause",
-        None,
+        "try: 1 / 0\nexcept ZeroDivisionError as cause: raise errors.InputError('x') from cause", None
     ).communicate(timeout=60)
     assert error == "error: x\n"
 
@@ -73,8 +95,7 @@ def test_what_the_system_refuses_is_one_line(stage: str | None, end: str) -> Non
     output, error = script.communicate(timeout=60)
     assert (script.returncode, output) == (1, "")
     assert error == (
-        "error: files must be readable and writable; received "
-        f"[Errno 28] No space left on device: 'x.npy'{end}\n"
+        f"error: files must be readable and writable; received [Errno 28] No space left on device: 'x.npy'{end}\n"
     )
 
 

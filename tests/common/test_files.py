@@ -1,8 +1,8 @@
 from pathlib import Path
 
-import pytest
-
 from common import files
+
+import pytest
 
 
 class Interrupted(BaseException):
@@ -13,9 +13,9 @@ def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_whole_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+def test_an_atomic_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.txt"
-    with files.whole_file(path) as part:
+    with files.atomic_file(path) as part:
         part.write_text("whole")
         assert part.parent == path.parent  # the same file system, so that it can be renamed
         assert not path.exists()
@@ -23,31 +23,31 @@ def test_whole_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"new", "new/result.txt"}
 
 
-def test_whole_file_replaces_the_old_one(tmp_path: Path) -> None:
+def test_an_atomic_file_replaces_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with files.whole_file(path) as part:
+    with files.atomic_file(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize("old", [None, "old"])
-def test_an_exception_in_whole_file_changes_nothing(tmp_path: Path, old: str | None) -> None:
+def test_an_exception_in_an_atomic_file_changes_nothing(tmp_path: Path, old: str | None) -> None:
     path = tmp_path / "result.txt"
     if old:
         path.write_text(old)
-    with pytest.raises(Interrupted), files.whole_file(path) as part:
+    with pytest.raises(Interrupted), files.atomic_file(path) as part:
         part.write_text("half")
         raise Interrupted
     assert everything(tmp_path) == ({"result.txt"} if old else set())
     assert not old or path.read_text() == old
 
 
-def test_whole_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
+def test_an_atomic_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "new" / "data"
     for name in ("a", "b"):
-        with files.whole_folder(path) as part:
+        with files.atomic_folder(path) as part:
             (part / name).write_text(name)
             assert not (path / name).exists()
         assert everything(path) == {name}
@@ -55,12 +55,12 @@ def test_whole_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [None, "old"])
-def test_an_exception_in_whole_folder_changes_nothing(tmp_path: Path, old: str | None) -> None:
+def test_an_exception_in_an_atomic_folder_changes_nothing(tmp_path: Path, old: str | None) -> None:
     path = tmp_path / "data"
     if old:
         path.mkdir()
         (path / old).write_text(old)
-    with pytest.raises(Interrupted), files.whole_folder(path) as part:
+    with pytest.raises(Interrupted), files.atomic_folder(path) as part:
         (part / "new").write_text("half")
         raise Interrupted
     assert everything(tmp_path) == ({"data", "data/old"} if old else set())
@@ -68,20 +68,18 @@ def test_an_exception_in_whole_folder_changes_nothing(tmp_path: Path, old: str |
 
 
 def test_the_remains_of_a_killed_run_are_not_taken_over(tmp_path: Path) -> None:
-    with files.whole_folder(tmp_path / "data") as part:
+    with files.atomic_folder(tmp_path / "data") as part:
         name = part.name
     (tmp_path / name).mkdir()
     (tmp_path / name / "stale").write_text("from a run that was killed")
-    with files.whole_folder(tmp_path / "data") as part:
+    with files.atomic_folder(tmp_path / "data") as part:
         (part / "fresh").write_text("")
     assert everything(tmp_path) == {"data", "data/fresh"}
 
 
 def test_json_has_one_key_a_line_in_the_order_given(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"z": 0.5, "a": "é", "m": None})
-    assert (tmp_path / "a.json").read_bytes() == (
-        '{\n  "z": 0.5,\n  "a": "é",\n  "m": null\n}\n'.encode()
-    )
+    assert (tmp_path / "a.json").read_bytes() == ('{\n  "z": 0.5,\n  "a": "é",\n  "m": null\n}\n'.encode())
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

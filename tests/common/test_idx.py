@@ -4,11 +4,11 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-
 from common import idx
 from common.errors import InputError
+
+import numpy as np
+import pytest
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 ENCODED = idx.encode(IMAGES)
@@ -69,9 +69,7 @@ def test_only_unsigned_bytes_are_encoded() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["file", "file.gz"])
-def test_malformed_content_is_refused(
-    tmp_path: Path, content: bytes, words: str, name: str
-) -> None:
+def test_malformed_content_is_refused(tmp_path: Path, content: bytes, words: str, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if path.suffix else content)
     assert words in refusal(path)

@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from conftest import ROOT
-
 from common import locks
+
+import pytest
+
+from conftest import ROOT
 
 HOLDER = """
 from common import locks
-with locks.alone():
+with locks.exclusive():
     print("holds", flush=True)
     input()
 """
@@ -51,11 +52,9 @@ def test_a_second_process_says_for_whom_it_waits_and_goes_on_when_that_ends(
     holder: subprocess.Popen[str], tmp_path: Path, end: str
 ) -> None:
     second = start(tmp_path)
-    assert line(second.stderr) == (
-        f"waiting until process {holder.pid} ends, which writes here too\n"
-    )
+    assert line(second.stderr) == (f"waiting until process {holder.pid} ends, which writes here too\n")
     deadline = time.monotonic() + 60
-    while not locks.wanted(tmp_path / locks.STAGE).exists():  # made after the line was said
+    while not locks.waiting_marker(tmp_path / locks.STAGE).exists():  # made after the line was said
         assert time.monotonic() < deadline
     assert second.poll() is None
     if end == "killed":
@@ -63,7 +62,7 @@ def test_a_second_process_says_for_whom_it_waits_and_goes_on_when_that_ends(
     else:
         holder.communicate("\n")
     assert line(second.stdout) == "holds\n"
-    assert not locks.wanted(tmp_path / locks.STAGE).exists()
+    assert not locks.waiting_marker(tmp_path / locks.STAGE).exists()
     assert (tmp_path / locks.STAGE).read_text() == str(second.pid)
     _, error = second.communicate("\n")
     assert (second.returncode, error) == (0, "")
@@ -79,13 +78,13 @@ def test_another_folder_has_another_lock(
 def test_it_is_free_again_after_an_error_and_as_a_decorator(
     workspace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    @locks.alone()
+    @locks.exclusive()
     def fail() -> None:
         raise ValueError("x")
 
     for _ in range(2):
         with pytest.raises(ValueError, match="x"):
             fail()
-    with locks.alone():
+    with locks.exclusive():
         assert locks.STAGE.read_text() == str(os.getpid())
     assert capfd.readouterr().err == ""

@@ -13,14 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from common import image_folder, kaggle_csv
+from common.errors import InputError
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from common import image_folder, kaggle_csv
-from common.errors import InputError
 
 TESTS = 6  # in this file, each with its share of the examples
 fuzz = settings(
@@ -132,13 +132,8 @@ cells = (
 
 
 @fuzz
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 784), cells), min_size=1, max_size=3),
-    st.booleans(),
-)
-def test_csv_with_odd_cells(
-    path: Path, changes: list[tuple[int, int, str]], everywhere: bool
-) -> None:
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 784), cells), min_size=1, max_size=3), st.booleans())
+def test_csv_with_odd_cells(path: Path, changes: list[tuple[int, int, str]], everywhere: bool) -> None:
     rows = [row.copy() for row in ROWS]
     for line, column, cell in changes:
         for number in range(3) if everywhere else [line]:  # pandas may give the column another type
@@ -193,16 +188,12 @@ def test_the_valid_pictures_are_accepted(path: Path, content: bytes) -> None:
     assert read_picture(path, content, (8, 8, 3))
 
 
-starts = st.sampled_from(
-    [b"", *(content[:size] for content in PICTURES.values() for size in (8, 40))]
-)
+starts = st.sampled_from([b"", *(content[:size] for content in PICTURES.values() for size in (8, 40))])
 
 
 @fuzz
 @given(starts, st.binary(), shapes)
-def test_pictures_of_random_bytes(
-    path: Path, start: bytes, tail: bytes, shape: image_folder.Shape
-) -> None:
+def test_pictures_of_random_bytes(path: Path, start: bytes, tail: bytes, shape: image_folder.Shape) -> None:
     read_picture(path, start + tail, shape)
 
 

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import arrays, idx, params
+from common.errors import InputError
+
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from common import arrays, idx, params
-from common.errors import InputError
+from conftest import ROOT
 
 TESTS = 9  # in this file, each with its share of the examples
 fuzz = settings(
@@ -77,9 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- idx ----------------------------------------------------------------------------------------
 
 headers = st.builds(
-    lambda lengths, data: (
-        bytes([0, 0, 8, len(lengths)]) + b"".join(n.to_bytes(4, "big") for n in lengths) + data
-    ),
+    lambda lengths, data: bytes([0, 0, 8, len(lengths)]) + b"".join(n.to_bytes(4, "big") for n in lengths) + data,
     st.lists(st.sampled_from([0, 1, 3, 2**31, 2**32 - 1]), max_size=5),
     st.just(b"") | st.binary(max_size=9),
 )
@@ -162,8 +161,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u202
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | texts
 values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
 )
 
 

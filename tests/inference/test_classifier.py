@@ -4,14 +4,15 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+from common import synthetic
+from common.errors import InputError
+
 import numpy as np
 import onnx
 import pytest
-from conftest import untrained
 from PIL import Image
 
-from common import synthetic
-from common.errors import InputError
+from conftest import untrained
 from inference.classifier import Classifier
 
 IMAGE = synthetic.draw(np.array([8]), np.random.default_rng(0))[0]  # (28, 28)
@@ -34,22 +35,23 @@ def test_it_says_what_keras_says(exported: Path) -> None:
     np.testing.assert_allclose(said, probabilities[order], atol=1e-5)
 
 
-@pytest.mark.parametrize(("above", "unlike"), [(-0.01, True), (0.01, False)])
-def test_unlike_is_an_energy_above_the_limit(
-    exported: Path, tmp_path: Path, above: float, unlike: bool
+@pytest.mark.parametrize(("above", "out_of_distribution"), [(-0.01, True), (0.01, False)])
+def test_out_of_distribution_is_an_energy_above_the_limit(
+    exported: Path, tmp_path: Path, above: float, out_of_distribution: bool
 ) -> None:
     energy = Classifier(exported).predict(picture()).energy
     path = changed(exported, tmp_path, energy_limit=str(energy + above))
-    assert Classifier(path).predict(picture()).unlike is unlike
+    prediction = Classifier(path).predict(picture())
+    assert prediction.out_of_distribution is out_of_distribution
 
 
 def changed(exported: Path, folder: Path, **metadata: str | None) -> Path:
     """The model with other metadata; None leaves a key out."""
     model = onnx.load(exported)
-    told = {entry.key: entry.value for entry in model.metadata_props} | metadata
+    before = {entry.key: entry.value for entry in model.metadata_props}
     del model.metadata_props[:]
     onnx.helper.set_model_props(
-        model, {key: text for key, text in told.items() if text is not None}
+        model, {key: text for key, text in (before | metadata).items() if text is not None}
     )
     path = folder / "model.onnx"
     onnx.save(model, path)

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+from common.errors import InputError
+
 import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import untrained
 
 import architectures
-from common.errors import InputError
+from conftest import untrained
 from inference import onnx_file
 from training import model_file
 
@@ -19,9 +20,7 @@ GENERATOR = np.random.default_rng(0)
 
 def run(model: onnx.ModelProto, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, classes) and energies (N,) from ONNX Runtime."""
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return tuple(session.run(["probabilities", "energy"], {"pixels": images}))
 
 
@@ -38,12 +37,7 @@ def made(name: str, shape: tuple[int, int, int], classes: int) -> keras.Model:
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
-    [
-        ("blocks", (28, 28, 1), 10),
-        ("plain", (40, 24, 3), 2),
-        ("resnet", (24, 40, 3), 7),
-        ("vgg", (28, 28, 1), 3),
-    ],
+    [("blocks", (28, 28, 1), 10), ("plain", (40, 24, 3), 2), ("plain", (28, 28, 1), 3)],
 )
 def test_it_says_what_keras_says(name: str, shape: tuple[int, int, int], classes: int) -> None:
     model = made(name, shape, classes)

@@ -4,12 +4,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+from common import image_folder, synthetic
+from common.errors import InputError
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from common import image_folder, synthetic
-from common.errors import InputError
 from inference import pictures
 
 FORM, SHAPE = "fashion-mnist", (28, 28, 1)
@@ -162,9 +163,7 @@ def silhouette(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("side", [50, 280, 800])
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("label", [0, 3, 7, 8])
-def test_a_garment_keeps_its_outline_on_any_background(
-    label: int, background: str, side: int
-) -> None:
+def test_a_garment_keeps_its_outline_on_any_background(label: int, background: str, side: int) -> None:
     drawn = Image.fromarray(DRAWN[label])
     mask = drawn.point(lambda value: 255 * (value > 20)).resize((side, side))
     colour = (200, 30, 60)
@@ -180,9 +179,7 @@ def test_a_garment_keeps_its_outline_on_any_background(
 
 
 @pytest.mark.parametrize("shape", [(40, 30, 3), (28, 28, 1)])
-def test_other_models_see_what_they_were_trained_with(
-    tmp_path: Path, shape: tuple[int, int, int]
-) -> None:
+def test_other_models_see_what_they_were_trained_with(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(GENERATOR.integers(0, 256, (50, 70, 4), np.uint8)).save(path)
     seen = pictures.read(path, "fitted", shape)

@@ -43,9 +43,7 @@ def test_alternating_follows_the_row_and_not_its_place_in_the_batch() -> None:
     augmentation = Augmentation("alternating", 0, 0, ROWS, 0)
     in_order = is_flipped(images, augmentation(images, ALL, 0))
     rows = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))[:100]
-    assert torch.equal(
-        is_flipped(images[rows], augmentation(images[rows], rows, 0)), in_order[rows]
-    )
+    assert torch.equal(is_flipped(images[rows], augmentation(images[rows], rows, 0)), in_order[rows])
 
 
 @both_kinds
@@ -77,11 +75,7 @@ def test_shift_moves_pixels_within_its_bound_and_fills_with_black(
     assert changed.dtype == dtype
     steps = range(-bound, bound + 1)
     moves = torch.stack(
-        [
-            (changed == shifted(images, down, right)).all((1, 2, 3))
-            for down in steps
-            for right in steps
-        ]
+        [(changed == shifted(images, down, right)).all((1, 2, 3)) for down in steps for right in steps]
     )  # (moves, ROWS)
     assert (moves.sum(0) == 1).all()  # each image is moved by exactly one of them
     share = moves.float().mean(1) * len(moves)

@@ -55,10 +55,7 @@ def test_without_augmentation_rows_come_in_order() -> None:
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
-@pytest.mark.parametrize(
-    ("batch_size", "sizes"),
-    [(32, [32, 32, 6]), (35, [35, 35]), (69, [69, 1]), (100, [70])],
-)
+@pytest.mark.parametrize(("batch_size", "sizes"), [(32, [32, 32, 6]), (35, [35, 35]), (69, [69, 1]), (100, [70])])
 def test_sizes_of_batches(batch_size: int, sizes: list[int], shuffled: bool) -> None:
     batches = make(shuffled, batch_size)
     assert [len(labels) for _, labels in batches.loader()] == sizes
@@ -130,9 +127,7 @@ def pruned_epoch(batches: Batches) -> dict[int, float]:
 
 @pytest.mark.parametrize("batch_size", [7, 32, 100])
 @pytest.mark.parametrize(("pruning", "left_out"), [(0.2, 14), (0.33, 23), (0.5, 35)])
-def test_pruning_leaves_out_half_of_the_easiest_rows(
-    batch_size: int, pruning: float, left_out: int
-) -> None:
+def test_pruning_leaves_out_half_of_the_easiest_rows(batch_size: int, pruning: float, left_out: int) -> None:
     batches = make(True, batch_size, pruning=pruning)
     assert len(batches) == -(-(ROWS - left_out) // batch_size)
     first, second = pruned_epoch(batches), pruned_epoch(batches)

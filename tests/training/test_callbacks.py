@@ -4,16 +4,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 import keras
 import numpy as np
 import pytest
 from dvc.repo import Repo
 from keras import layers
 
-from common.errors import InputError
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Progress, Weights
-from training.step import NativeModel
+from training.native_model import NativeModel
 
 EPOCHS, STEPS = 4, 3  # of fit()
 
@@ -91,9 +92,7 @@ def test_the_optimizer_is_given_the_rate_of_its_step() -> None:
 
 def test_a_constant_rate_is_left_to_reduce_on_plateau() -> None:
     model = tiny()
-    plateau = keras.callbacks.ReduceLROnPlateau(
-        monitor="loss", factor=0.5, patience=1, min_delta=100
-    )
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1, min_delta=100)
     rates = fit(model, LearningRate(0.3, "constant", 0.0, EPOCHS * STEPS), plateau)["learning_rate"]
     assert rates == pytest.approx([0.3, 0.3, 0.15, 0.075])  # before each epoch's reduction
     assert float(model.optimizer.learning_rate.numpy()) == pytest.approx(0.3 / 8)
@@ -131,9 +130,7 @@ def averages(steps: list[list[np.ndarray]], decay: float) -> list[list[np.ndarra
     """After each step, the exponential moving average that begins with the first step's weights."""
     result = [[weight.astype(np.float64) for weight in steps[0]]]
     for live in steps[1:]:
-        result.append(
-            [decay * old + (1 - decay) * new for old, new in zip(result[-1], live, strict=True)]
-        )
+        result.append([decay * old + (1 - decay) * new for old, new in zip(result[-1], live, strict=True)])
     return result
 
 
@@ -166,9 +163,9 @@ def test_best_ends_with_the_weights_of_the_best_epoch(averaging: float) -> None:
     best = int(np.argmax(accuracy))
     assert best < EPOCHS - 1  # otherwise this would prove nothing
     assert_equal(model.get_weights(), recorder.validation[best])
-    assert model.evaluate(batches(1).loader(), verbose=0, return_dict=True)[
-        "accuracy"
-    ] == pytest.approx(accuracy[best])
+    assert model.evaluate(batches(1).loader(), verbose=0, return_dict=True)["accuracy"] == pytest.approx(
+        accuracy[best]
+    )
 
 
 def test_best_leaves_out_the_epochs_before_the_first_that_counts() -> None:
@@ -258,12 +255,17 @@ def test_a_loss_that_is_not_finite_ends_training_in_one_line(tmp_path: Path) -> 
         fit(tiny(learning_rate=1e38), Curves(tmp_path / "curves"))
 
 
+def test_an_infinite_loss_ends_training_too(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "curves")
+    curves.on_train_begin()
+    with pytest.raises(InputError, match=r"^val loss must stay finite .* received inf in epoch 3$"):
+        curves.on_epoch_end(2, {"loss": 1.0, "val_loss": float("inf")})
+
+
 # --- Progress -------------------------------------------------------------------------------------
 
 
-def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     history = fit(tiny(), Progress(EPOCHS, STEPS))
     output, errors = capfd.readouterr()
     assert errors == ""

@@ -1,29 +1,33 @@
-"""Checkpoints: what they are of, whom they belong to, and that training goes on to the same bits."""
+"""Checkpoints: a resumed training ends with the same bits; fingerprints; state files."""
 
-import os
-import subprocess
+import functools
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from common import locks
 
 import keras
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from keras import layers
 
-from common import locks
+import train as train_stage
 from training import checkpoint, machine
 from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Logs, Progress, ProgressiveResizing, Weights
 from training.checkpoint import Checkpoint
-from training.step import NativeModel
+from training.native_model import NativeModel
 
 EPOCHS, ROWS, BATCH = 4, 50, 16
 STEPS = 3  # an epoch, of 40 rows: a fifth is left out
+
+
+Undisturbed = Callable[[str], tuple[list[bytes], dict[str, bytes]]]
 
 
 class Ended(Exception):
@@ -105,11 +109,19 @@ def train(
         verbose=0,
     )
     variables = [*model.variables, *model.optimizer.variables]
-    curves = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in (folder / "curves").rglob("*.tsv")
-    }
+    curves = {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "curves").rglob("*.tsv")}
     return [variable.numpy().tobytes() for variable in variables], curves, begun
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Weights and curves of a whole training of a kind."""
+
+    @functools.cache
+    def made(kind: str) -> tuple[list[bytes], dict[str, bytes]]:
+        return train(tmp_path_factory.mktemp("whole"), kind)[:2]
+
+    return made
 
 
 KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "early"]
@@ -118,9 +130,8 @@ KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "early"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", [1, 3])
 def test_an_interrupted_training_ends_with_the_same_bits(
-    tmp_path: Path, kind: str, end: int
+    tmp_path: Path, undisturbed: Undisturbed, kind: str, end: int
 ) -> None:
-    undisturbed = train(tmp_path / "whole", kind)
     if kind == "early":
         end = 1  # it stops after epoch 2
     with pytest.raises(Ended):
@@ -129,15 +140,14 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     np.random.rand(7)
     again = train(tmp_path / "halves", kind)
     assert again[2] == end
-    assert again[:2] == undisturbed[:2]
+    assert again[:2] == undisturbed(kind)
 
 
-def test_twice_interrupted_in_one_epoch(tmp_path: Path) -> None:
-    undisturbed = train(tmp_path / "whole")
+def test_twice_interrupted_in_one_epoch(tmp_path: Path, undisturbed: Undisturbed) -> None:
     for end in (1, 1, 2, 3):
         with pytest.raises(Ended):
             train(tmp_path / "parts", end=end)
-    assert train(tmp_path / "parts")[:2] == undisturbed[:2]
+    assert train(tmp_path / "parts")[:2] == undisturbed("plain")
 
 
 @pytest.mark.parametrize("kind", ["best average", "early"])
@@ -146,8 +156,8 @@ def test_one_that_was_complete_only_ends(tmp_path: Path, kind: str) -> None:
     assert train(tmp_path, kind) == (whole[0], whole[1], EPOCHS)
 
 
-def test_each_callback_s_memory_is_listed(tmp_path: Path) -> None:
-    """What changes from epoch to epoch is kept, or comes with the curves."""
+def test_each_callback_s_state_is_listed(tmp_path: Path) -> None:
+    """Attributes that change from epoch to epoch are in the state, or come from the history."""
     seen: list[list[dict[str, str]]] = []
 
     class Spy(keras.callbacks.Callback):
@@ -169,14 +179,13 @@ def test_each_callback_s_memory_is_listed(tmp_path: Path) -> None:
         for callback, first, last in zip(watched, seen[0], seen[-1], strict=True):
             changed = {name for name in last if first.get(name) != last[name]}
             changed -= {"bar", "live", "last"}  # the bar; from the history
-            assert changed <= set(checkpoint.MEMORY.get(type(callback), ())), (kind, callback)
+            assert changed <= set(checkpoint.STATE.get(type(callback), ())), (kind, callback)
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "empty", "digest", "longer"])
-def test_a_damaged_state_is_reported_and_training_begins_anew(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
+def test_a_damaged_state_is_reported_and_training_starts_again(
+    tmp_path: Path, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    whole = train(tmp_path / "whole")
     with pytest.raises(Ended):
         train(tmp_path, end=2)
     file = tmp_path / "state"
@@ -192,78 +201,69 @@ def test_a_damaged_state_is_reported_and_training_begins_anew(
     file.write_bytes(content)
     capfd.readouterr()
     again = train(tmp_path)
-    assert again == (whole[0], whole[1], 0)
+    assert again == (*undisturbed("plain"), 0)
     (said,) = capfd.readouterr().err.splitlines()
-    assert said == f"{file} must be whole; it is damaged, and the training begins anew"
+    rule = f"{file} must be whole; received a damaged file"
+    assert said == f"{rule}: the training starts at the first epoch"
 
 
-# --- key ------------------------------------------------------------------------------------------
+# --- fingerprint ------------------------------------------------------------------------------------------
 
 
-def test_the_key_stands_for_all_that_the_bytes_depend_on(
+def test_the_fingerprint_is_of_all_that_the_bytes_depend_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choices: list[Any] = ["cpu", {"epochs": 3}]
+    settings: list[Any] = ["cpu", {"epochs": 3}]
     data: list[np.ndarray] = [np.arange(6, dtype=np.uint8), np.arange(4)]
 
-    def key(choices: Any = choices, data: list[np.ndarray] = data) -> str:
-        return checkpoint.key(choices, data)
+    def made(settings: Any = settings, data: list[np.ndarray] = data) -> str:
+        return checkpoint.fingerprint(settings, data)
 
-    assert key() == key()
-    keys = [key(), key(["cpu", {"epochs": 4}]), key(data=data[:1]), key(data=data[::-1])]
-    keys += [key(data=[data[0].reshape(2, 3), data[1]]), key(data=[data[0] + 1, data[1]])]
-    keys += [key(data=[data[0].view(np.int8), data[1]])]
+    assert made() == made()
+    fingerprints = [made(), made(["cpu", {"epochs": 4}]), made(data=data[:1]), made(data=data[::-1])]
+    fingerprints += [made(data=[data[0].reshape(2, 3), data[1]]), made(data=[data[0] + 1, data[1]])]
+    fingerprints += [made(data=[data[0].view(np.int8), data[1]])]
     with monkeypatch.context() as patch:
         patch.setattr(machine, "processor", lambda: "another")
-        keys.append(key())
+        fingerprints.append(made())
     version = checkpoint.version
-    for changed in ("dvclive", "keras", "numpy", "torch"):
+    for library in ("dvclive", "keras", "numpy", "torch"):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                checkpoint, "version", lambda name, to=changed: "0" if name == to else version(name)
-            )
-            keys.append(key())
+            patch.setattr(checkpoint, "version", lambda name, to=library: "0" if name == to else version(name))
+            fingerprints.append(made())
     module = types.ModuleType("new")
     module.__file__ = str(tmp_path / "new.py")
     monkeypatch.setattr(checkpoint, "SOURCE", tmp_path)
     for code in ("x = 1", "x = 2"):
         Path(module.__file__).write_text(code)
         monkeypatch.setitem(sys.modules, "new", module)
-        keys.append(key())
-    assert len(set(keys)) == len(keys) == 14
-    assert {len(each) for each in keys} == {16}
+        fingerprints.append(made())
+    assert len(set(fingerprints)) == len(fingerprints) == 14
+    assert {len(each) for each in fingerprints} == {16}
 
 
-def test_the_code_in_the_key_is_that_of_train() -> None:
-    code = (
-        "import sys; from training import checkpoint; before = checkpoint.key(0, []); "
-        "import train; print(before != checkpoint.key(0, []))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "True\n"
+def test_the_code_of_train_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sys.modules["train"] is train_stage
+    before = checkpoint.fingerprint(0, [])
+    monkeypatch.delitem(sys.modules, "train")
+    assert checkpoint.fingerprint(0, []) != before
 
 
-# --- kept -----------------------------------------------------------------------------------------
+# --- state file -----------------------------------------------------------------------------------------
 
 
 def test_the_state_goes_in_the_end_but_not_after_an_error(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
-    with pytest.raises(Ended), checkpoint.kept("a") as file:
+    with pytest.raises(Ended), checkpoint.state_file("a") as file:
         file.write_text("state")
         raise Ended
     assert file.is_relative_to(workspace / ".cache")
     assert file.read_text() == "state"
-    with checkpoint.kept("b") as other:
+    with checkpoint.state_file("b") as other:
         assert not other.exists()
-    with checkpoint.kept("a") as again:
+    with checkpoint.state_file("a") as again:
         assert again == file
         assert file.read_text() == "state"
     assert not file.exists()
@@ -274,16 +274,16 @@ def test_it_may_lie_outside_the_working_directory(
 ) -> None:
     folder = tmp_path_factory.mktemp("elsewhere") / "deeper"
     monkeypatch.setenv("CHECKPOINT_DIR", str(folder))
-    with checkpoint.kept("a") as file:
+    with checkpoint.state_file("a") as file:
         assert file.parent == folder
     assert not (workspace / ".cache").exists()
 
 
 def test_who_waits_finds_the_last_state(workspace: Path) -> None:
-    with checkpoint.kept("a") as file:
+    with checkpoint.state_file("a") as file:
         file.write_text("state")
-        locks.wanted(file.with_suffix(".lock")).touch()
+        locks.waiting_marker(file.with_suffix(".lock")).touch()
     assert file.read_text() == "state"
-    with checkpoint.kept("a"):
+    with checkpoint.state_file("a"):
         assert file.read_text() == "state"
     assert not file.exists()

@@ -1,17 +1,18 @@
-"""What training sets for its process, and what it finds out about the machine."""
+"""What training sets for its process, and how it chooses device and precision."""
 
 import ctypes
-import math
 import os
 import platform
 import subprocess
 import sys
 
+from common.errors import InputError
+
 import pytest
 import torch
-from conftest import ROOT
+from torch.nn import functional as F
 
-from common.errors import InputError
+from conftest import ROOT
 from training import machine
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -48,9 +49,7 @@ def calls_of_memory(settings_of_torch: None, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_set_up_is_for_the_same_bits_and_no_wasted_memory(
-    calls_of_memory: list[str], threads: int
-) -> None:
+def test_set_up_is_for_the_same_bits_and_no_wasted_memory(calls_of_memory: list[str], threads: int) -> None:
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
@@ -77,9 +76,7 @@ def test_the_workspace_of_cublas_is_set_unless_the_user_has_set_it(
 
 
 @pytest.mark.parametrize("libc", [("", ""), ("musl", "1.2.5")])
-def test_other_c_libraries_are_left_as_they_are(
-    libc: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_c_libraries_are_left_as_they_are(libc: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: object) -> None:
         raise AssertionError("another C library has no such mallopt")
 
@@ -111,9 +108,7 @@ print(faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_freed_memory_is_used_again_without_page_faults() -> None:
     """In a process of its own, since this cannot be taken back."""
-    output = subprocess.check_output(
-        [sys.executable, "-c", PAGE_FAULTS], cwd=ROOT / "src", text=True
-    )
+    output = subprocess.check_output([sys.executable, "-c", PAGE_FAULTS], cwd=ROOT / "src", text=True)
     by_itself, kept = (int(line) for line in output.split())
     assert by_itself >= 15 * 32  # pages of 2 MiB at most: otherwise this would prove nothing
     assert kept < by_itself / 10
@@ -140,7 +135,48 @@ def test_auto_takes_the_faster_precision(
     assert machine.choose_precision(wanted, device) == chosen
 
 
-def test_speed_of_bfloat16_is_a_ratio() -> None:
-    speed = machine.speed_of_bfloat16()
-    assert math.isfinite(speed)
-    assert speed > 0
+@pytest.mark.parametrize(
+    ("setting", "device", "speed", "lines"),
+    [
+        ("bfloat16", "cpu", 0.999, 1),
+        ("bfloat16", "cpu", 1.0, 0),
+        ("bfloat16", "cuda", 0.5, 0),
+        ("float32", "cpu", 0.5, 0),
+        ("auto", "cpu", 0.5, 0),
+    ],
+)
+def test_bfloat16_that_is_slower_here_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    setting: str,
+    device: str,
+    speed: float,
+    lines: int,
+) -> None:
+    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
+    machine.choose_precision(setting, device)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert all("train.precision" in line for line in said)
+
+
+def test_speed_of_bfloat16_is_the_time_of_float32_over_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    calls = {torch.float32: 0, torch.bfloat16: 0}
+
+    def convolution(images: torch.Tensor, kernel: torch.Tensor, padding: int) -> torch.Tensor:
+        nonlocal clock
+        assert images.dtype == kernel.dtype
+        calls[images.dtype] += 1
+        # float32 takes 8 s, bfloat16 2 s, and the first time 100 s more
+        clock += {torch.float32: 8, torch.bfloat16: 2}[images.dtype]
+        clock += 100 if calls[images.dtype] == 1 else 0
+        return images
+
+    monkeypatch.setattr(F, "conv2d", convolution)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock)
+    assert machine.speed_of_bfloat16() == 4
+
+
+def test_speed_of_bfloat16_is_measured_on_this_machine() -> None:
+    assert 0.001 < machine.speed_of_bfloat16() < 1000

@@ -7,16 +7,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from common.errors import InputError
 
 import keras
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
 import architectures
+from conftest import ROOT
 from training import model_file
 
 CLASSES = ["T-shirt/top", "Trouser", "Sac à main"]
@@ -39,14 +42,6 @@ def write(path: Path) -> None:
     model_file.save(model_file.with_preprocessing(network(), MEAN, STD), CLASSES, path)
 
 
-def run_python(*words: str) -> None:
-    environment = os.environ | {"KERAS_BACKEND": "torch", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Written by this process, which has built other models before."""
@@ -63,37 +58,48 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (5, *SHAPE), np.uint8)
 
 
-def test_a_fresh_process_writes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
-    folders = [str(ROOT / "src"), str(ROOT / "tests"), str(Path(__file__).parent)]
-    code = (
-        f"import sys; sys.path[:0] = {folders!r}; from pathlib import Path; "
-        "import test_model_file; test_model_file.write(Path(sys.argv[1]))"
-    )
-    run_python("-c", code, str(tmp_path / "other.keras"))
-    assert (tmp_path / "other.keras").read_bytes() == saved.read_bytes()
-
-
-def test_loads_where_nothing_of_this_repository_can_be_imported(
-    saved: Path, images: np.ndarray, tmp_path: Path
-) -> None:
-    code = """
-import importlib.util, sys
+FRESH = """
+import importlib.util, os, sys
+_, model_file, folders, os.environ["KERAS_BACKEND"] = *sys.argv, "torch"
 import keras
 import numpy as np
+
 assert not any(map(importlib.util.find_spec, ("training", "architectures", "common")))
-model = keras.saving.load_model(sys.argv[1], safe_mode=True)
+model = keras.saving.load_model(model_file, safe_mode=True)
 images = np.load("images.npy")
 np.save("bytes.npy", model.predict(images, verbose=0))
 np.save("floats.npy", model.predict(images.astype("float32"), verbose=0))
 np.save("called.npy", model(images).detach().numpy())
+
+from pathlib import Path
+sys.path[:0] = folders.split(os.pathsep)
+import test_model_file
+test_model_file.write(Path("written.keras"))
 """
-    np.save(tmp_path / "images.npy", images)
-    code = f"import os; os.chdir({str(tmp_path)!r}){code}"
-    run_python("-I", "-c", code, str(saved))
-    from_bytes = np.load(tmp_path / "bytes.npy")
+
+
+@pytest.fixture(scope="module")
+def fresh(saved: Path, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a fresh interpreter has used the file without, and written it with, our code."""
+    folder = tmp_path_factory.mktemp("fresh")
+    np.save(folder / "images.npy", images)
+    ours = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", Path(__file__).parent)))
+    done = subprocess.run(
+        [sys.executable, "-IBc", FRESH, saved, ours], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_fresh_process_writes_the_same_bytes(saved: Path, fresh: Path) -> None:
+    assert (fresh / "written.keras").read_bytes() == saved.read_bytes()
+
+
+def test_loads_where_nothing_of_this_repository_can_be_imported(images: np.ndarray, fresh: Path) -> None:
+    from_bytes = np.load(fresh / "bytes.npy")
     assert from_bytes.shape == (len(images), len(CLASSES))
-    np.testing.assert_array_equal(from_bytes, np.load(tmp_path / "floats.npy"))
-    np.testing.assert_allclose(from_bytes, np.load(tmp_path / "called.npy"), atol=1e-6)
+    np.testing.assert_array_equal(from_bytes, np.load(fresh / "floats.npy"))
+    np.testing.assert_allclose(from_bytes, np.load(fresh / "called.npy"), atol=1e-6)
     np.testing.assert_allclose(from_bytes.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(from_bytes, expected(images), rtol=1e-5, atol=1e-5)
 
@@ -111,9 +117,7 @@ def expected(images: np.ndarray) -> np.ndarray:
     ids=["standard", "unit", "colour"],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_probabilities_are_those_of_the_training_network(
-    mean: list[float], std: list[float], dtype: Any
-) -> None:
+def test_probabilities_are_those_of_the_training_network(mean: list[float], std: list[float], dtype: Any) -> None:
     channels = len(mean)
     built = architectures.build("blocks", (12, 12, channels), 4, {"widths": [4, 6]})
     model = model_file.with_preprocessing(built, np.array(mean), np.array(std))
@@ -164,3 +168,121 @@ def test_an_exception_while_saving_leaves_what_was_there(tmp_path: Path) -> None
         model_file.save(network(), inexpressible, path)
     assert [file.name for file in path.parent.iterdir()] == ["model.keras"]
     assert path.read_bytes() == b"the model before"
+
+
+# --- files that are refused -----------------------------------------------------------------------
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other_format(path: Path) -> None:
+    path.write_bytes(b"a page of a web server that has no such file\n" * 100)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def changed_in_the_middle(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def rewrite(path: Path, changes: dict[str, bytes | None]) -> None:
+    """Replaces members of the file, or leaves them out."""
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()} | changes
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            if content is not None:
+                file.writestr(name, content)
+
+
+def without_config(path: Path) -> None:
+    rewrite(path, {"config.json": None})
+
+
+def without_weights(path: Path) -> None:
+    rewrite(path, {"model.weights.h5": None})
+
+
+def with_broken_config(path: Path) -> None:
+    rewrite(path, {"config.json": b'{"module": '})
+
+
+def with_other_config(path: Path) -> None:
+    rewrite(path, {"config.json": b"[]"})
+
+
+def with_broken_weights(path: Path) -> None:
+    rewrite(path, {"model.weights.h5": b"\x89HDF\r\n\x1a\n and nothing more"})
+
+
+def with_weights_of_another(path: Path) -> None:
+    other = path.with_name("other.keras")
+    built = architectures.build("plain", SHAPE, len(CLASSES), {"widths": [4]})
+    model_file.save(built, CLASSES, other)
+    with zipfile.ZipFile(other) as file:
+        rewrite(path, {"model.weights.h5": file.read("model.weights.h5")})
+
+
+def no_model(path: Path) -> None:
+    """A layer alone."""
+    layer = keras.layers.Dense(10)
+    layer.build((None, 3))
+    keras.saving.save_model(layer, path)
+    rewrite(path, {"metadata.json": json.dumps({"class_names": CLASSES}).encode()})
+
+
+def of_code(path: Path) -> None:
+    inputs = keras.layers.Input((28, 28, 1))
+    x = keras.layers.Lambda(lambda images: images / 255)(inputs)
+    keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x))).save(path)
+
+
+def without_class_names(path: Path) -> None:
+    network().save(path)
+
+
+def test_it_is_loaded_with_its_class_names(saved: Path, images: np.ndarray) -> None:
+    model, class_names = model_file.load(saved)
+    assert class_names == CLASSES
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        missing,
+        empty,
+        other_format,
+        cut_short,
+        changed_in_the_middle,
+        without_config,
+        without_weights,
+        with_broken_config,
+        with_other_config,
+        with_broken_weights,
+        with_weights_of_another,
+        no_model,
+        of_code,
+        without_class_names,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+def test_other_files_are_refused_in_one_line(saved: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(saved.read_bytes())
+    damage(path)
+    with pytest.raises(InputError, match=f"^{path} must .*; received") as refusal:
+        model_file.load(path)
+    message = str(refusal.value)
+    assert not message.endswith(("received: ", "received"))
+    assert "\n" not in message

@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, write_params
-from servers import free_port
 
-from common.errors import InputError
+from conftest import ROOT, TINY, with_forks, write_params
+from servers import free_port
+from train import load_batches
 from training import processes
 from training.batches import Batches
 
-# Random numbers in the network, batch statistics, and shares of different size among three.
+# Random numbers in the network, batch statistics, and shards of different size among three.
 DROPS = """
 import keras
 from keras import layers
@@ -42,7 +44,7 @@ MIXED = {"model.architecture": "drops", "train.data_pruning": 0.3}
 MODEL = Path("models/model.keras")
 
 
-# --- shares -------------------------------------------------------------------------------------
+# --- shards -------------------------------------------------------------------------------------
 
 
 def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
@@ -53,19 +55,17 @@ def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_each_row_belongs_to_one_process(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     for rows in range(count, 20):
-        shares = []
+        shards = []
         for rank in range(count):
             as_process(monkeypatch, rank, count)
-            shares.append(torch.arange(rows)[processes.share(rows)])
-        assert torch.cat(shares).equal(torch.arange(rows))
-        sizes = {len(share) for share in shares}
+            shards.append(torch.arange(rows)[processes.shard(rows)])
+        assert torch.cat(shards).equal(torch.arange(rows))
+        sizes = {len(shard) for shard in shards}
         assert max(sizes) - min(sizes) <= 1
         assert min(sizes) > 0
 
 
-def test_together_the_shares_are_the_batches_of_one_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_together_the_shards_are_the_batches_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
     labels = np.arange(10, dtype=np.uint8)
 
@@ -77,16 +77,16 @@ def test_together_the_shares_are_the_batches_of_one_process(
     for rank in range(2):
         as_process(monkeypatch, rank, 2)
         parts.append(batches())
-    for (all_images, all_labels), *shares in zip(whole, *parts, strict=True):
-        assert torch.cat([share[0] for share in shares]).equal(all_images)
-        assert torch.cat([share[1] for share in shares]).equal(all_labels)
+    for (all_images, all_labels), *shards in zip(whole, *parts, strict=True):
+        assert torch.cat([shard[0] for shard in shards]).equal(all_images)
+        assert torch.cat([shard[1] for shard in shards]).equal(all_labels)
 
 
 def test_generators_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     as_process(monkeypatch, 2, 3)
     variables = [torch.ones(2), torch.tensor([5, 7])]
     torch.manual_seed(3)
-    processes.draw_apart(variables)
+    processes.reseed_for_rank(variables)
     assert torch.initial_seed() == 5
     assert variables[0].tolist() == [1, 1]
     assert variables[1].tolist() == [2_000_005, 7]  # Keras adds one for each draw
@@ -103,7 +103,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "src/architectures/drops.py").write_text(DROPS)
     write_params(folder, TINY)
     for stage in ("fetch", "prepare", "split"):
-        subprocess.run([sys.executable, f"src/{stage}.py"], cwd=folder, check=True)
+        subprocess.run(["python", f"src/{stage}.py"], cwd=folder, check=True, env=with_forks())
     return folder
 
 
@@ -119,11 +119,16 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
 
 
 def start(
-    folder: Path, changes: dict[str, Any], environment: dict[str, str] | None = None
+    folder: Path,
+    changes: dict[str, Any],
+    environment: dict[str, str] | None = None,
+    *,
+    python: str = sys.executable,
+    script: str = "src/train.py",
 ) -> subprocess.Popen[str]:
     write_params(folder, TINY | changes)
     process = subprocess.Popen(
-        [sys.executable, "src/train.py"],
+        [python, script],
         cwd=folder,
         env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
@@ -170,6 +175,20 @@ def train(folder: Path, changes: dict[str, Any]) -> dict[str, float]:
     return json.loads((folder / "metrics/train.json").read_text())
 
 
+def train_in_forks(folder: Path, changes: dict[str, Any]) -> dict[str, float]:
+    """The same without torchrun, whose processes are slow to start."""
+    count, port = changes.get("train.processes", 1), str(free_port())
+    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        start(folder, changes, with_forks() | address | {"RANK": str(rank)}, python="python")
+        for rank in range(count)
+    ]
+    for process in started:
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    return json.loads((folder / "metrics/train.json").read_text())
+
+
 def written(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -184,16 +203,31 @@ def test_the_bytes_are_the_same_from_run_to_run(folder: Path, count: int) -> Non
     changes = {**MIXED, "train.processes": count}
     train(folder, changes)
     first = written(folder)
-    train(folder, changes)
+    shutil.rmtree(folder / "models")
+    train_in_forks(folder, changes)
     assert written(folder) == first
     assert MODEL.as_posix() in first
 
 
 def test_without_batch_statistics_it_is_the_training_of_one_process(folder: Path) -> None:
-    shares_of_two_and_three = {"train.batch_size": 5, "train.epochs": 1}
-    one = train(folder, shares_of_two_and_three)
-    two = train(folder, {"train.processes": 2, **shares_of_two_and_three})
+    shards_of_two_and_three = {"train.batch_size": 5, "train.epochs": 1}
+    one = train_in_forks(folder, shards_of_two_and_three)
+    two = train_in_forks(folder, {"train.processes": 2, **shards_of_two_and_three})
     assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "smallest"), [(299, 1), (75, 75), (150, 100)])
+def test_each_process_has_a_row_of_each_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, smallest: int
+) -> None:
+    write_params(folder, TINY | {"train.batch_size": batch_size})  # beside one of 100 val rows
+    monkeypatch.chdir(folder)
+    as_process(monkeypatch, 0, smallest)
+    load_batches("cpu", 0, 0)
+    as_process(monkeypatch, 0, smallest + 1)
+    rule = f"^train.processes must be at most {smallest}, the rows of the smallest batch"
+    with pytest.raises(InputError, match=f"{rule}.*; received {smallest + 1}$"):
+        load_batches("cpu", 0, 0)
 
 
 @pytest.mark.slow
@@ -250,27 +284,21 @@ def test_the_processes_end_with_the_one_that_started_them(folder: Path) -> None:
 
 
 def machines(
-    folder: Path, prepared: Path, changes: dict[str, Any], of_second: dict[str, Any] | None = None
+    folder: Path, prepared: Path, changes: dict[str, Any], second: dict[str, Any] | None = None
 ) -> list[subprocess.Popen[str]]:
-    """Two on this one, each with a folder of its own: `folder`/0 and `folder`/1."""
-    where = {
-        "PET_NNODES": "2",
-        "PET_MASTER_ADDR": "127.0.0.1",
-        "PET_MASTER_PORT": str(free_port()),
-    }
+    """Two on this machine, in `folder`/0 and `folder`/1; the other one has the changes `second` too."""
+    where = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
     started = []
     for number in ("0", "1"):
         (folder / number).mkdir()
         link(prepared, folder / number)
-        own = changes | (of_second or {}) if number == "1" else changes
+        own = changes | (second or {}) if number == "1" else changes
         started.append(start(folder / number, own, {**where, "PET_NODE_RANK": number}))
     return started
 
 
 @pytest.mark.slow
-def test_two_machines_give_the_bytes_of_one_and_the_first_writes(
-    folder: Path, prepared: Path
-) -> None:
+def test_two_machines_give_the_bytes_of_one_and_the_first_writes(folder: Path, prepared: Path) -> None:
     changes = {**MIXED, "train.processes": 2}
     for process in machines(folder, prepared, changes):
         assert process.communicate()[1] == ""
@@ -319,13 +347,7 @@ def test_a_machine_without_data_ends_the_others(folder: Path, prepared: Path) ->
 def test_torchrun_must_start_as_many_as_params_say(folder: Path) -> None:
     write_params(folder, {**TINY, "train.processes": 3})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "src/train.py"],
-        cwd=folder,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run([*torchrun, "src/train.py"], cwd=folder, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     rule = "error: train.processes must be as many as torchrun starts, 2; received 3"
     assert done.stderr.count(rule) == 2  # the two may share a line
@@ -350,21 +372,33 @@ def test_machines_that_do_not_meet_are_told_so(folder: Path) -> None:
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"train.batch_size": 299}, "error: train.processes must be at most 1, the rows of the"),
-        pytest.param(
-            {"train.learning_rate": 1e30},
-            "error: train loss must stay finite",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_an_error_of_a_process_is_one_line(folder: Path, changes: dict, error: str) -> None:
-    process = start(folder, {"train.processes": 2, **changes})
-    _, said = process.communicate()
+FAILS = """
+import sys
+sys.path.insert(0, "src")
+from common.errors import InputError
+from pathlib import Path
+from training import processes
+if not processes.is_distributed():
+    processes.launch(2, Path(__file__))
+processes.report_error_to_launcher()
+if processes.rank():
+    raise InputError("a rule; received two\\nlines")
+processes.join("cpu")
+"""
+
+
+def test_an_error_of_a_process_is_one_line(folder: Path) -> None:
+    (folder / "fails.py").write_text(FAILS)
+    process = start(folder, {}, script="fails.py")
+    assert process.communicate() == ("", "error: a rule; received two lines\n")
     assert process.returncode == 1
-    assert said.startswith(error)
-    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_diverging_training_is_one_line(folder: Path) -> None:
+    process = start(folder, {"train.processes": 2, "train.learning_rate": 1e30})
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert error.startswith("error: train loss must stay finite")
+    assert len(error.splitlines()) == 1
     assert not (folder / MODEL).exists()

@@ -1,51 +1,71 @@
 """A branch of a scratch clone that changes two parameters and the architecture."""
 
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from common.errors import InputError
 
 import numpy as np
 import pytest
-from conftest import Clone
 from PIL import Image
 from ruamel.yaml import YAML
+
+import check
+import review
+from conftest import Clone, made_once, squeezed
 
 
 @pytest.fixture(scope="module")
 def branch(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """With its results committed; main has gone on since."""
-    clone = reproduced.copied(tmp_path_factory.mktemp("review") / "clone")
-    (clone.folder / "NEWS").write_text("main goes on")
-    clone.commit("go on")
-    clone.git("checkout", "--quiet", "-b", "idea", "HEAD~1")
-    path = clone.folder / "params.yaml"
-    content = YAML().load(path)
-    content["train"]["epochs"] = 1
-    content["train"]["batch_size"] = 32
-    YAML().dump(content, path)
-    architecture = clone.folder / "src/architectures/plain.py"
-    text = architecture.read_text()
-    assert "relu" in text
-    architecture.write_text(text.replace("relu", "tanh"))
-    clone.dvc("repro")
-    clone.commit("an idea")
-    return clone
+
+    def make(folder: Path) -> None:
+        clone = reproduced.copied(folder)
+        (folder / "NEWS").write_text("main goes on")
+        clone.commit("go on")
+        clone.git("checkout", "--quiet", "-b", "idea", "HEAD~1")
+        path = folder / "params.yaml"
+        content = YAML().load(path)
+        content["train"]["epochs"] = 1
+        content["train"]["batch_size"] = 32
+        YAML().dump(content, path)
+        architecture = folder / "src/architectures/plain.py"
+        text = architecture.read_text()
+        assert "relu" in text
+        architecture.write_text(text.replace("relu", "tanh"))
+        clone.dvc("repro")
+        clone.commit("an idea")
+
+    return Clone(made_once(tmp_path_factory, "reviewed", make)).copied(tmp_path_factory.mktemp("review") / "clone")
 
 
 @pytest.fixture
-def clone(branch: Clone, tmp_path: Path) -> Clone:
+def clone(branch: Clone, tmp_path: Path, forks: None, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """A copy of the branch, in which dvc is not asked whether it is reproduced."""
+    monkeypatch.setattr(check, "lock_problems", list)
     return branch.copied(tmp_path / "clone")
 
 
-def review(clone: Clone, *words: str) -> str:
-    return clone.run("make", "--silent", "--old-file=.venv/run", "review", *words)
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(clone: Clone, *words: str) -> str:
+        monkeypatch.chdir(clone.folder)
+        monkeypatch.setattr(sys, "argv", ["review.py", *words])
+        review.main()
+        return capsys.readouterr().out
+
+    return call
 
 
 def section(page: str, title: str) -> str:
     return page.split(f"### {title}\n")[1].split("\n### ", maxsplit=1)[0]
 
 
-def test_says_what_changed(clone: Clone) -> None:
-    page = review(clone, "BASE=main")
+def test_says_what_changed(branch: Clone) -> None:
+    said = branch.run("make", "--silent", "--old-file=.venv/run", "review", "BASE=main")
+    page = squeezed(said)
     assert re.match(r"## (Better|Worse|Within noise)\n\n\S", page)
     assert "Compared on test, since nothing is chosen" in page
     assert "Before: main (" in page
@@ -56,9 +76,9 @@ def test_says_what_changed(clone: Clone) -> None:
     metrics = section(page, "Metrics")
     assert "| train epochs | 2 | 1 | -1 |" in metrics
     assert re.search(r"\| test accuracy \| 0\.\d+ \| 0\.\d+ \| [+-]0\.\d+ \|", metrics)
-    assert len(re.findall(r"^  line \[", page, re.M)) == 2
+    assert len(re.findall(r"^ line \[", page, re.M)) == 2
     assert "(2 before, 1 after)" in page
-    assert section(page, "Classes").count("\n| ") == 12
+    assert section(page, "Classes").count("\n| ") == 11  # with the heads
     assert "| `src/architectures/plain.py` | changed |" in section(page, "Code")
     assert section(page, "Code").count("`") == 2
     assert "so none counts." in section(page, "Classes")
@@ -67,36 +87,35 @@ def test_says_what_changed(clone: Clone) -> None:
     assert "Raw images, prepared arrays and split are the same." in page
 
 
-def test_counts_are_those_of_the_predictions(clone: Clone) -> None:
+def test_a_page_has_the_counts_of_the_predictions_and_a_picture_beside_it(
+    clone: Clone, call: Callable[..., str]
+) -> None:
     def right(revision: str) -> set[int]:
         lines = clone.git("show", f"{revision}:metrics/predictions/test.csv").splitlines()[1:]
         rows = [line.split(",") for line in lines]
         return {int(row[0]) for row in rows if row[1] == row[2]}
 
     before, after = right("main"), right("HEAD")
-    page = review(clone, "BASE=main")
+    assert before - after
+    assert call(clone, "main", "--out", "out/review.md").startswith("out/review.md: ")
+    page = squeezed((clone.folder / "out/review.md").read_text())
     assert f"{len(after - before)} newly right and {len(before - after)} newly wrong" in page
     shown = {int(x) for x in re.findall(r"^\| (\d+) \|", section(page, "Newly wrong"), re.M)}
     assert shown <= before - after
     assert len(shown) == min(10, len(before - after))
     assert f"Accuracy on test: {len(after) - len(before):+d}.00 points" in page  # of 100 images
+    assert "![The newly wrong images](review.png)" in page
+    with Image.open(clone.folder / "out/review.png") as picture:
+        assert picture.width > 100
 
 
-def test_writes_a_page_with_a_picture_beside_it(clone: Clone) -> None:
-    said = review(clone, "BASE=main", "OUT=out/review.md")
-    assert said.startswith("out/review.md: ")
-    page = (clone.folder / "out/review.md").read_text()
-    if "![The newly wrong images](review.png)" in page:
-        with Image.open(clone.folder / "out/review.png") as picture:
-            assert picture.width > 100
-    else:
-        assert "\nNone.\n" in section(page, "Newly wrong")
-
-
-def test_needs_git_alone(branch: Clone, tmp_path: Path) -> None:
+def test_needs_git_alone(
+    branch: Clone, tmp_path: Path, forks: None, monkeypatch: pytest.MonkeyPatch, call: Callable[..., str]
+) -> None:
+    monkeypatch.setattr(check, "PIPELINES", {"dvc.yaml": "make repro"})
     branch.git("clone", "--quiet", ".", str(tmp_path / "fresh"))
     fresh = Clone(tmp_path / "fresh")
-    page = review(fresh, "BASE=origin/main", "OUT=review.md")
+    page = call(fresh, "origin/main", "--out", "review.md")
     text = (fresh.folder / "review.md").read_text()
     assert page.startswith("review.md: ")
     assert "The images are not here; `make repro` or `dvc pull` brings them." in text
@@ -105,58 +124,62 @@ def test_needs_git_alone(branch: Clone, tmp_path: Path) -> None:
     # and where it was not reproduced: one line, with no path of this machine
     path = fresh.folder / "params.yaml"
     path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 16"))
-    text = review(fresh, "BASE=origin/main")
+    text = call(fresh, "origin/main")
     assert text.startswith("## Not reproduced\n")
     assert "- **dvc.lock is not up to date (make repro): train would run**\n" in text
     assert str(tmp_path) not in text
 
 
-def test_images_of_another_run_are_not_shown(clone: Clone) -> None:
+def test_images_of_another_run_are_not_shown(clone: Clone, call: Callable[..., str]) -> None:
     labels = clone.folder / "data/prepared/test/labels.npy"
     np.save(labels, np.load(labels)[::-1])
-    review(clone, "BASE=main", "OUT=review.md")
+    call(clone, "main", "--out", "review.md")
     page = (clone.folder / "review.md").read_text()
     assert "The images that are here are not those of the predictions." in page
     assert not (clone.folder / "review.png").exists()
 
 
-def test_what_was_not_reproduced_is_said_first(clone: Clone) -> None:
+def test_what_was_not_reproduced_is_said_first(
+    branch: Clone, tmp_path: Path, forks: None, monkeypatch: pytest.MonkeyPatch, call: Callable[..., str]
+) -> None:
+    monkeypatch.setattr(check, "PIPELINES", {"dvc.yaml": "make repro"})
+    clone = branch.copied(tmp_path / "clone")
     path = clone.folder / "params.yaml"
     path.write_text(path.read_text().replace("epochs: 1", "epochs: 3"))
-    page = review(clone, "BASE=main")
+    page = squeezed(call(clone, "main"))
     head = page.split("### ", maxsplit=1)[0]
-    assert head.startswith("## Not reproduced\n\nWhat follows is of the results that are committed")
+    assert head.startswith("## Not reproduced\n\nThe committed results below do not belong")
     assert "After: workspace." in head
     assert "- **dvc.lock is not up to date" in head
     assert "train would run" in head
 
 
-def test_other_data_is_not_compared(clone: Clone) -> None:
+def test_other_data_is_not_compared(clone: Clone, call: Callable[..., str]) -> None:
     path = clone.folder / "dvc.lock"
     lock = YAML().load(path)
     for out in lock["stages"]["prepare"]["outs"]:
         if out["path"] == "data/prepared/test":
             out["md5"] = "0" * 32 + ".dir"
     YAML().dump(lock, path)
-    page = review(clone, "BASE=main")
+    page = squeezed(call(clone, "main"))
     assert page.startswith("## Not compared\n\nmain (")
-    assert "must name the same test images" in page
+    assert "must have predictions for the same test images" in page
     assert "| data/prepared/test |" in section(page, "Data")
     assert "| `train.epochs` | 2 | 1 |" in page
 
 
-def test_a_branch_that_changes_nothing(clone: Clone) -> None:
+def test_a_branch_that_changes_nothing(clone: Clone, call: Callable[..., str]) -> None:
     clone.git("checkout", "--quiet", "main")
     clone.dvc("checkout")
-    page = review(clone, "BASE=main")
-    assert page.startswith("## Within noise\n\nThe same images are right on both sides.")
+    page = squeezed(call(clone, "main"))
+    assert page.startswith("## Within noise\n\nBoth models classify the same images correctly.")
     assert section(page, "Parameters").strip() == "None has changed."
     assert section(page, "Code").strip() == "No stage depends on anything that has changed."
     assert section(page, "Metrics").startswith("\nNone has changed.")
     assert section(page, "Confusions that changed most").strip() == "None has changed."
 
 
-def test_an_unknown_base_is_one_line(clone: Clone) -> None:
-    said = clone.run("sh", "-c", "! python src/review.py nonsense")
-    assert said.startswith("error: git merge-base nonsense HEAD must succeed; it said: ")
-    assert len(said.splitlines()) == 1
+def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> None:
+    with pytest.raises(InputError, match=r"^git merge-base nonsense HEAD must succeed; ") as refused:
+        call(clone, "nonsense")
+    assert "\n" not in str(refused.value)

@@ -2,12 +2,13 @@ import json
 import sys
 from pathlib import Path
 
+from common.errors import InputError
+
 import pytest
-from conftest import write_params
 
 import readme
-from analysis import systems
-from common.errors import InputError
+from analysis import rerun
+from conftest import squeezed, write_params
 
 
 def empty(*names: str) -> str:
@@ -25,58 +26,22 @@ FIGURES = {
     "calibration_error": 0.01,
     "images": 5000,
 }
-SYSTEMS = {
-    "small": {
-        "claimed_train_accuracy": None,
-        "claimed_test_accuracy": 0.93,
-        "chose_on_test": "yes",
-        "parameters": 1234,
-        "training_images": 55_000,
-        "epochs": 7,
-        "training_flops": 1_230_000,
-        "train_accuracy": 0.95,
-        "val_accuracy": 0.921,
-        "test_accuracy": 0.92,
-        "test_accuracy_low": 0.91,
-        "test_accuracy_high": 0.929,
-        "verdict": "not reached",
-        "why": "It is small.",
-    },
-    "ours": {
-        "parameters": 1234,
-        "training_images": 55_000,
-        "epochs": 7,
-        "training_flops": 1_230_000,
-        "train_accuracy": 0.95,
-    },
-}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(readme.PAGES, readme.CARD)  # tests/analysis/test_card.py
+    monkeypatch.delitem(readme.PAGES, readme.CARD)  # test_model_card.py
     write_params(tmp_path, {})
-    (tmp_path / "README.md").write_text(
-        empty("results", "budgets", "determinism", "processes", "published")
-    )
-    for name in ("metrics", "published/heinit/metrics/optimizers"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "published/README.md").write_text(empty("systems", "optimizers"))
-    (tmp_path / "published/results.json").write_text(json.dumps(SYSTEMS))
-    for name in set(systems.OPTIMIZERS) - {systems.KEPT}:
-        (tmp_path / f"published/heinit/metrics/optimizers/{name}.csv").write_text(
-            "epoch,train_accuracy,val_accuracy\n1,0.5,0.72\n2,0.6,0.71\n"
-        )
-    for part, accuracies in {"train": (0.5, 0.6), "val": (0.72, 0.71)}.items():
-        curve = tmp_path / f"published/heinit/metrics/curves/plots/metrics/{part}/accuracy.tsv"
-        curve.parent.mkdir(parents=True)
-        curve.write_text("step\taccuracy\n1\t{}\n2\t{}\n".format(*accuracies))
-    claim = "{train: null, test: 0.93, chose_on_test: 'yes', optimizers: {adamw: 0.95}}"
-    (tmp_path / "published/claims.yaml").write_text(f"heinit: {claim}")
+    (tmp_path / "README.md").write_text(empty("results", "budgets", "determinism", "processes"))
+    (tmp_path / "metrics").mkdir()
     for name, content in {"val": FIGURES, "test": {}, "train": {"epochs": 3}}.items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
     return tmp_path
+
+
+def page(folder: Path) -> str:
+    return squeezed((folder / "README.md").read_text())
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -86,40 +51,18 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 def test_writes_the_figures_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     assert "| val | 5,000 | 91.23% | 90.00% – 92.00% |" in text
     assert "\n| test" not in text  # it was not evaluated
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
     call(monkeypatch, "--check")
     call(monkeypatch)
-    assert (folder / "README.md").read_text() == text
-
-
-def test_published_systems_are_shown_on_both_pages(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call(monkeypatch)
-    short, whole = [(folder / name).read_text() for name in ("README.md", "published/README.md")]
-    assert "| small | 93.00% | 92.00% (91.00% – 92.90%) | not reached |\n" in short
-    assert "| ours |  |  |  |\n" in short  # neither claims nor was tested
-    assert (
-        "| small | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> |  | 93.00% | yes | 95.00% | 92.10% | "
-        "92.00% (91.00% – 92.90%) | not reached |\n"
-    ) in whole
-    assert (
-        "| ours | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> |  |  | no | 95.00% |  |  |  |\n"
-    ) in whole
-    assert "`small` was not reached: It is small.\n" in whole
-    assert "| adamw | 95.00% | 2 | 60.00% | 71.00% | 72.00% |\n" in whole
-    assert "| sgd |  | 2 | 60.00% | 71.00% | 72.00% |\n" in whole
-    assert "| sgd" not in short
+    assert page(folder) == text
 
 
 @pytest.mark.parametrize("file", ["README.md", "metrics/val.json"])
-def test_an_edited_figure_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
-) -> None:
+def test_an_edited_figure_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     call(monkeypatch)
     path = folder / file
     text = path.read_text()
@@ -138,12 +81,6 @@ def test_an_edited_figure_is_refused(
         ("metrics/val.json", "{"),
         ("metrics/val.json", '{"accuracy": 1}'),
         ("metrics/train.json", "{}"),
-        ("published/README.md", "no marks"),
-        ("published/results.json", None),
-        ("published/results.json", '{"small": {}}'),
-        ("published/results.json", '{"small": 1}'),
-        ("published/claims.yaml", "heinit: 1"),
-        ("published/heinit/metrics/optimizers/sgd.csv", "epoch\n1\n"),
     ],
 )
 def test_what_is_missing_is_named(
@@ -164,8 +101,7 @@ MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
 def measured(folder: Path) -> Path:
     """Noise of val, of three seeds, in the form of metrics/noise.csv and noise.json."""
     rows = [
-        [seed, "val", accuracy, *(FIGURES[name] for name in MEASURES[1:])]
-        for seed, accuracy in ACCURACIES.items()
+        [seed, "val", accuracy, *(FIGURES[name] for name in MEASURES[1:])] for seed, accuracy in ACCURACIES.items()
     ]
     lines = [",".join(["seed", "part", *MEASURES]), *(",".join(map(str, row)) for row in rows)]
     (folder / "metrics/noise.csv").write_text("\n".join(lines) + "\n")
@@ -177,28 +113,22 @@ def measured(folder: Path) -> Path:
 
 def rows_of(folder: Path) -> dict[str, list[str]]:
     """The cells of the table of results, by part."""
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {cells[0]: cells for cells in lines if len(cells) == 8}
 
 
-def test_without_noise_it_says_that_it_was_not_measured(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_noise_it_says_that_it_was_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
     rows = rows_of(folder)
     assert rows["val"][rows["part"].index("over seeds")] == "not measured"
 
 
-def test_noise_is_shown_as_mean_deviation_and_count(
-    measured: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noise_is_shown_as_mean_deviation_and_count(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # of test there are figures, and no noise
     (measured / "metrics/test.json").write_text(json.dumps(FIGURES))
     table = measured / "metrics/noise.csv"
-    table.write_text(
-        table.read_text() + "0,test,0.91234,0.3,0.9,0.01\n1,test,0.91234,0.3,0.9,0.01\n"
-    )
+    table.write_text(table.read_text() + "0,test,0.91234,0.3,0.9,0.01\n1,test,0.91234,0.3,0.9,0.01\n")
     summary = json.loads((measured / "metrics/noise.json").read_text())
     summary["test"] = {name: {"mean": FIGURES[name], "std": 0.0, "n": 2} for name in MEASURES}
     (measured / "metrics/noise.json").write_text(json.dumps(summary))
@@ -243,9 +173,7 @@ def test_noise_of_another_training_is_refused(
     assert_refused(measured, monkeypatch, r"noise\.csv")
 
 
-def test_noise_around_another_seed_is_refused(
-    measured: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noise_around_another_seed_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_params(measured, {"train.seed": 1})
     assert_refused(measured, monkeypatch, r"noise\.csv")
 
@@ -269,9 +197,7 @@ def test_noise_that_does_not_follow_from_its_runs_is_refused(
     assert_refused(measured, monkeypatch, r"noise\.json")
 
 
-def test_noise_without_its_summary_is_refused(
-    measured: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noise_without_its_summary_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (measured / "metrics/noise.json").unlink()
     assert_refused(measured, monkeypatch, r"noise\.json")
 
@@ -279,7 +205,7 @@ def test_noise_without_its_summary_is_refused(
 # --- accuracy against time ------------------------------------------------------------------------
 
 
-RECIPE_OF = {"machine": {"threads": 2, "processor": "some processor"}, "of": "this training"}
+RECIPE_OF = {"machine": {"threads": 2, "processor": "some processor"}, "training": "this training"}
 
 
 def recipe_of(accuracy: float, epochs: int) -> dict:
@@ -311,7 +237,7 @@ def recipe_of(accuracy: float, epochs: int) -> dict:
 
 
 def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
-    monkeypatch.setattr(readme.trials, "key", lambda: "this training")
+    monkeypatch.setattr(rerun, "key", lambda: "this training")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
 
@@ -319,7 +245,7 @@ def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object)
 def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_recipe(folder, monkeypatch, recipe_of(0.91234, epochs=4))
     call(monkeypatch)
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     assert "| 1 | 11 | 90.33% ± 0.10% (n = 3) |" in text
     assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
     assert "trained on every row (`split.val_size=0`) |" in text
@@ -329,25 +255,21 @@ def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.Mo
     call(monkeypatch, "--check")
 
 
-def test_one_half_of_the_recipe_may_be_missing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_half_of_the_recipe_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = recipe_of(0.91234, epochs=4)
     write_recipe(folder, monkeypatch, whole | {"runs": whole["runs"][6:]})
     call(monkeypatch)
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     assert "| epochs | seconds | val" not in text
     assert "| 4 | 99 | 90.50% ± 0.71% (n = 2) |" in text
     (folder / "benchmarks/recipe.json").write_text(json.dumps(whole | {"runs": whole["runs"][:6]}))
     call(monkeypatch)
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
     assert "every row" not in text
 
 
-def test_budgets_that_were_not_measured_are_said_to_be(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_budgets_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
     assert "Not measured with this recipe" in (folder / "README.md").read_text()
 
@@ -355,7 +277,7 @@ def test_budgets_that_were_not_measured_are_said_to_be(
 @pytest.mark.parametrize(
     "content",
     [
-        recipe_of(0.91234, epochs=4) | {"of": "another"},
+        recipe_of(0.91234, epochs=4) | {"training": "another"},
         {},
         [],
         RECIPE_OF | {"runs": []},
@@ -374,30 +296,26 @@ def test_budgets_of_another_training_are_refused(
 # --- determinism ----------------------------------------------------------------------------------
 
 RUNS = {
-    "nothing": {"same bytes": True, "test": {"other classes": 0, "accuracy": 0.0}},
-    "threads": {"same bytes": False, "test": {"other classes": 1234, "accuracy": -0.0014}},
+    "nothing": {"same bytes": True, "test": {"predictions changed": 0, "accuracy": 0.0}},
+    "threads": {"same bytes": False, "test": {"predictions changed": 1234, "accuracy": -0.0014}},
 }
 
 
 def write_determinism(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    monkeypatch.setattr(readme.trials, "key", lambda: "this training")
+    monkeypatch.setattr(rerun, "key", lambda: "this training")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/determinism.json").write_text(
-        json.dumps(
-            {"machine": {"processor": "some"}, "of": "this training", "runs": RUNS} | changes
-        )
+        json.dumps({"machine": {"processor": "some"}, "training": "this training", "runs": RUNS} | changes)
     )
     noise = {"accuracy": {"mean": 0.9, "std": 0.002, "n": 2}}
-    monkeypatch.setattr(readme, "over_seeds", lambda seed: {})
+    monkeypatch.setattr(readme, "noise", lambda seed: {})
     (folder / "metrics/noise.json").write_text(json.dumps({"test": noise}))
 
 
-def test_what_another_machine_does_is_set_against_the_noise(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_machine_does_is_set_against_the_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_determinism(folder, monkeypatch)
     call(monkeypatch)
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     assert "| nothing | the same | 0 | +0.00 points | 1.00 |" in text
     assert "| threads | others | 1,234 | -0.14 points | 0.71 |" in text
     # of two seeds: Student's t with one degree of freedom, 12.706 · √2 · 0.2
@@ -405,7 +323,7 @@ def test_what_another_machine_does_is_set_against_the_noise(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"of": "another"}, {"runs": {"threads": {}}}, {"runs": []}, {"machine": {"x": 1}}]
+    "changes", [{"training": "another"}, {"runs": {"threads": {}}}, {"runs": []}, {"machine": {"x": 1}}]
 )
 def test_determinism_of_another_training_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
@@ -431,12 +349,10 @@ def write_speeds(folder: Path, changes: dict[str, object]) -> None:
     (folder / "benchmarks/processes.json").write_text(json.dumps(SPEEDS | changes))
 
 
-def test_the_speed_of_processes_is_set_against_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_speed_of_processes_is_set_against_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_speeds(folder, {})
     call(monkeypatch)
-    text = (folder / "README.md").read_text()
+    text = page(folder)
     assert "| 1 | 1 | 1,000 | 1.00 |\n| 2 | 1 | 1,900 | 1.90 |\n" in text
     assert "Measured on 2 cores: some." in text
 

@@ -8,22 +8,24 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+from common import params
+from common.errors import InputError
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY, Clone
 from ruamel.yaml import YAML
 
 import architectures
+import claims
 import fetch
 import first_steps
 import prepare
-import published
 import split
-from analysis import systems, trials
-from common import params
-from common.errors import InputError
+import summary
+from analysis import rerun
+from conftest import ROOT, TINY, Clone, made_once
 
 FOLDER = ROOT / "published"
 STAGES = YAML(typ="safe").load(FOLDER / "dvc.yaml")["stages"]
@@ -43,11 +45,9 @@ def network(name: str, options: dict[str, Any] | None = None) -> keras.Model:
 # --- what they are ------------------------------------------------------------------------------
 
 
-def test_each_has_parameters_and_a_claim_and_the_five_are_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_has_parameters_and_a_claim_and_the_five_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert list(systems.claims()) == SYSTEMS
+    assert list(claims.claims()) == SYSTEMS
     assert set(SYSTEMS) >= set(THEY)
     for name in SYSTEMS:
         chosen = settings(name)
@@ -140,9 +140,7 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     folder = ROOT if name == "default" else FOLDER / name
     result = json.loads((FOLDER / "results.json").read_text())[name]
     chosen = params.load(folder / "params.yaml")
-    tables = {
-        part: pd.read_csv(folder / f"metrics/predictions/{part}.csv") for part in ("val", "test")
-    }
+    tables = {part: pd.read_csv(folder / f"metrics/predictions/{part}.csv") for part in ("val", "test")}
     correct = {part: (table["label"] == table["predicted"]) for part, table in tables.items()}
     assert len(tables["test"]) == 10_000
     assert len(tables["val"]) == chosen.split.val_size
@@ -164,9 +162,7 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     assert result["training_images"] == (chosen.split.train_size or 60_000 - chosen.split.val_size)
     model = network(chosen.model.architecture, chosen.model.options)
     assert result["parameters"] == sum(math.prod(weight.shape) for weight in model.weights)
-    assert result["training_flops"] == (
-        flops_a_step(model) * result["training_images"] * result["epochs"]
-    )
+    assert result["training_flops"] == (flops_a_step(model) * result["training_images"] * result["epochs"])
     claim = {} if name == "default" else YAML(typ="safe").load(FOLDER / "claims.yaml")[name]
     for part in ("train", "test"):
         assert result.get(f"claimed_{part}_accuracy") == claim.get(part)
@@ -183,42 +179,39 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     assert set(result) == figures
 
 
-@pytest.mark.parametrize("name", systems.OPTIMIZERS)
+@pytest.mark.parametrize("name", claims.OPTIMIZERS)
 def test_each_optimizer_was_watched_for_ten_epochs(
-    monkeypatch: pytest.MonkeyPatch, name: systems.Optimizer
+    monkeypatch: pytest.MonkeyPatch, name: claims.Optimizer
 ) -> None:
     monkeypatch.chdir(ROOT)
-    table = systems.optimizer_curves(name)
+    table = claims.optimizer_curves(name)
     assert list(table.index) == list(range(1, 11))
     assert table[["train_accuracy", "val_accuracy"]].stack().between(0, 1).all()
 
 
 def test_heinit_begins_as_its_comparison_of_optimizers_does() -> None:
     ours = settings("heinit").train
-    assert ours.optimizer == systems.KEPT
-    assert ours.learning_rate == pytest.approx(
-        float(keras.optimizers.get(systems.KEPT).learning_rate)
-    )
+    assert ours.optimizer == claims.CHOSEN
+    assert ours.learning_rate == pytest.approx(float(keras.optimizers.get(claims.CHOSEN).learning_rate))
     assert (ours.schedule, ours.warmup) == ("constant", 0)  # else more epochs would begin otherwise
-    assert ours.epochs >= systems.EPOCHS
-    assert {*STAGES["optimizers"]["matrix"]["optimizer"], systems.KEPT} == {*systems.OPTIMIZERS}
+    assert ours.epochs >= claims.EPOCHS
+    assert {*STAGES["optimizers"]["matrix"]["optimizer"], claims.CHOSEN} == {*claims.OPTIMIZERS}
 
 
 @pytest.mark.parametrize(
-    ("claimed", "said"),
-    [(0.90, "reached"), (0.92, "reached"), (0.92515, "reached"), (0.92516, "not reached")],
+    ("claimed", "said"), [(0.90, "reached"), (0.92, "reached"), (0.92515, "reached"), (0.92516, "not reached")]
 )
 def test_a_claim_is_reached_inside_the_interval_or_below_it(claimed: float, said: str) -> None:
-    assert published.verdict(claimed, 0.92, 10_000) == said
+    assert summary.verdict(claimed, 0.92, 10_000) == said
 
 
 def test_what_is_committed_follows_from_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["published.py", "--check"])
-    published.main()
+    monkeypatch.setattr("sys.argv", ["summary.py", "--check"])
+    summary.main()
 
 
-count = published.parameters_and_flops
+count = summary.parameters_and_flops
 known: dict[tuple[str, int], tuple[int, int]] = {}
 
 
@@ -240,10 +233,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     shutil.copytree(FOLDER, tmp_path / "published", ignore=not_in_git)
     shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("params.yaml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["published.py", "--check"])
-    monkeypatch.setattr(published, "parameters_and_flops", counted)
+    monkeypatch.setattr("sys.argv", ["summary.py", "--check"])
+    monkeypatch.setattr(summary, "parameters_and_flops", counted)
     return tmp_path / "published"
 
 
@@ -268,15 +262,12 @@ def edit(path: Path, pattern: str, new: str) -> None:
     ],
 )
 def test_an_edited_figure_is_refused(scratch: Path, file: str, pattern: str, new: str) -> None:
-    published.main()
     edit(scratch / file, pattern, new)
     with pytest.raises(InputError, match="must follow from the metrics"):
-        published.main()
+        summary.main()
 
 
-@pytest.mark.parametrize(
-    ("name", "claim", "why"), [("basic", "0.99", ""), ("basic", "0.5", "It is small.")]
-)
+@pytest.mark.parametrize(("name", "claim", "why"), [("basic", "0.99", ""), ("basic", "0.5", "It is small.")])
 def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
     scratch: Path, name: str, claim: str, why: str
 ) -> None:
@@ -284,14 +275,14 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
     content[name] |= {"test": float(claim), "why": why or None}
     YAML().dump(content, scratch / "claims.yaml")
     with pytest.raises(InputError, match=rf"say why exactly where .* {name}, (not )?reached: "):
-        published.main()
+        summary.main()
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("claims.yaml", None, r"claims\.yaml must be there and be YAML"),
-        ("claims.yaml", "a: [", r"claims\.yaml must be there and be YAML"),
+        ("claims.yaml", None, r"claims\.yaml must be a file in the working directory; received"),
+        ("claims.yaml", "a: [", r"claims\.yaml must be valid YAML; received"),
         ("claims.yaml", "a: {train: 1.0}", r"claims\.yaml: a\.test: field required"),
         (
             "claims.yaml",
@@ -310,11 +301,7 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
         (f"heinit/{CURVE}", "step\taccuracy\n", "must have a row for each epoch; received none"),
         (f"deep/{CURVE}", "step\taccuracy\n1\t0.5\n", "must have epoch 18 of train"),
         ("heinit/metrics/optimizers/sgd.csv", None, r"sgd\.csv must be a table with epoch, train_"),
-        (
-            "heinit/metrics/optimizers/sgd.csv",
-            "epoch,train_accuracy,val_accuracy\n",
-            "received none",
-        ),
+        ("heinit/metrics/optimizers/sgd.csv", "epoch,train_accuracy,val_accuracy\n", "received none"),
     ],
 )
 def test_a_missing_or_damaged_file_is_one_line(
@@ -325,31 +312,26 @@ def test_a_missing_or_damaged_file_is_one_line(
     else:
         (scratch / file).write_text(content)
     with pytest.raises(InputError, match=message):
-        published.main()
+        summary.main()
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_the_default_may_leave_a_part_out(scratch: Path, part: str) -> None:
     (scratch.parent / f"metrics/{part}.json").write_text("{}")
-    found = published.results()["default"]
+    found = summary.results()["default"]
     assert f"{part}_accuracy" not in found
     assert found["training_flops"] > 0
 
 
 # --- that they still train as they did ----------------------------------------------------------
 
-SMALL: dict[str, Any] = {
-    "split.train_size": 160,
-    "split.val_size": 100,
-    "train.epochs": 2,
-    "train.batch_size": 8,
-}
+SMALL: dict[str, Any] = {"split.train_size": 160, "split.val_size": 100, "train.epochs": 2, "train.batch_size": 8}
 SYNTHETIC: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith("data.")}
 
 
 def set_params(folder: Path, changes: dict[str, Any]) -> None:
     with chdir(folder):
-        trials.write_params(Path("params.yaml"), changes)
+        rerun.write_params(Path("params.yaml"), changes)
 
 
 def would_run(clone: Clone) -> set[str]:
@@ -357,22 +339,26 @@ def would_run(clone: Clone) -> set[str]:
     return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone in which all five have run on a few synthetic images, and heinit with sgd too."""
-    clone = Clone.new(tmp_path_factory.mktemp("published"))
-    folder = clone.folder / "published"
-    (folder / "dvc.lock").unlink()
-    set_params(folder / "images", SYNTHETIC)
-    for name in THEY:
-        shutil.rmtree(folder / name / "metrics")
-        set_params(folder / name, SMALL)
-    set_params(folder / "subset20k", {"data.source": "synthetic"})
-    clone.commit("start")
-    stages = [*(f"evaluate@{name}" for name in THEY), "optimizers@sgd"]
-    clone.dvc("repro", *(f"published/dvc.yaml:{stage}" for stage in stages))
-    clone.commit("reproduce")
-    return clone
+
+    def make(path: Path) -> None:
+        clone = Clone.new(path)
+        folder = clone.folder / "published"
+        (folder / "dvc.lock").unlink()
+        set_params(folder / "images", SYNTHETIC)
+        for name in THEY:
+            shutil.rmtree(folder / name / "metrics")
+            set_params(folder / name, SMALL)
+        set_params(folder / "subset20k", {"data.source": "synthetic"})
+        clone.commit("start")
+        stages = [*(f"evaluate@{name}" for name in THEY), "optimizers@sgd"]
+        clone.dvc("repro", *(f"published/dvc.yaml:{stage}" for stage in stages))
+        clone.commit("reproduce")
+
+    made = Clone(made_once(tmp_path_factory, "published systems", make))
+    return made.copied(tmp_path_factory.getbasetemp() / "copy of published systems")
 
 
 @pytest.mark.slow
@@ -392,7 +378,7 @@ def test_all_five_train_on_synthetic_data_through_the_pipeline(small: Clone) -> 
     assert small.git("status", "--porcelain") == ""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def before(small: Clone) -> set[str]:
     """What would run of it as it is: heinit with the three other optimizers."""
     return would_run(small)
@@ -400,9 +386,7 @@ def before(small: Clone) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", THEY)
-def test_other_parameters_run_that_system_alone(
-    small: Clone, before: set[str], tmp_path: Path, name: str
-) -> None:
+def test_other_parameters_run_that_system_alone(small: Clone, before: set[str], tmp_path: Path, name: str) -> None:
     clone = small.copied(tmp_path / "clone")
     set_params(clone.folder / "published" / name, {"train.epochs": 1})
     also = would_run(clone) - before
@@ -412,32 +396,32 @@ def test_other_parameters_run_that_system_alone(
 
 
 @pytest.mark.slow
-def test_other_first_losses_demand_the_training_again(
-    small: Clone, before: set[str], tmp_path: Path
-) -> None:
+def test_other_first_losses_demand_the_training_again(small: Clone, before: set[str], tmp_path: Path) -> None:
     clone = small.copied(tmp_path / "clone")
     edit(clone.folder / "published/heinit/metrics/first_steps.csv", r"\n1,.*", "\n1,9.0")
     stages = {"first_steps@heinit", "train@heinit", "optimizers@sgd"}  # and what follows from them
     assert would_run(clone) - before == {f"published/dvc.yaml:{stage}" for stage in stages}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the prepared images of the real dataset."""
-    folder = tmp_path_factory.mktemp("real")
-    shutil.copy(FOLDER / "images/params.yaml", folder)
-    (folder / "data").mkdir()
-    with chdir(folder):
-        if (ROOT / "data/raw").exists():
-            shutil.copytree(ROOT / "data/raw", "data/raw")
-        fetch.main()
-        prepare.main()
-    return folder / "data/prepared"
+
+    def make(folder: Path) -> None:
+        (folder / "data").mkdir(parents=True)
+        shutil.copy(FOLDER / "images/params.yaml", folder)
+        with chdir(folder), pytest.MonkeyPatch.context() as patch:
+            if (ROOT / "data/raw/train-images-idx3-ubyte").exists():
+                patch.setenv("FASHION_MNIST_DIR", str(ROOT / "data/raw"))
+            fetch.main()
+            prepare.main()
+
+    return made_once(tmp_path_factory, "real", make) / "data/prepared"
 
 
 def losses(prepared: Path, folder: Path, name: str, changes: dict[str, Any]) -> pd.Series:
-    """Those of the first steps, taken again in `folder`, which is made."""
-    (folder / "data").mkdir(parents=True)
+    """Those of the first steps, taken again in `folder`."""
+    (folder / "data").mkdir()
     (folder / "data/prepared").symlink_to(prepared)
     shutil.copy(FOLDER / name / "params.yaml", folder)
     set_params(folder, changes)
@@ -449,19 +433,19 @@ def losses(prepared: Path, folder: Path, name: str, changes: dict[str, Any]) -> 
     return pd.Series(found, index=range(1, len(found) + 1))
 
 
-def first_losses(name: str) -> pd.Series:
-    return pd.read_csv(FOLDER / name / "metrics/first_steps.csv", index_col="step")["loss"]
+# By how much a rounding error grows in a step. Measured with oneDNN and ATen held to AVX2 and to SSE4.1,
+# and with initial weights moved by one rounding: after 20 steps a loss of basic was off by 4e-7, of
+# subset20k by 3e-5, of dsc by 4e-4, of heinit by 1e-2. In deep, Adam makes whole steps of gradients that
+# are nothing but rounding: its losses were off by 1e-3 at the second step, and by up to 0.1 later.
+GROWTH = {"basic": 1.0, "subset20k": 1.2, "dsc": 1.35, "heinit": 1.6, "deep": 10.0}
 
 
-def too_far(again: pd.Series, committed: pd.Series) -> pd.Series:
-    """The relative differences that another processor's rounding does not explain.
-
-    With batch normalisation and Adam a difference grows up to fourfold a step: oneDNN and ATen held to
-    AVX2 were off by 4e-6 at the third step, 2e-3 at the fourth and 3e-2 at the last.
-    """
+def too_far(name: str, again: pd.Series) -> pd.Series:
+    """The relative differences to the committed losses that another processor's rounding does not explain."""
+    committed = pd.read_csv(FOLDER / name / "metrics/first_steps.csv", index_col="step")["loss"]
     assert list(again.index) == list(committed.index) == list(range(1, 21))
     far = (again / committed - 1).abs()
-    return far[far > np.minimum(1e-5 * 4.0 ** far.index.to_numpy(), 0.1)]
+    return far[far > np.minimum(2e-5 * GROWTH[name] ** far.index.to_numpy(), 0.2)]
 
 
 @pytest.mark.slow
@@ -469,18 +453,47 @@ def too_far(again: pd.Series, committed: pd.Series) -> pd.Series:
 def test_the_first_steps_are_those_of_the_committed_training(
     real: Path, tmp_path: Path, settings_of_torch: None, name: str
 ) -> None:
-    assert too_far(losses(real, tmp_path / "same", name, {}), first_losses(name)).empty, (
+    assert too_far(name, losses(real, tmp_path, name, {})).empty, (
         f"the training code computes something else for {name} (dvc repro --force "
         f"published/dvc.yaml:first_steps@{name}, then make published)"
     )
 
 
 @pytest.mark.slow
-def test_a_slightly_larger_learning_rate_is_noticed(
-    real: Path, tmp_path: Path, settings_of_torch: None
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("basic", {"train.seed": 1}),
+        ("dsc", {"train.augmentation.flip": "none"}),
+        ("heinit", {"train.optimizer_options": {"adam": {"beta_1": 0.89}}}),
+        ("deep", {"train.learning_rate": 0.00102}),
+    ],
+)
+def test_another_training_is_noticed(
+    real: Path, tmp_path: Path, settings_of_torch: None, name: str, changes: dict[str, Any]
 ) -> None:
-    other = losses(real, tmp_path / "other", "basic", {"train.learning_rate": 0.00102})
-    assert not too_far(other, first_losses("basic")).empty
+    assert not too_far(name, losses(real, tmp_path, name, changes)).empty
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "factor"), [("basic", 1.01), ("subset20k", 1.1), ("dsc", 1.1), ("heinit", 1.1), ("deep", 0.0)]
+)
+def test_so_is_another_learning_rate_from_step_7_on(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, name: str, factor: float
+) -> None:
+    on_train_batch_end = first_steps.Losses.on_train_batch_end
+
+    def change(callback: first_steps.Losses, batch: int, logs: Any = None) -> None:
+        on_train_batch_end(callback, batch, logs)
+        if len(callback.losses) == 6:
+            rate = callback.model.optimizer.learning_rate
+            rate.assign(rate * factor)
+
+    monkeypatch.setattr(first_steps.Losses, "on_train_batch_end", change)
+    steps = too_far(name, losses(real, tmp_path, name, {})).index
+    assert len(steps)
+    assert min(steps) > 7  # the loss of a step is taken before its update
 
 
 def test_an_epoch_must_have_as_many_steps(workspace: Path, settings_of_torch: None) -> None:

@@ -1,25 +1,19 @@
 """The page of `dvc plots show`, in a real browser with no network."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
+
+from browser import browser
 from conftest import Clone
-
-
-def browser() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    assert found, "a Chromium must be installed for this test (Debian: apt-get install chromium)"
-    return found
 
 
 @pytest.mark.slow
 def test_the_plots_page_draws_everything_and_asks_for_nothing(reproduced: Clone) -> None:
     from playwright.sync_api import sync_playwright
 
-    reproduced.run("python", "src/offline_plots.py")
+    reproduced.run("python", "tools/offline_plots.py")
     reproduced.dvc("plots", "show")
     page_file = reproduced.folder / "dvc_plots" / "index.html"
     requests, messages = [], []

@@ -1,16 +1,20 @@
-"""What a temporary copy would miss, which experiments are the same, and how runs end; dvc is a stand-in."""
+"""Which files a temporary copy would lack, which experiments are the same, and how runs end; dvc is a stand-in."""
 
+import math
 import os
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from conftest import ROOT
-
-from analysis import experiments
+from common import errors
 from common.errors import InputError
+
+import pytest
+
+import dvc_experiments
+from conftest import ROOT
+from training import callbacks
 
 # Notes what it was called with, says what its run says, and makes the experiment if it is to.
 DVC = """#!/bin/sh
@@ -60,7 +64,7 @@ def add(name: str) -> None:
     Path(name).write_text("new")
 
 
-# --- missed ---------------------------------------------------------------------------------------
+# --- missing files --------------------------------------------------------------------------------
 
 
 def test_nothing_is_missed_where_git_and_dvc_have_all(project: Path) -> None:
@@ -70,16 +74,14 @@ def test_nothing_is_missed_where_git_and_dvc_have_all(project: Path) -> None:
     add("src/staged.py")
     git("add", "src/staged.py")
     add("src/a.py")  # changed
-    assert experiments.missed() == []
+    assert dvc_experiments.missing_files() == []
 
 
-def test_files_that_git_does_not_have_are_missed_and_ignored_ones_that_a_stage_reads(
-    project: Path,
-) -> None:
+def test_files_that_git_does_not_have_are_missed_and_ignored_ones_that_a_stage_reads(project: Path) -> None:
     add("src/new.py")
     add("notes with space.txt")
     add("data/input/train.csv")
-    assert sorted(experiments.missed()) == [
+    assert sorted(dvc_experiments.missing_files()) == [
         "data/input/train.csv",
         "notes with space.txt",
         "src/new.py",
@@ -91,13 +93,13 @@ def test_what_dvc_tracks_is_not_missed(project: Path, tracked: str) -> None:
     add("data/input/train/a/1.png")
     add(f"{tracked}.dvc")
     git("add", "--force", f"{tracked}.dvc")
-    assert experiments.missed() == []
+    assert dvc_experiments.missing_files() == []
 
 
 def test_a_dvc_file_that_git_does_not_have_is_missed(project: Path) -> None:
     add("data/input/a.csv")
     add("data/input/a.csv.dvc")
-    assert experiments.missed() == ["data/input/a.csv.dvc"]
+    assert dvc_experiments.missing_files() == ["data/input/a.csv.dvc"]
 
 
 @pytest.mark.parametrize("name", ["a.csv.dvc", "train.dvc"])
@@ -119,26 +121,25 @@ def commit() -> None:
 
 @pytest.mark.parametrize("change", [change_a_file, commit])
 def test_another_state_has_other_names(project: Path, change: Callable[[], None]) -> None:
-    before = experiments.state()
-    assert experiments.state() == before
+    before = dvc_experiments.state()
+    assert dvc_experiments.state() == before
     change()
-    assert experiments.state() != before
-    assert experiments.name(experiments.state(), {}) != experiments.name(before, {})
+    assert dvc_experiments.state() != before
+    assert dvc_experiments.name(dvc_experiments.state(), {}) != dvc_experiments.name(before, {})
 
 
 def test_a_file_can_be_left_out_of_the_state(project: Path) -> None:
-    before = experiments.state("src/a.py")
+    before = dvc_experiments.state("src/a.py")
     change_a_file()
-    assert experiments.state("src/a.py") == before
+    assert dvc_experiments.state("src/a.py") == before
 
 
 def test_other_changes_have_other_names(project: Path) -> None:
     names = [
-        experiments.name("state", changes)
-        for changes in ({}, {"a": 1}, {"a": 1.5}, {"b": 1}, {"a": [1]})
+        dvc_experiments.name("state", changes) for changes in ({}, {"a": 1}, {"a": 1.5}, {"b": 1}, {"a": [1]})
     ]
     assert len(set(names)) == 5
-    assert names[1] == experiments.name("state", {"a": 1})
+    assert names[1] == dvc_experiments.name("state", {"a": 1})
 
 
 # --- run ------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_other_changes_have_other_names(project: Path) -> None:
 
 def run() -> dict:
     changes = {"train.epochs": 2, "evaluate.parts": ["val"], "train.optimizer": "sgd"}
-    return experiments.run("sweep-x", changes, "trial 3", threading.Lock(), lambda: None)
+    return dvc_experiments.run("sweep-x", changes, "trial 3", threading.Lock(), lambda: None)
 
 
 def test_a_run_gives_the_figures_of_its_experiment_and_a_second_one_asks_git_alone(
@@ -169,7 +170,7 @@ def test_a_copy_of_another_state_is_not_made(project: Path) -> None:
         raise InputError("another state")
 
     with pytest.raises(InputError, match="another state"):
-        experiments.run("sweep-x", {}, "trial 3", threading.Lock(), changed)
+        dvc_experiments.run("sweep-x", {}, "trial 3", threading.Lock(), changed)
     assert not Path("called").exists()
 
 
@@ -177,7 +178,7 @@ def test_an_experiment_of_another_commit_is_not_taken(project: Path) -> None:
     Path("makes").touch()
     run()
     commit()
-    assert experiments.figures("sweep-x") is None
+    assert dvc_experiments.figures("sweep-x") is None
 
 
 def test_a_run_that_fails_is_named(project: Path) -> None:
@@ -185,9 +186,17 @@ def test_a_run_that_fails_is_named(project: Path) -> None:
         run()
 
 
-def test_a_training_that_diverged_is_no_fault_of_the_machine(project: Path) -> None:
-    Path("says").write_text("error: train loss must stay finite (…); received nan in epoch 1\n")
-    with pytest.raises(experiments.Diverged):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_training_that_diverged_is_no_fault_of_the_machine(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    curves = callbacks.Curves(tmp_path / "curves")
+    curves.on_train_begin()
+    with pytest.raises(InputError) as raised:
+        curves.on_epoch_end(0, {"loss": value})
+    errors.print_one_line(InputError, raised.value, None)  # as the train stage ends
+    Path("says").write_text(capsys.readouterr().err)
+    with pytest.raises(dvc_experiments.Diverged):
         run()
 
 
@@ -225,7 +234,7 @@ def test_only_one_dvc_at_a_time_takes_up_its_experiment(project: Path) -> None:
     Path("makes").touch()
     starting = threading.Lock()
     with starting:
-        thread = threading.Thread(target=experiments.run, args=("sweep-x", {}, "", starting, print))
+        thread = threading.Thread(target=dvc_experiments.run, args=("sweep-x", {}, "", starting, print))
         thread.start()
         thread.join(timeout=0.5)
         assert not Path("called").exists()

@@ -5,14 +5,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 import pandas as pd
 import pytest
-from conftest import write_params
 
 import noise
 import readme
-from analysis import seeds, trials
-from common.errors import InputError
+from analysis import metric_files, rerun
+from conftest import write_params
 
 FIRST = 7  # train.seed
 TABLE, SUMMARY = Path("metrics/noise.csv"), Path("metrics/noise.json")
@@ -48,15 +49,12 @@ def evaluated(folder: Path, seed: int) -> None:
 
 def write_lock(md5: str) -> None:
     chosen: dict[str, Any] = {"params.yaml": {}}
-    stages = {
-        "train": {"outs": [{"md5": md5}], "params": chosen},
-        "evaluate": {"outs": [], "params": chosen},
-    }
+    stages = {"train": {"outs": [{"md5": md5}], "params": chosen}, "evaluate": {"outs": [], "params": chosen}}
     Path("dvc.lock").write_text(json.dumps({"stages": stages}))  # which is YAML too
 
 
 class Trials:
-    """Stands for trials.run: notes each seed, and writes its figures or ends as `ends` says."""
+    """Stands for rerun.run: notes each seed, and writes its figures or ends as `ends` says."""
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
@@ -83,7 +81,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
     write_lock("a")
     evaluated(tmp_path, FIRST)
     made = Trials()
-    monkeypatch.setattr(trials, "run", made.run)
+    monkeypatch.setattr(rerun, "run", made.run)
     monkeypatch.setenv("CHECKPOINT_DIR", str(tmp_path / "checkpoints"))
     return made
 
@@ -91,9 +89,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
 def assert_complete() -> None:
     """Every seed is in the table once, with its own figures."""
     table = pd.read_csv(TABLE)
-    assert list(table.columns) == ["seed", "part", *seeds.MEASURES]
+    assert list(table.columns) == ["seed", "part", *metric_files.MEASURES]
     assert table.to_dict("records") == [
-        {"seed": seed, "part": part} | {name: figures(part, seed)[name] for name in seeds.MEASURES}
+        {"seed": seed, "part": part} | {name: figures(part, seed)[name] for name in metric_files.MEASURES}
         for seed in range(FIRST, FIRST + 5)
         for part in ("val", "test")
     ]
@@ -110,11 +108,9 @@ def test_five_seeds_of_which_the_pipeline_has_trained_the_first(made: Trials) ->
     noise.main()
     assert made.seeds == [8, 9, 10, 11]
     assert_complete()
-    assert not noise.TRIALS.exists()
+    assert not noise.RERUNS.exists()
     names = sorted(path.name for path in Path("metrics").iterdir())
-    assert names == [
-        *("classes", "noise.csv", "noise.json", "noise_classes.csv", "test.json", "val.json")
-    ]
+    assert names == [*("classes", "noise.csv", "noise.json", "noise_classes.csv", "test.json", "val.json")]
 
 
 def test_the_summary_is_of_all_five(made: Trials) -> None:
@@ -122,7 +118,7 @@ def test_the_summary_is_of_all_five(made: Trials) -> None:
     summary = json.loads(SUMMARY.read_text())
     assert list(summary) == ["val", "test"]
     for part, measures in summary.items():
-        assert tuple(measures) == seeds.MEASURES
+        assert tuple(measures) == metric_files.MEASURES
         for name, spread in measures.items():
             values = [figures(part, seed)[name] for seed in range(FIRST, FIRST + 5)]
             assert spread["n"] == 5
@@ -131,9 +127,7 @@ def test_the_summary_is_of_all_five(made: Trials) -> None:
             assert spread["std"] > 0
 
 
-def test_a_part_that_is_not_evaluated_has_no_noise(
-    made: Trials, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_is_not_evaluated_has_no_noise(made: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
     def val_alone(folder: Path, changes: dict[str, Any]) -> float:
         seconds = made.run(folder, changes)
         without_test(folder)
@@ -144,7 +138,7 @@ def test_a_part_that_is_not_evaluated_has_no_noise(
         (folder / "metrics/classes/test.csv").unlink()
 
     without_test(Path())
-    monkeypatch.setattr(trials, "run", val_alone)
+    monkeypatch.setattr(rerun, "run", val_alone)
     noise.main()
     assert pd.read_csv(TABLE)["part"].tolist() == ["val"] * 5
     assert pd.read_csv(CLASSES)["part"].tolist() == ["val"] * 10
@@ -153,7 +147,7 @@ def test_a_part_that_is_not_evaluated_has_no_noise(
 
 def test_the_readme_accepts_what_noise_has_written(made: Trials) -> None:
     noise.main()
-    assert set(readme.over_seeds(FIRST)) == {"val", "test"}
+    assert set(readme.noise(FIRST)) == {"val", "test"}
 
 
 # --- runs that end early --------------------------------------------------------------------------
@@ -170,7 +164,7 @@ def test_an_interrupted_run_goes_on_with_the_seed_that_is_missing(made: Trials, 
     noise.main()
     assert made.seeds == [*range(8, seed + 1), *range(seed, 12)]
     assert_complete()
-    assert not noise.TRIALS.exists()
+    assert not noise.RERUNS.exists()
 
 
 def test_another_training_shares_no_seed_with_an_interrupted_one(made: Trials) -> None:
@@ -181,7 +175,7 @@ def test_another_training_shares_no_seed_with_an_interrupted_one(made: Trials) -
     made.seeds.clear()
     noise.main()
     assert made.seeds == [8, 9, 10, 11]
-    assert not noise.TRIALS.exists()  # the interrupted one's neither
+    assert not noise.RERUNS.exists()  # the interrupted one's neither
 
 
 def test_a_second_measurement_trains_all_seeds_again(made: Trials) -> None:
@@ -194,9 +188,7 @@ def test_a_second_measurement_trains_all_seeds_again(made: Trials) -> None:
 
 @pytest.mark.parametrize("before", [None, "of another training"])
 @pytest.mark.parametrize("damage", ["failing stage", "missing figure", "no pipeline", "no lock"])
-def test_a_failure_leaves_the_figures_as_they_were(
-    made: Trials, damage: str, before: str | None
-) -> None:
+def test_a_failure_leaves_the_figures_as_they_were(made: Trials, damage: str, before: str | None) -> None:
     if before is not None:
         TABLE.write_text(before)
         SUMMARY.write_text(before)
@@ -206,7 +198,7 @@ def test_a_failure_leaves_the_figures_as_they_were(
         made.ends = {11: InputError("this run writes no test.json, the next has half of one")}
         with pytest.raises(InputError):
             noise.main()
-        (key,) = noise.TRIALS.iterdir()
+        (key,) = noise.RERUNS.iterdir()
         (key / "11/metrics/test.json").write_text('{"accuracy": 0.9}')
     else:
         Path("metrics/val.json" if damage == "no pipeline" else "dvc.lock").unlink()

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 import pandas as pd
 import pytest
-from conftest import ROOT, write_params
 
+import model_card
 import readme
-from analysis import card
-from common.errors import InputError
+from analysis import rerun
+from conftest import ROOT, squeezed, write_params
 
 FIGURES = {"accuracy": 0.6, "loss": 0.3, "macro_f1": 0.9, "calibration_error": 0.01}
 PREDICTIONS = [  # label, predicted, confidence
@@ -24,7 +26,7 @@ PREDICTIONS = [  # label, predicted, confidence
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(card.trials, "key", lambda: "this training")
+    monkeypatch.setattr(rerun, "key", lambda: "this training")
     write_params(tmp_path, {})
     for name in ("predictions", "classes"):
         (tmp_path / "metrics" / name).mkdir(parents=True)
@@ -46,7 +48,7 @@ def write(path: str, content: Any) -> None:
 
 
 def test_each_class_has_a_row_in_each_part(folder: Path) -> None:
-    text = card.classes_table()
+    text = squeezed(model_card.classes_table())
     assert text.count("| coat | 1,000 | 91.65% | 50.00% | 0.1234 |") == 2
     assert [line for line in text.splitlines() if "class" in line] == [
         f"| class, {part} | images | precision | recall | F1 |" for part in ("val", "test")
@@ -54,87 +56,73 @@ def test_each_class_has_a_row_in_each_part(folder: Path) -> None:
 
 
 def test_mistakes_are_counted_and_those_of_test_shown(folder: Path) -> None:
-    rows = card.mistakes_table().splitlines()
-    assert rows[0].startswith("| is, on test |")
-    assert rows[2:] == [
-        "| coat | hat | 2 | 28.6% |",
-        "| hat | coat | 2 | 66.7% |",
-        "| hat | None | 1 | 33.3% |",
-    ]
+    rows = squeezed(model_card.mistakes_table()).splitlines()
+    assert rows[0].startswith("| true class, test |")
+    assert rows[2:] == ["| coat | hat | 2 | 28.6% |", "| hat | coat | 2 | 66.7% |", "| hat | None | 1 | 33.3% |"]
     write("metrics/test.json", {})
-    assert card.mistakes_table().startswith("| is, on val |")
-    assert "test" not in card.classes_table() + card.calibration()
+    assert model_card.mistakes_table().startswith("| true class, val ")
+    assert "test" not in model_card.classes_table() + model_card.calibration()
 
 
 def test_confidence_stands_beside_accuracy(folder: Path) -> None:
     # (5 · 0.9 + 2 · 0.8 + 3 · 0.4) / 10; five of ten are right, five of seven of the sure ones
-    assert "| test | 73.0% | 50.0% | 71.4% of 7 | 0.0% of 3 |" in card.calibration()
+    assert "| test | 73.0% | 50.0% | 71.4% of 7 | 0.0% of 3 |" in squeezed(model_card.calibration())
 
 
 UNLIKE = {
-    "of": "this training",
+    "training": "this training",
     "unlike": {"letters": {"pictures": 1234, "unlike": 0.456}},
-    "val": {
-        "images": 5000,
-        "accuracy": 0.9,
-        "accuracy as photographs": 0.8,
-        "unlike as photographs": 0.1,
-    },
+    "val": {"images": 5000, "accuracy": 0.9, "accuracy as photographs": 0.8, "unlike as photographs": 0.1},
 }
 
 
 def test_what_is_called_unlike(folder: Path) -> None:
-    before = card.unlike_table()
+    before = squeezed(model_card.unlike_table())
     assert "| val images (5,000) | 1.2% |" in before
     assert "not measured with this model" in before
     write("benchmarks/pictures.json", UNLIKE)
-    text = card.unlike_table()
+    text = squeezed(model_card.unlike_table())
     assert "| val images made photographs again (5,000) | 10.0% |" in text
     assert "| letters (1,234) | 45.6% |" in text
-    assert "80.00% are named rightly, 90.00% as they are." in text
+    assert "80.00% are classified correctly, 90.00% as they are." in text
     write("metrics/unlikeness.json", {"energy_limit": 0.0, "train_images": 9})
-    assert "| val images (" not in card.unlike_table()
+    assert "| val images (" not in model_card.unlike_table()
 
 
 SPEED = {
     "architecture": "blocks",
-    "milliseconds": {
-        "1 at once": {"keras": 10.0, "onnx": 0.25},
-        "1000 at once": {"keras": 700.0, "onnx": 250.0},
-    },
+    "milliseconds": {"1 at once": {"keras": 10.0, "onnx": 0.25}, "1000 at once": {"keras": 700.0, "onnx": 250.0}},
     "seconds from start to answer": {"keras": 4.0},
     "machine": {"threads": 2, "processor": "some"},
 }
 
 
 def test_speed_is_of_the_chosen_architecture(folder: Path) -> None:
-    assert card.speed_table().startswith("Not measured with `blocks`")
+    assert model_card.speed_table().startswith("Not measured with `blocks`")
     write("benchmarks/inference.json", SPEED)
-    text = card.speed_table()
-    assert "| keras | 10 ms | 700 ms | 4.0 s |\n| onnx | 0.25 ms | 250 ms |  |" in text
+    text = squeezed(model_card.speed_table())
+    assert "| keras | 10 ms | 700 ms | 4.0 s |\n| onnx | 0.25 ms | 250 ms | |" in text
     assert "2 cores: some." in text
     write_params(folder, {"model.architecture": "plain"})
-    assert card.speed_table().startswith("Not measured with `plain`")
+    assert model_card.speed_table().startswith("Not measured with `plain`")
 
 
 @pytest.mark.parametrize(
     ("path", "content", "table"),
     [
-        ("benchmarks/pictures.json", UNLIKE | {"of": "another"}, card.unlike_table),
-        ("benchmarks/pictures.json", UNLIKE | {"unlike": []}, card.unlike_table),
-        ("benchmarks/pictures.json", UNLIKE | {"val": {"images": 1}}, card.unlike_table),
-        ("metrics/unlikeness.json", {}, card.unlike_table),
-        ("benchmarks/inference.json", SPEED | {"milliseconds": {}}, card.speed_table),
-        ("benchmarks/inference.json", SPEED | {"machine": {}}, card.speed_table),
-        ("metrics/predictions/test.csv", "label", card.mistakes_table),
-        ("metrics/predictions/test.csv", "label", card.calibration),
-        ("metrics/classes/val.csv", "", card.classes_table),
-        ("metrics/val.json", [], card.classes_table),
+        ("benchmarks/pictures.json", UNLIKE | {"training": "another"}, model_card.unlike_table),
+        ("benchmarks/pictures.json", UNLIKE | {"unlike": []}, model_card.unlike_table),
+        ("benchmarks/pictures.json", UNLIKE | {"val": {"images": 1}}, model_card.unlike_table),
+        ("metrics/unlikeness.json", {}, model_card.unlike_table),
+        ("benchmarks/inference.json", SPEED | {"milliseconds": {}}, model_card.speed_table),
+        ("benchmarks/inference.json", SPEED | {"machine": {}}, model_card.speed_table),
+        ("metrics/predictions/test.csv", "label", model_card.mistakes_table),
+        ("metrics/predictions/test.csv", "label", model_card.calibration),
+        ("metrics/classes/val.csv", "", model_card.classes_table),
+        ("metrics/val.json", [], model_card.classes_table),
     ],
 )
-def test_what_others_have_written_is_refused(
-    folder: Path, path: str, content: Any, table: Any
-) -> None:
+def test_what_others_have_written_is_refused(folder: Path, path: str, content: Any, table: Any) -> None:
     write(path, content)
     with pytest.raises(InputError, match=rf"^{path} must "):
         table()

@@ -9,14 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pytest
-from conftest import ROOT
-from ruamel.yaml import YAML
-
-from analysis import trials
 from common import arrays
 from common.errors import InputError
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from analysis import rerun
+from conftest import ROOT
 
 NAMES = [f"class {label}" for label in range(10)]
 
@@ -27,11 +28,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def everything(folder: Path) -> dict[str, bytes]:
     """The files below `folder`, and what they hold."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- write_params ---------------------------------------------------------------------------------
@@ -46,7 +43,7 @@ def test_params_are_those_of_the_working_directory_but_for_the_changes(workspace
         "train.optimizer_options.sgd.momentum": 0.25,
         "train.learning_rate": 1e-6,
     }
-    trials.write_params(workspace / "new/params.yaml", changes)
+    rerun.write_params(workspace / "new/params.yaml", changes)
     expected = read(workspace / "params.yaml")
     expected["train"].update(seed=5, learning_rate=1e-6)
     expected["train"]["optimizer_options"]["sgd"]["momentum"] = 0.25
@@ -59,7 +56,7 @@ def test_params_are_those_of_the_working_directory_but_for_the_changes(workspace
 
 def test_a_section_that_is_not_there_is_not_invented(workspace: Path) -> None:
     with pytest.raises(KeyError, match="trian"):
-        trials.write_params(workspace / "new.yaml", {"trian.seed": 1})
+        rerun.write_params(workspace / "new.yaml", {"trian.seed": 1})
     assert not (workspace / "new.yaml").exists()
 
 
@@ -91,11 +88,11 @@ def write(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_another_result_or_parameter_is_another_key(lock: dict[str, Any], name: str) -> None:
     of_stage = lock["stages"][name]
-    keys = [trials.key()]
+    keys = [rerun.key()]
 
     def changed() -> None:
         write(lock)
-        keys.append(trials.key())
+        keys.append(rerun.key())
 
     of_stage["outs"][0]["md5"] = "c4"
     changed()
@@ -111,32 +108,28 @@ def test_another_result_or_parameter_is_another_key(lock: dict[str, Any], name: 
     assert all(key.isalnum() for key in keys)  # they name folders
 
 
-def test_code_that_leaves_every_byte_leaves_the_key(
-    lock: dict[str, Any],
-) -> None:
-    before = trials.key()
+def test_code_that_leaves_every_byte_leaves_the_key(lock: dict[str, Any]) -> None:
+    before = rerun.key()
     for name in lock["stages"]:
         lock["stages"][name]["deps"][0]["md5"] = "a2"
         lock["stages"][name]["cmd"] += " --quietly"
     write(lock)
     with Path("dvc.lock").open("a") as file:
         file.write("# a comment\n")
-    assert trials.key() == before
+    assert rerun.key() == before
 
 
 @pytest.mark.parametrize(("value", "same"), [(1, True), (2, False)])
-def test_a_new_parameter_counts_where_it_is_not_its_default(
-    lock: dict[str, Any], value: int, same: bool
-) -> None:
-    before = trials.key()
+def test_a_new_parameter_counts_where_it_is_not_its_default(lock: dict[str, Any], value: int, same: bool) -> None:
+    before = rerun.key()
     lock["stages"]["train"]["params"]["params.yaml"]["train"]["processes"] = value
     write(lock)
-    assert (trials.key() == before) == same
+    assert (rerun.key() == before) == same
 
 
 def test_the_committed_lock_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert len(trials.key()) == 16
+    assert len(rerun.key()) == 16
 
 
 @pytest.mark.parametrize("missing", ["train", "evaluate", "stages", "file"])
@@ -147,7 +140,7 @@ def test_a_lock_without_every_stage_is_refused(lock: dict[str, Any], missing: st
     if missing == "file":
         Path("dvc.lock").unlink()
     with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: .") as no:
-        trials.key()
+        rerun.key()
     assert "\n" not in str(no.value)
 
 
@@ -175,7 +168,7 @@ def in_this_process(words: list[Any], cwd: Path, **_: Any) -> subprocess.Complet
 def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
 ) -> None:
-    monkeypatch.setattr(trials, "subprocess", SimpleNamespace(run=in_this_process))
+    monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=in_this_process))
     # else for good in this process, which evaluates too
     monkeypatch.setattr(arrays, "forbid_test_images", lambda: None)
     prepare(workspace)
@@ -183,12 +176,11 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     folder = Path(".cache/trial")  # relative, and not there yet
     changes = {"train.epochs": 1, "split.val_size": 70, "train.seed": 9}
     start = time.perf_counter()
-    seconds = trials.run(folder, changes)
+    seconds = rerun.run(folder, changes)
     assert 0 < seconds < time.perf_counter() - start  # without split and evaluate
     assert json.loads((folder / "metrics/train.json").read_text())["epochs"] == 1  # TINY has 2
     images = {
-        part: json.loads((folder / f"metrics/{part}.json").read_text())["images"]
-        for part in ("val", "test")
+        part: json.loads((folder / f"metrics/{part}.json").read_text())["images"] for part in ("val", "test")
     }
     assert images == {"val": 70, "test": 50}
     assert (folder / "models/model.keras").exists()
@@ -214,7 +206,7 @@ def fakes(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     source = tmp_path_factory.mktemp("source")
     for name in ("split", "train", "evaluate"):
         (source / f"{name}.py").write_text(FAKE_STAGE)
-    monkeypatch.setattr(trials, "SOURCE", source)
+    monkeypatch.setattr(rerun, "SOURCE", source)
     (workspace / "data/prepared").mkdir(parents=True)
     (workspace / "data/prepared/here").write_text("prepared")
     return workspace
@@ -222,10 +214,10 @@ def fakes(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
 
 def test_a_second_run_starts_from_an_empty_folder_and_keeps_the_prepared_data(fakes: Path) -> None:
     folder = fakes / "trial"
-    trials.run(folder, {})
+    rerun.run(folder, {})
     (folder / "metrics").mkdir()
     (folder / "metrics/test.json").write_text("of another run")
-    trials.run(folder, {})
+    rerun.run(folder, {})
     assert (folder / "log").read_text().split() == ["split", "train", "evaluate"]
     assert not (folder / "metrics").exists()
     assert (fakes / "data/prepared/here").read_text() == "prepared"
@@ -233,18 +225,14 @@ def test_a_second_run_starts_from_an_empty_folder_and_keeps_the_prepared_data(fa
 
 @pytest.mark.parametrize(
     ("fails", "ran"),
-    [
-        ("split", ["split"]),
-        ("train", ["split", "train"]),
-        ("evaluate", ["split", "train", "evaluate"]),
-    ],
+    [("split", ["split"]), ("train", ["split", "train"]), ("evaluate", ["split", "train", "evaluate"])],
 )
 def test_a_stage_that_fails_is_named_and_the_last(
     fakes: Path, monkeypatch: pytest.MonkeyPatch, fails: str, ran: list[str]
 ) -> None:
     monkeypatch.setenv(f"FAIL_{fails}", "3")
     with pytest.raises(InputError, match=rf"^{fails} must succeed in .*/trial; it ended with 3$"):
-        trials.run(fakes / "trial", {"train.seed": 7})
+        rerun.run(fakes / "trial", {"train.seed": 7})
     assert (fakes / "trial/log").read_text().split() == ran
 
 
@@ -254,7 +242,7 @@ def test_a_parameter_that_a_stage_refuses_ends_the_run(
     prepare(workspace)
     monkeypatch.setenv("DVC_STAGE", "another")  # whose outputs are not in the trial's folder
     with pytest.raises(InputError, match=r"^split must succeed in .*/trial; "):
-        trials.run(workspace / "trial", {"split.val_size": 200})
+        rerun.run(workspace / "trial", {"split.val_size": 200})
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: split.val_size must be ")
     assert "git restore" not in line

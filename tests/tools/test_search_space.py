@@ -4,15 +4,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import optuna
-import pytest
-from conftest import ROOT, TINY, write_params
-from ruamel.yaml import YAML
-
-from analysis import search
-from analysis.search import Values
 from common import params
 from common.errors import InputError
+
+import optuna
+import pytest
+from ruamel.yaml import YAML
+
+import search_space
+from conftest import ROOT, TINY, write_params
+from search_space import Values
 
 RATE = "train.learning_rate"
 VALID: dict[str, Any] = {
@@ -24,18 +25,18 @@ VALID: dict[str, Any] = {
 }
 
 
-def load(workspace: Path, content: Any, **changes: Any) -> search.Search:
+def load(workspace: Path, content: Any, **changes: Any) -> search_space.Search:
     write_params(workspace, TINY | changes)
     YAML().dump(content, workspace / "sweep.yaml")
-    return search.load(params.load())
+    return search_space.load(params.load())
 
 
 def test_the_committed_sweep_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     current = params.load()
-    committed = search.load(current)
-    held = search.leaves(current.model_dump())
-    assert all(values.hold(held[key]) for key, values in committed.space.items())
+    committed = search_space.load(current)
+    known = search_space.leaves(current.model_dump())
+    assert all(values.contains(known[key]) for key, values in committed.space.items())
 
 
 @pytest.mark.parametrize(
@@ -50,13 +51,11 @@ def test_the_committed_sweep_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         ("train.augmentation.shift", {"low": 0, "high": 2}),
     ],
 )
-def test_ranges_and_choices_give_values_of_their_kind(
-    workspace: Path, key: str, values: dict[str, Any]
-) -> None:
+def test_ranges_and_choices_give_values_of_their_kind(workspace: Path, key: str, values: dict[str, Any]) -> None:
     space = load(workspace, VALID | {"space": {key: values}}).space
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     proposed = [space[key].suggest(study.ask(), key) for _ in range(30)]
-    assert all(space[key].hold(value) for value in proposed)
+    assert all(space[key].contains(value) for value in proposed)
     if "choices" in values:
         assert all(choice in proposed for choice in values["choices"])
     else:
@@ -72,12 +71,10 @@ def test_ranges_and_choices_give_values_of_their_kind(
         ({"choices": [None, [8, 16]]}, [None, [8, 16]], [0, [8], "null"]),
     ],
 )
-def test_what_a_range_or_choice_holds(
-    values: dict[str, Any], inside: list[Any], outside: list[Any]
-) -> None:
+def test_what_a_range_or_choice_holds(values: dict[str, Any], inside: list[Any], outside: list[Any]) -> None:
     made = Values.model_validate(values)
-    assert all(made.hold(value) for value in inside)
-    assert not any(made.hold(value) for value in outside)
+    assert all(made.contains(value) for value in inside)
+    assert not any(made.contains(value) for value in outside)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +113,7 @@ def test_what_a_range_or_choice_holds(
         ({"space": {"train.optimizer": {"choices": ["adam", "adan"]}}}, "train.optimizer: .*'adan'"),
     ],
 )  # fmt: skip
-def test_what_breaks_a_rule_is_refused_in_one_line(
-    workspace: Path, change: dict[str, Any], said: str
-) -> None:
+def test_what_breaks_a_rule_is_refused_in_one_line(workspace: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=rf"^sweep\.yaml: .*{said}") as refused:
         load(workspace, VALID | change)
     assert "\n" not in str(refused.value)
@@ -142,7 +137,7 @@ def test_every_key_is_needed(workspace: Path, missing: str) -> None:
 
 @pytest.mark.parametrize("content", [[], None, "text", 3])
 def test_something_else_than_keys_is_refused(workspace: Path, content: Any) -> None:
-    with pytest.raises(InputError, match=r"^sweep\.yaml: "):
+    with pytest.raises(InputError, match=r"^sweep\.yaml must hold sections of keys and values; received "):
         load(workspace, content)
 
 
@@ -151,7 +146,7 @@ def test_what_is_no_yaml_is_refused_in_one_line(workspace: Path, text: str | Non
     if text is not None:
         (workspace / "sweep.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"^sweep\.yaml") as refused:
-        search.load(params.load())
+        search_space.load(params.load())
     assert "\n" not in str(refused.value)
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from conftest import write_params
 
-from analysis import declarations
-from analysis.declarations import Pipeline
+import stage_dependencies
+from conftest import write_params
+from stage_dependencies import Pipeline
 
 DVC_YAML = """
 stages:
@@ -37,8 +37,7 @@ stages:
       - src/architectures/${model.architecture}.py
 """
 SOURCES = {
-    "first.py": "from tools import used\n"
-    "s = params.load().split\nf(s.seed, s.val_size, s.train_size)\n",
+    "first.py": "from tools import used\ns = params.load().split\nf(s.seed, s.val_size, s.train_size)\n",
     "tools/__init__.py": "",
     "tools/used.py": "def f():\n    import deeper\n",
     "tools/other.py": "",
@@ -88,9 +87,7 @@ def test_a_pipeline_that_says_what_it_does_has_no_problem(project: Path) -> None
         ("src/first.py", "s.seed, ", "", "nobody reads the parameter split.seed"),
     ],
 )  # fmt: skip
-def test_each_difference_is_named(
-    project: Path, file: str, old: str, new: str, problem: str
-) -> None:
+def test_each_difference_is_named(project: Path, file: str, old: str, new: str, problem: str) -> None:
     text = Path(file).read_text()
     assert old in text
     Path(file).write_text(text.replace(old, new, 1))
@@ -117,5 +114,5 @@ def test_parameters_are_seen_through_names_and_calls(project: Path) -> None:
 
 def test_a_circle_of_imports_ends(project: Path) -> None:
     Path("src/deeper.py").write_text("import first\n")
-    found = {str(path) for path in declarations.all_modules(Path("src/first.py"))}
+    found = {str(path) for path in stage_dependencies.all_modules(Path("src/first.py"))}
     assert {"src/first.py", "src/deeper.py", "src/tools/used.py"} <= found

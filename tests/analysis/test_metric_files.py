@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+from common.errors import InputError
+
 import pandas as pd
 import pytest
 
-from analysis import seeds
-from common.errors import InputError
+from analysis import metric_files
 
 FIGURES = {"accuracy": 0.9, "loss": 0.25, "macro_f1": 0.8, "calibration_error": 0.01}
 
@@ -20,36 +21,32 @@ def write(folder: Path, **parts: dict) -> Path:
 
 def test_rows_are_one_a_part_with_the_measures_alone(tmp_path: Path) -> None:
     write(tmp_path, val={"source": "idx"} | FIGURES, test=FIGURES | {"loss": 0.5, "images": 7})
-    assert seeds.rows(tmp_path, 3) == [
+    assert metric_files.rows(tmp_path, 3) == [
         {"seed": 3, "part": "val"} | FIGURES,
         {"seed": 3, "part": "test"} | FIGURES | {"loss": 0.5},
     ]
 
 
 @pytest.mark.parametrize(("missing", "left"), [("val", ["test"]), ("test", ["val"])])
-def test_a_part_that_was_not_evaluated_has_no_row(
-    tmp_path: Path, missing: str, left: list[str]
-) -> None:
+def test_a_part_that_was_not_evaluated_has_no_row(tmp_path: Path, missing: str, left: list[str]) -> None:
     write(tmp_path, **{"val": FIGURES, "test": FIGURES} | {missing: {}})
-    assert [row["part"] for row in seeds.rows(tmp_path, 0)] == left
+    assert [row["part"] for row in metric_files.rows(tmp_path, 0)] == left
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
 @pytest.mark.parametrize(
     "content",
     [None, b"", b"{", b"\xff{}", b"[1]", b"3", b"null", b"[" * 100_000, *(
-        json.dumps({name: 1 for name in seeds.MEASURES if name != missing}).encode()
-        for missing in seeds.MEASURES
+        json.dumps({name: 1 for name in metric_files.MEASURES if name != missing}).encode()
+        for missing in metric_files.MEASURES
     )],
 )  # fmt: skip
-def test_a_file_without_every_measure_is_refused_by_name(
-    tmp_path: Path, part: str, content: bytes | None
-) -> None:
+def test_a_file_without_every_measure_is_refused_by_name(tmp_path: Path, part: str, content: bytes | None) -> None:
     write(tmp_path, val=FIGURES, test=FIGURES)
     path = tmp_path / f"{part}.json"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^[^ ]*/{part}\.json must .+; .+"):
-        seeds.rows(tmp_path, 0)
+        metric_files.rows(tmp_path, 0)
 
 
 def test_summary_is_the_mean_and_the_deviation_of_a_sample() -> None:
@@ -62,7 +59,7 @@ def test_summary_is_the_mean_and_the_deviation_of_a_sample() -> None:
     )
     fixed = {name: {"mean": value, "std": 0.0, "n": 3} for name, value in FIGURES.items()}
     spread = {"mean": 0.5, "std": 0.02, "n": 3}
-    summary = seeds.summary(table)
+    summary = metric_files.summary(table)
     assert summary == {"val": fixed | {"accuracy": spread}, "test": fixed | {"loss": spread}}
     assert list(summary) == ["val", "test"]  # not by the alphabet
 
@@ -70,7 +67,7 @@ def test_summary_is_the_mean_and_the_deviation_of_a_sample() -> None:
 def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
     rows = [{"seed": seed, "part": "val"} | FIGURES for seed in range(3)]
     rows += [{"seed": seed, "part": "test"} | FIGURES | {"loss": seed / 3} for seed in range(2)]
-    summary = seeds.summary(pd.DataFrame(rows))
+    summary = metric_files.summary(pd.DataFrame(rows))
     assert summary["val"]["loss"]["n"] == 3
     # 0 and 1/3: half of it, and that over √2
     assert summary["test"]["loss"] == {"mean": 0.166667, "std": 0.235702, "n": 2}
@@ -81,7 +78,5 @@ def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
 def test_a_damaged_table_of_classes_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes/val.csv").write_text(content)
-    with pytest.raises(
-        InputError, match=r"classes/val\.csv must be a table with class, recall; received: "
-    ):
-        seeds.recalls(tmp_path, 0)
+    with pytest.raises(InputError, match=r"classes/val\.csv must be a table with class, recall; received: "):
+        metric_files.recalls(tmp_path, 0)

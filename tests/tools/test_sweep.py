@@ -14,17 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 import optuna
 import pytest
-import servers
-from conftest import Clone
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
+import dvc_experiments
+import servers
 import sweep
-from analysis import experiments
-from common.errors import InputError
+from conftest import Clone
 
 SEARCH: dict[str, Any] = {
     "metric": "accuracy",
@@ -44,7 +45,7 @@ def write(folder: Path, **changes: Any) -> None:
 
 
 class Runs:
-    """Stands for experiments.run: notes the changes of each, and gives a figure that they determine."""
+    """Stands for dvc_experiments.run: notes the changes of each, and gives a figure that they determine."""
 
     def __init__(self) -> None:
         self.made: dict[str, dict[str, Any]] = {}
@@ -52,9 +53,9 @@ class Runs:
         self.noting = threading.Lock()
 
     def run(self, name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
-        _label, _starting, unchanged = others
+        _label, _starting, check_state = others
         with self.noting:
-            unchanged()
+            check_state()
             if (error := self.ends(changes)) is not None:
                 raise error
             assert name not in self.made, "the same experiment twice"
@@ -75,9 +76,9 @@ def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """The working directory is a project with sweep.yaml, and runs are stand-ins."""
     write(workspace)
     made = Runs()
-    monkeypatch.setattr(experiments, "run", made.run)
-    monkeypatch.setattr(experiments, "state", lambda *but: "commit")
-    monkeypatch.setattr(experiments, "missed", list)
+    monkeypatch.setattr(dvc_experiments, "run", made.run)
+    monkeypatch.setattr(dvc_experiments, "state", lambda *excluded: "commit")
+    monkeypatch.setattr(dvc_experiments, "missing_files", list)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     monkeypatch.setattr(sys, "argv", ["sweep.py"])
     return made
@@ -109,9 +110,7 @@ def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
     assert f"params.yaml as it is: accuracy {runs.accuracy(first)}" in said
 
 
-def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(
-    runs: Runs, workspace: Path
-) -> None:
+def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(runs: Runs, workspace: Path) -> None:
     sweep.main()
     sweep.main()
     assert len(runs.made) == 8
@@ -125,13 +124,13 @@ def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(
     ("name", "becomes", "rule"),
     [
         ("state", "another", "commit and files must stay as they are while a sweep runs"),
-        ("missed", ["new.py"], "all files must be in git, .*; received new.py$"),
+        ("missing_files", ["new.py"], "all files must be in git, .*; received new.py$"),
     ],
 )
 def test_an_edit_meanwhile_ends_the_sweep(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, name: str, becomes: Any, rule: str
 ) -> None:
-    runs.ends = lambda changes: monkeypatch.setattr(experiments, name, lambda *but: becomes)
+    runs.ends = lambda changes: monkeypatch.setattr(dvc_experiments, name, lambda *excluded: becomes)
     with pytest.raises(InputError, match=f"^{rule}"):
         sweep.main()
     assert len(runs.made) == 1
@@ -149,19 +148,13 @@ def test_half_a_line_in_the_journal_is_left_out(runs: Runs, workspace: Path) -> 
 
 
 def test_a_database_that_is_lost_is_one_line(runs: Runs) -> None:
-    runs.ends = lambda changes: (
-        StorageInternalError("connection refused\nSQL") if runs.made else None
-    )
-    with pytest.raises(
-        InputError, match=r"^OPTUNA_STORAGE must be .*; received: connection refused$"
-    ):
+    runs.ends = lambda changes: StorageInternalError("connection refused\nSQL") if runs.made else None
+    with pytest.raises(InputError, match=r"^OPTUNA_STORAGE must be .*; received: connection refused$"):
         sweep.main()
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"metric": "loss"}, {"epochs": [2]}])
-def test_another_search_is_another_sweep(
-    runs: Runs, workspace: Path, other: dict[str, Any]
-) -> None:
+def test_another_search_is_another_sweep(runs: Runs, workspace: Path, other: dict[str, Any]) -> None:
     sweep.main()
     write(workspace, **other)
     runs.made.clear()
@@ -180,9 +173,7 @@ def test_where_the_space_does_not_hold_params_yaml_all_trials_are_proposals(
 
 
 def test_in_a_small_space_no_parameters_come_twice(runs: Runs, workspace: Path) -> None:
-    write(
-        workspace, trials=6, space={RATE: {"choices": [0.1, 0.2]}, SIZE: {"choices": [8, 16, 32]}}
-    )
+    write(workspace, trials=6, space={RATE: {"choices": [0.1, 0.2]}, SIZE: {"choices": [8, 16, 32]}})
     sweep.main()
     assert len(set(zip(runs.values(RATE), runs.values(SIZE), strict=True))) == 6
 
@@ -197,15 +188,13 @@ def test_a_space_that_has_no_more_repeats_what_is_known(
         asked.append(name)
         return {"accuracy": 0.5}
 
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(dvc_experiments, "run", run)
     sweep.main()
     assert len(studied()) == len(asked) == 4
     assert len(set(asked)) == 2
 
 
-def test_the_lowest_loss_wins(
-    runs: Runs, workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_lowest_loss_wins(runs: Runs, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(workspace, metric="loss")
     sweep.main()
     lowest = min(-runs.accuracy(changes) for changes in runs.made.values())
@@ -274,7 +263,7 @@ def test_an_interrupted_rung_is_not_the_end_of_a_trial(
             return {"accuracy": runs.accuracy(changes)}
         return runs.run(name, changes, *others)
 
-    monkeypatch.setattr(experiments, "run", run_unless_known)
+    monkeypatch.setattr(dvc_experiments, "run", run_unless_known)
     sweep.main()
     assert [changes["train.epochs"] for changes in runs.made.values()][:2] == [1, 4]
     first = studied()[0]
@@ -285,7 +274,7 @@ def test_an_interrupted_rung_is_not_the_end_of_a_trial(
 def test_a_training_that_diverges_is_the_end_of_its_trial_alone(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs.ends = lambda changes: experiments.Diverged() if changes[RATE] > 0.1 else None
+    runs.ends = lambda changes: dvc_experiments.Diverged() if changes[RATE] > 0.1 else None
     sweep.main()
     states = [trial.state for trial in studied()]
     assert 0 < states.count(TrialState.PRUNED) < 8
@@ -295,15 +284,8 @@ def test_a_training_that_diverges_is_the_end_of_its_trial_alone(
     assert f"8 of 8 trials have ended, {len(runs.made)} of them complete" in said
 
 
-def test_train_says_divergence_as_it_is_looked_for() -> None:
-    source = Path(sweep.__file__).parent / "training/callbacks.py"
-    assert experiments.DIVERGED in source.read_text()
-
-
-def test_without_a_complete_trial_nothing_is_best(
-    runs: Runs, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs.ends = lambda changes: experiments.Diverged()
+def test_without_a_complete_trial_nothing_is_best(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.ends = lambda changes: dvc_experiments.Diverged()
     sweep.main()
     assert capsys.readouterr().out.splitlines()[-1].endswith("0 of them complete")
 
@@ -330,15 +312,13 @@ def test_two_jobs_run_two_trials_at_a_time_and_none_twice(
         return runs.run(*words)
 
     monkeypatch.setattr(optuna.Study, "get_trials", slowly)
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(dvc_experiments, "run", run)
     sweep.main()
     assert len(runs.made) == 7
     assert sorted(trial.number for trial in studied()) == [*range(7)]
 
 
-def test_where_one_of_two_jobs_fails_the_other_takes_no_more(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_one_of_two_jobs_fails_the_other_takes_no_more(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "2"])
 
     def run(*words: Any) -> dict[str, Any]:
@@ -347,7 +327,7 @@ def test_where_one_of_two_jobs_fails_the_other_takes_no_more(
         return found
 
     runs.ends = at(0, InputError("disk full"))
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(dvc_experiments, "run", run)
     with pytest.raises(InputError, match="disk full"):
         sweep.main()
     assert len(runs.made) <= 2
@@ -379,14 +359,12 @@ def test_clones_with_one_database_share_the_trials(
     def run(name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
         if next(turns) == 2:
             (study,) = optuna.get_all_study_summaries(os.environ["OPTUNA_STORAGE"])
-            shared = optuna.load_study(
-                study_name=study.study_name, storage=os.environ["OPTUNA_STORAGE"]
-            )
+            shared = optuna.load_study(study_name=study.study_name, storage=os.environ["OPTUNA_STORAGE"])
             taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": str(other)})
             shared.add_trial(taken)
         return runs.run(name, changes, *others)
 
-    monkeypatch.setattr(experiments, "run", run)
+    monkeypatch.setattr(dvc_experiments, "run", run)
     sweep.main()
     states = [trial.state for trial in studied()]
     assert states.count(TrialState.COMPLETE) == len(runs.made) == 7
@@ -400,7 +378,7 @@ def test_clones_with_one_database_share_the_trials(
 def test_files_that_experiments_would_miss_are_refused_with_the_list(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiments, "missed", lambda: ["src/new.py", "data/input/a.csv"])
+    monkeypatch.setattr(dvc_experiments, "missing_files", lambda: ["src/new.py", "data/input/a.csv"])
     with pytest.raises(InputError, match=r"received src/new\.py, data/input/a\.csv$"):
         sweep.main()
     assert not runs.made
@@ -485,9 +463,7 @@ def test_killed_after_the_third_of_eight_trials_it_ends_with_eight_and_none_twic
 
 
 @pytest.mark.slow
-def test_machines_that_come_at_once_make_the_tables_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_machines_that_come_at_once_make_the_tables_together(monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Barrier(8)
 
     def come(_: int) -> int:

@@ -2,13 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-from conftest import ROOT
-
-import write_csv
 from common import arrays, kaggle_csv
 from common.errors import InputError
+
+import numpy as np
+import pytest
+
+import write_csv
+from conftest import ROOT
 
 NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 
@@ -28,24 +29,17 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 @pytest.mark.parametrize("to", [None, "elsewhere/new"])
 def test_what_is_written_reads_back(
-    workspace: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    to: str | None,
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], to: str | None
 ) -> None:
     prepare("train", 23)
     prepare("test", 7)
     call(monkeypatch, *(["--to", to] if to else []))
     folder = Path(to or "data/input")
     for part, name in NAMES.items():
-        for read, expected in zip(
-            kaggle_csv.read(folder / name, 10), arrays.load(part), strict=True
-        ):
+        for read, expected in zip(kaggle_csv.read(folder / name, 10), arrays.load(part), strict=True):
             np.testing.assert_array_equal(read, expected, strict=True)
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES.values())
-    assert capsys.readouterr().out == (
-        f"{folder / NAMES['train']}: 23 rows\n{folder / NAMES['test']}: 7 rows\n"
-    )
+    assert capsys.readouterr().out == (f"{folder / NAMES['train']}: 23 rows\n{folder / NAMES['test']}: 7 rows\n")
 
 
 def test_the_same_bytes_twice(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,25 +57,21 @@ def test_other_images_are_refused(workspace: Path, shape: tuple[int, ...]) -> No
     prepare("train", 4, shape)
     prepare("test", 4, shape)
     done = subprocess.run(
-        [sys.executable, ROOT / "src" / "write_csv.py"], check=False, capture_output=True, text=True
+        [sys.executable, ROOT / "published/images/write_csv.py"], check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"error: images must be 28 x 28 x 1 for this form; received {shape}\n")
     assert not Path("data/input").exists()
 
 
-def test_without_prepared_arrays_nothing_is_written(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_prepared_arrays_nothing_is_written(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError) as caught:
         call(monkeypatch)
     assert str(caught.value).startswith("data/prepared/train/images.npy must exist")
     assert not Path("data/input").exists()
 
 
-def test_an_old_file_stays_when_the_new_one_fails(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_file_stays_when_the_new_one_fails(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare("train", 4)
     old = Path("data/input", NAMES["train"])
     old.parent.mkdir()

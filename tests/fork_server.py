@@ -1,0 +1,160 @@
+"""Runs `python SCRIPT …` and `dvc …` in forks of one process that has imported what is slow to import.
+
+Interpreters that import torch and keras took four fifths of the tests' time. Tests that need no fresh
+interpreter put the folder that `start` returns first in PATH. Its `python` and `dvc` hand arguments,
+environment, working directory and standard streams to the server, and end as the fork there ends; they pass
+SIGINT and SIGTERM on to the fork and to all that it started. They run the real program where a fork could
+not do the same: for an option of Python, as `-c`, or for another value of a variable that Python or a
+library reads only when it starts. Limits (`resource`) and umask are the server's.
+
+All forks have the server's hash seed and much of its memory layout. So tests of bytes that must not
+depend on the process, and tests that kill processes, use the real programs.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from pathlib import Path
+from typing import NoReturn
+
+SLOW_IMPORTS = (
+    "altair", "dvc.cli.parser", "dvc.repo.reproduce", "dvclive", "filelock", "keras", "matplotlib.pyplot",
+    "onnx", "onnxruntime", "onnxscript", "pandas", "pydantic.main", "ruamel.yaml", "scipy.stats",
+    "sklearn.metrics", "sklearn.model_selection", "torch.export", "torch.onnx", "torch.utils.data",
+)  # fmt: skip
+READ_AT_START = ("ATEN_", "GOMP_", "KERAS_", "LANG", "LC_", "MKL_", "OMP_", "ONEDNN_", "PYTHON")
+CLIENT = """#!{sys.executable} -IS
+import json, os, signal, socket, sys
+words = [{dvc!r}] * sys.argv[0].endswith("/dvc") + sys.argv[1:]
+read = {{key: value for key, value in os.environ.items() if key.startswith({READ_AT_START!r})}}
+if read != {read!r} or not words or not words[0].endswith((".py", "/dvc")):
+    os.execv({sys.executable!r}, [{sys.executable!r}, *words])
+passed_on = {{signal.SIGINT, signal.SIGTERM}}
+signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is a fork to pass them on to
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+request = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
+server.sendall(request)
+answers = server.makefile()
+group = int(answers.readline())
+for number in passed_on:
+    signal.signal(number, lambda number, frame: os.killpg(group, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+status = int(answers.readline())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if status != -signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+
+
+def start() -> tuple[subprocess.Popen, Path]:
+    """The server, which ends when its standard input is closed, and the folder of its programs."""
+    folder = Path(tempfile.mkdtemp())
+    address = str(folder / "socket")
+    read = {key: os.environ[key] for key in os.environ if key.startswith(READ_AT_START)}
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    for name in ("python", "dvc"):
+        (folder / name).write_text(CLIENT.format_map(globals() | locals()))
+        (folder / name).chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        server = subprocess.Popen(
+            [sys.executable, __file__, str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # no file: forks that write into a pipe could not reconfigure it
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is for the tests
+            env=os.environ | {"KERAS_BACKEND": "torch", "MPLBACKEND": "agg"},
+        )
+    return server, folder
+
+
+def serve(listener: socket.socket) -> None:
+    """Answers until standard input is closed. The slow imports wait for the first request."""
+    sys.executable = str(Path(listener.getsockname()).with_name("python"))  # for the forks
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that answer
+    while True:
+        if 0 in select.select([listener.fileno(), 0], [], [])[0]:
+            return
+        for name in SLOW_IMPORTS:
+            importlib.import_module(name)
+        gc.freeze()  # a collection in a fork would copy every page that it looks at
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            answer(connection)
+        connection.close()
+
+
+def answer(connection: socket.socket) -> NoReturn:
+    """Runs the request in a fork; tells the client the process group, then how the fork ended."""
+    os.setpgid(0, 0)
+    length, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    request = connection.makefile("rb").read(int.from_bytes(length, "big"))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        run(streams, *json.loads(request))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # are for the fork
+    for stream in streams:
+        os.close(stream)
+    ended = os.pidfd_open(child)
+    connection.sendall(b"%d\n" % os.getpgid(0))
+    if ended not in select.select([ended, connection.fileno()], [], [])[0]:  # the client was killed
+        os.killpg(0, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def run(streams: list[int], words: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
+    """Goes on as if this process had been started as `python WORDS`."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    importlib.import_module("numpy").random.seed()  # else all forks would draw the same numbers
+    script = Path(words[0]).absolute()
+    sys.argv, sys.path[0] = words, str(script.resolve().parent)
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__file__ = str(script)
+    try:
+        exec(compile(script.read_bytes(), script, "exec"), vars(main))  # noqa: S102
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code is not None and end.code is not status:
+            print(end.code, file=sys.stderr)
+    except BaseException as error:
+        trace = error.__traceback__ and error.__traceback__.tb_next  # without this function
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

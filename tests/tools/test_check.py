@@ -1,0 +1,195 @@
+"""Faults planted in a scratch clone: `make check` must refuse each, and say why."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from common.errors import InputError
+
+import pytest
+
+import check
+import readme
+from analysis import marked_pages
+from conftest import Clone, made_once
+
+MODEL = Path("models/model.keras")
+
+
+@pytest.fixture(scope="module")
+def whole(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which everything belongs together."""
+
+    def make(folder: Path) -> None:
+        clone = reproduced.copied(folder)
+        for name in ("recipe", "determinism", "pictures"):
+            (folder / f"benchmarks/{name}.json").unlink(missing_ok=True)  # of the real data
+        clone.run("python", "published/summary.py")
+        clone.run("python", "tools/readme.py")
+
+    return Clone(made_once(tmp_path_factory, "whole", make))
+
+
+@pytest.fixture
+def clone(whole: Clone, tmp_path: Path, forks: None, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    clone = whole.copied(tmp_path / "clone")
+    monkeypatch.chdir(clone.folder)
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    return clone
+
+
+@pytest.fixture
+def without_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes no time for faults that DVC does not see."""
+    monkeypatch.setattr(check, "lock_problems", list)
+
+
+def check_pages() -> None:
+    marked_pages.update(readme.PAGES, check=True)
+
+
+def edit(path: str, old: str, new: str) -> None:
+    text = Path(path).read_text()
+    assert old in text
+    Path(path).write_text(text.replace(old, new, 1))
+
+
+def touch_a_source() -> None:
+    edit("src/training/batches.py", "import math", "import math  # touched")
+
+
+def edit_a_metric() -> None:
+    edit("metrics/test.json", '"accuracy": 0.', '"accuracy": 0.9')
+
+
+def edit_a_published_system() -> None:
+    edit("published/basic/params.yaml", "  batch_size: 512", "  batch_size: 511")
+
+
+def edit_a_published_metric() -> None:
+    edit("published/basic/metrics/val.json", '"accuracy": 0.', '"accuracy": 0.9')
+
+
+def import_what_is_not_declared() -> None:
+    edit("src/split.py", "from common import arrays", "from common import idx, arrays")
+
+
+def leave_a_parameter_unread() -> None:
+    edit("src/split.py", "chosen.seed", "0")
+
+
+def declare_a_parameter_that_is_not_read() -> None:
+    edit("dvc.yaml", "      - split\n", "      - split\n      - model\n")
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_byte_of_the_model() -> None:
+    flip_a_byte(MODEL)
+
+
+def remove_predictions() -> None:
+    Path("metrics/predictions/test.csv").unlink()
+
+
+def commit_the_model() -> None:
+    subprocess.run(["git", "add", "--force", MODEL], check=True)
+
+
+def commit_what_is_large() -> None:
+    Path("more.bin").write_bytes(bytes(check.LARGEST_IN_GIT + 1))
+    subprocess.run(["git", "add", "more.bin"], check=True)
+
+
+def test_a_whole_clone_passes_and_an_edited_page_does_not(clone: Clone) -> None:
+    words = ("make", "--silent", "--old-file=.venv/run", "check")
+    # neither data nor figures of images that are no system matter
+    (clone.folder / "published/images/metrics/data").mkdir(parents=True)
+    for name in ("data", "models", "plots", ".dvc/cache"):
+        shutil.rmtree(name)
+    clone.git("checkout", "--quiet", "data")
+    said = clone.run(*words)
+    assert "belong together" in said
+    assert "README.md shows the figures" in said
+    edit("README.md", "| test (synthetic) ", "| test (drawn) ")
+    said = clone.run("sh", "-c", "! python tools/readme.py --check")
+    assert "error: README.md must show the figures" in said
+    assert "Traceback" not in said
+
+
+def assert_named(problems: Iterable[str], reasons: list[str]) -> None:
+    text = "\n".join(problems)
+    assert [reason for reason in reasons if reason not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "reasons"),
+    [
+        ([touch_a_source, edit_a_published_system],
+         ["dvc.lock is not up to date (make repro): train", "modified: src/training/batches.py",
+          "published/dvc.lock is not up to date (make published)"]),
+        ([edit_a_metric, flip_a_byte_of_the_model],
+         ["modified: metrics/test.json", "modified: models/model.keras"]),
+    ],
+)  # fmt: skip
+def test_what_dvc_would_run_again_is_named(
+    clone: Clone, faults: list[Callable[[], None]], reasons: list[str]
+) -> None:
+    for plant in faults:
+        plant()
+    assert_named(check.lock_problems(), reasons)
+
+
+@pytest.mark.parametrize(
+    ("plant", "reasons"),
+    [
+        (edit_a_metric, ["metrics/test.json has accuracy 0.9", "metrics/predictions/test.csv gives 0."]),
+        (edit_a_published_metric, ["published/basic/metrics/predictions/val.csv gives 0."]),
+        (remove_predictions, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
+        (import_what_is_not_declared, ["split imports src/common/idx.py, which dvc.yaml does not list"]),
+        (leave_a_parameter_unread, ["nobody reads the parameter split.seed"]),
+        (declare_a_parameter_that_is_not_read,
+         ["dvc.yaml lists the parameter model.architecture for split, which does not read it"]),
+        (commit_the_model, ["models/model.keras is in git, and belongs to DVC"]),
+        (commit_what_is_large, ["more.bin is in git with 1,000,001 bytes"]),
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_refused_with_its_reasons(
+    clone: Clone, without_dvc: None, plant: Callable[[], None], reasons: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    plant()
+    with pytest.raises(InputError, match=r"^what is committed must belong together; received . faults$"):
+        check.main()
+    assert_named([capsys.readouterr().err], reasons)
+
+
+@pytest.mark.parametrize("page", ["README.md", "MODEL_CARD.md"])
+def test_an_edited_page_is_refused(clone: Clone, page: str) -> None:
+    check_pages()
+    edit(page, "| test (synthetic) ", "| test (drawn) ")
+    with pytest.raises(InputError, match=rf"^{page} must show the figures"):
+        check_pages()
+
+
+def test_with_data_every_byte_counts(
+    clone: Clone, without_dvc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["check.py", "--data"])
+    check.main()
+    images = Path("data/prepared/train/images.npy")
+    for path in (MODEL, images):
+        flip_a_byte(path)
+    with pytest.raises(InputError, match="received 2 faults"):
+        check.main()
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path} was changed (dvc checkout --force brings back what dvc.lock says)" for path in (images, MODEL)
+    ]
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    check.main()

@@ -1,0 +1,119 @@
+"""Comparisons in the small pipeline: a commit, the same again, and an experiment that is worse."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import InputError
+
+import pandas as pd
+import pytest
+
+import check
+import compare
+from conftest import Clone, made_once
+
+
+def predict_one_class(clone: Clone) -> None:
+    """As a model that knows no other class would do."""
+    for path in (clone.folder / "metrics/predictions").glob("*.csv"):
+        table = pd.read_csv(path, dtype=str)
+        table.assign(predicted=table["label"].iloc[0]).to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def base(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """With an experiment `worse`, and one without metrics; main has an empty commit more."""
+
+    def make(folder: Path) -> None:
+        clone = reproduced.copied(folder)
+        head = clone.git("rev-parse", "HEAD").strip()
+        predict_one_class(clone)
+        clone.commit("worse")
+        clone.git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/worse", "HEAD")
+        clone.git("rm", "--quiet", "-r", "metrics")
+        clone.commit("no metrics")
+        clone.git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/empty", "HEAD")
+        clone.git("reset", "--quiet", "--hard", head)
+        clone.git("commit", "--quiet", "--allow-empty", "--message", "nothing")
+
+    return Clone(made_once(tmp_path_factory, "compared", make)).copied(
+        tmp_path_factory.mktemp("compare") / "clone"
+    )
+
+
+@pytest.fixture
+def clone(base: Clone, forks: None, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    monkeypatch.chdir(base.folder)
+    monkeypatch.setattr(check, "PIPELINES", {"dvc.yaml": "make repro"})
+    return base
+
+
+@pytest.fixture
+def call(clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *words])
+        compare.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_identical_runs_are_within_noise_on_test(clone: Clone) -> None:
+    words = ("make", "--silent", "--old-file=.venv/run", "compare", "A=main~1", "B=main")
+    said = clone.run(*words)
+    assert "on test: both are commits" in said
+    assert "within noise: Both models classify the same images correctly." in said
+    assert "accuracy +0.00 points (95 % interval +0.00 to +0.00), on 100 images: 0 newly right" in said
+
+
+@pytest.mark.parametrize("names", [("main", "worse"), ("main",)])
+def test_among_experiments_and_in_the_workspace_val_decides(
+    call: Callable[..., str], names: tuple[str, ...]
+) -> None:
+    said = call(*names)
+    assert "on val: " in said
+    assert "may still be chosen or dropped, which the test images must not decide." in said
+    assert "do not belong to it" not in said
+
+
+def test_a_workspace_that_was_not_reproduced_is_said(
+    clone: Clone, call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = clone.copied(tmp_path / "clone")
+    path = other.folder / "params.yaml"
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
+    monkeypatch.chdir(other.folder)
+    assert "the results in the workspace do not belong to it: dvc.lock is not" in call("main")
+
+
+def test_an_experiment_that_became_a_branch_is_a_commit(
+    clone: Clone, call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = clone.copied(tmp_path / "clone")
+    experiment = other.git("for-each-ref", "--format=%(objectname)", "refs/exps/*/*/worse").strip()
+    other.git("branch", "kept", experiment)
+    monkeypatch.chdir(other.folder)
+    assert "on test: both are commits" in call("main", "kept")
+
+
+def test_a_model_that_knows_one_class_is_worse(call: Callable[..., str]) -> None:
+    said = call("main", "worse")
+    assert "\nworse: -" in said
+    assert "the spread over seeds is not measured." in said
+    said = call("worse", "main", "--part", "test")
+    assert "on test: as asked for." in said
+    assert "\nbetter: +" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("nonsense",), "^a revision must be a commit, an experiment or workspace; received nonsense$"),
+        (("HEAD", "empty"), r"^empty \(.*\) must have predictions on val .*; received no"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(call: Callable[..., str], words: tuple[str, ...], error: str) -> None:
+    with pytest.raises(InputError, match=error) as refused:
+        call(*words)
+    assert "\n" not in str(refused.value)
