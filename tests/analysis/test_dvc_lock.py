@@ -6,6 +6,8 @@ from pathlib import Path
 from common.errors import InputError
 
 import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from analysis import dvc_lock
 from conftest import ROOT, Clone
@@ -61,6 +63,29 @@ def test_without_the_cache_a_directory_is_named_alone(project: Path) -> None:
     flip(TRAIN / "images.npy")
     shutil.rmtree(".dvc/cache")
     assert differences() == [f"{TRAIN} was changed"]
+
+
+def test_a_folder_has_dvc_s_hash_whatever_its_files_are_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/one/a").mkdir(parents=True)
+    for name in ("a/b", "a-b", "a.b", "A"):  # by text a-b comes before a/b, by path behind it
+        (tmp_path / "data/one" / name).write_text(name)
+    with Repo.init(no_scm=True) as repo:
+        repo.add("data/one")
+    (out,) = YAML(typ="safe").load(Path("data/one.dvc"))["outs"]
+    YAML().dump({"stages": {"one": {"outs": [out | {"path": "data/one"}]}}}, dvc_lock.LOCK)
+    shutil.rmtree(".dvc/cache")
+    assert differences() == []
+
+
+def test_a_stage_that_the_lock_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dvc_lock.LOCK.write_text("stages: {train: {}}")
+    assert dvc_lock.stages("train") == dvc_lock.stages() == {"train": {}}
+    with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: 'evaluate'$"):
+        dvc_lock.stages("train", "evaluate")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "schema: '2.0'\n"])

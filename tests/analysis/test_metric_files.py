@@ -80,3 +80,21 @@ def test_a_damaged_table_of_classes_is_named(tmp_path: Path, content: str) -> No
     (tmp_path / "classes/val.csv").write_text(content)
     with pytest.raises(InputError, match=r"classes/val\.csv must be a table with class, recall; received: "):
         metric_files.recalls(tmp_path, 0)
+
+
+def test_a_figure_of_0_is_not_missing(tmp_path: Path) -> None:
+    none = dict.fromkeys(metric_files.MEASURES, 0.0)
+    assert metric_files.by_part(write(tmp_path, val=none, test={})) == {"val": none}
+
+
+def test_no_figures_are_refused_where_there_must_be_some(tmp_path: Path) -> None:
+    path = write(tmp_path, val={}) / "val.json"
+    assert metric_files.read(path, ("loss",), or_nothing=True) == {}
+    with pytest.raises(InputError, match="must have loss; loss is missing"):
+        metric_files.read(path, ("loss",))
+
+
+def test_a_class_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes/val.csv").write_text("class,recall\nNA,1\n01,0.5\n")
+    assert [row["class"] for row in metric_files.recalls(tmp_path, 0)] == ["NA", "01"]

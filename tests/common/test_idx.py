@@ -110,6 +110,23 @@ def test_a_file_of_just_the_limit_is_read(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file.gz"])
+def test_one_byte_behind_a_limit_of_whole_pieces_is_too_much(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    content = bytes(2**17 + 1)
+    path.write_bytes(gzip.compress(content) if path.suffix else content)
+    assert "at most 131,072 bytes" in refusal(path, limit=2**17)
+
+
+def test_of_a_packed_and_an_unpacked_file_the_unpacked_one_is_read(tmp_path: Path) -> None:
+    path, packed = tmp_path / "file", tmp_path / "file.gz"
+    assert idx.packed_or_not(path) == path
+    packed.touch()
+    assert idx.packed_or_not(path) == packed
+    path.touch()
+    assert idx.packed_or_not(path) == path
+
+
+@pytest.mark.parametrize("name", ["file", "file.gz"])
 def test_a_bomb_is_not_unpacked(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     zeros = bytes(50_000_000)

@@ -85,6 +85,11 @@ def test_modes(tmp_path: Path, picture: Image.Image, suffix: str, colour: tuple[
     assert_filled(image_folder.to_array(path, COLOUR), COLOUR, colour, tolerance)
 
 
+def test_of_16_bits_a_shade_stands_for_257(tmp_path: Path) -> None:
+    image(254 * 257 + 100, "I;16").save(tmp_path / "a.png")
+    assert_filled(image_folder.to_array(tmp_path / "a.png", GREY), GREY, 254, 0)
+
+
 LEFT_ONLY = [0] * 4 + [1] * 4  # the transparent or left half, then the other
 
 

@@ -98,6 +98,10 @@ def remove_predictions() -> None:
     Path("metrics/predictions/test.csv").unlink()
 
 
+def remove_classes() -> None:
+    Path("metrics/classes/test.csv").unlink()
+
+
 def commit_the_model() -> None:
     subprocess.run(["git", "add", "--force", MODEL], check=True)
 
@@ -152,6 +156,7 @@ def test_what_dvc_would_run_again_is_named(
         (edit_a_metric, ["metrics/test.json has accuracy 0.9", "metrics/predictions/test.csv gives 0."]),
         (edit_a_published_metric, ["published/basic/metrics/predictions/val.csv gives 0."]),
         (remove_predictions, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
+        (remove_classes, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
         (import_what_is_not_declared, ["split imports src/common/idx.py, which dvc.yaml does not list"]),
         (leave_a_parameter_unread, ["nobody reads the parameter split.seed"]),
         (declare_a_parameter_that_is_not_read,
@@ -168,6 +173,12 @@ def test_a_planted_fault_is_refused_with_its_reasons(
     with pytest.raises(InputError, match=r"^what is committed must belong together; received . faults$"):
         check.main()
     assert_named([capsys.readouterr().err], reasons)
+
+
+def test_a_name_that_begins_like_an_output_s_is_no_output(clone: Clone) -> None:
+    Path("models/model.keras.md").write_text("about it")
+    clone.git("add", "--force", "models/model.keras.md")
+    assert list(check.file_problems()) == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "MODEL_CARD.md"])

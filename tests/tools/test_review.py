@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import InputError
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
@@ -107,6 +108,19 @@ def test_a_page_has_the_counts_of_the_predictions_and_a_picture_beside_it(
     assert "![The newly wrong images](review.png)" in page
     with Image.open(clone.folder / "out/review.png") as picture:
         assert picture.width > 100
+
+
+def test_the_surest_of_the_newly_right_and_wrong_come_first() -> None:
+    rows = [
+        (4, "a", "b", "a", 0.6),
+        (5, "a", "a", "b", 0.5),
+        (6, "a", "a", "b", 0.9),
+        (7, "a", "b", "a", 0.8),
+        (8, "a", "a", "a", 0.7),
+    ]
+    table = pd.DataFrame(rows, columns=["id", "label", "before", "after", "confidence"]).set_index("id")
+    assert review.newly(table, right=True)["id"].tolist() == [7, 4]
+    assert review.newly(table, right=False)["id"].tolist() == [6, 5]
 
 
 def test_needs_git_alone(

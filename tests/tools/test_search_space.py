@@ -86,12 +86,14 @@ def test_what_a_range_or_choice_holds(values: dict[str, Any], inside: list[Any],
         ({"epochs": []}, "epochs: "),
         ({"epochs": [2, 3]}, r"epochs: must grow by one whole factor.*received \[2, 3\]"),
         ({"epochs": [2, 4, 16]}, "epochs: must grow by one whole factor"),
+        ({"epochs": [2, 2]}, "epochs: must grow by one whole factor"),
         ({"epochs": [4, 2]}, "epochs: must grow by one whole factor"),
         ({"epochs": [0]}, "epochs.0: .*received 0"),
         ({"budget": 3}, "budget: .*received 3"),
         ({"space": {}}, "space: "),
         ({"space": {RATE: {}}}, "must have low and a higher high, or choices"),
         ({"space": {RATE: {"low": 1.0, "high": 0.1}}}, "must have low and a higher high"),
+        ({"space": {RATE: {"low": 0.1, "high": 0.1}}}, "must have low and a higher high"),
         ({"space": {RATE: {"low": 0.1}}}, "must have low and a higher high"),
         ({"space": {RATE: {"low": 0, "high": 1, "log": True}}}, "low must be above 0 where log"),
         ({"space": {RATE: {"choices": []}}}, "choices must be some values"),
@@ -153,3 +155,11 @@ def test_what_is_no_yaml_is_refused_in_one_line(workspace: Path, text: str | Non
 def test_without_val_rows_there_is_nothing_to_search_by(workspace: Path) -> None:
     with pytest.raises(InputError, match=r"needs val rows"):
         load(workspace, VALID, **{"split.val_size": 0})
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [("accuracy", "maximize"), ("macro_f1", "maximize"), ("loss", "minimize"), ("calibration_error", "minimize")],
+)
+def test_what_is_best_depends_on_the_metric(workspace: Path, metric: str, direction: str) -> None:
+    assert load(workspace, VALID | {"metric": metric}).direction == direction

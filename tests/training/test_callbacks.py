@@ -275,3 +275,15 @@ def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: p
         + ", ".join(f"{name} {values[epoch]:.4f}" for name, values in history.items())
         for epoch in range(EPOCHS)
     ]
+
+
+def test_the_bar_goes_on_where_the_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = Progress(EPOCHS, STEPS)
+    for epoch in range(2, EPOCHS):
+        progress.on_epoch_begin(epoch)
+        assert progress.bar.n == epoch * STEPS
+        for batch in range(STEPS):
+            progress.on_train_batch_end(batch)
+    assert progress.bar.n == EPOCHS * STEPS
+    progress.on_train_end()

@@ -1,6 +1,7 @@
 """Checkpoints: a resumed training ends with the same bits; fingerprints; state files."""
 
 import functools
+import random
 import sys
 import types
 from collections.abc import Callable
@@ -67,9 +68,17 @@ def network() -> NativeModel:
     return NativeModel(inputs, layers.Dense(3)(x))
 
 
+class Jitter(keras.callbacks.Callback):
+    """Draws from Python's and from NumPy's global generator."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        variable = self.model.trainable_variables[0]
+        variable.assign(variable + random.gauss(0, 0.1) + np.random.normal(0, 0.1))
+
+
 def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
     made: list[keras.callbacks.Callback] = [
-        LearningRate(0.01, "constant" if kind == "plateau" else "linear", 0.3, EPOCHS * STEPS),
+        LearningRate(0.01, "constant" if "plateau" in kind else "linear", 0.3, EPOCHS * STEPS),
         Weights(0.7 if kind in ("average", "best average") else 0.0,
                 "best" if "best" in kind else "last"),
         Curves(folder),
@@ -77,6 +86,10 @@ def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
     ]  # fmt: skip
     if kind == "plateau":
         made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.05))
+    if kind == "slow plateau":
+        made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, min_delta=9.0))
+    if kind == "jitter":
+        made.append(Jitter())
     if kind == "early":
         made.append(keras.callbacks.EarlyStopping(patience=2, min_delta=9.0))
     return made
@@ -124,7 +137,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return made
 
 
-KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "early"]
+KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "slow plateau", "jitter", "early"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
