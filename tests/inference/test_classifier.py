@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from conftest import untrained
+from damage import cut_short, empty, missing, other_format
 from inference.classifier import Classifier
 
 IMAGE = synthetic.draw(np.array([8]), np.random.default_rng(0))[0]  # (28, 28)
@@ -59,22 +60,6 @@ def changed(exported: Path, folder: Path, **metadata: str | None) -> Path:
 
 
 # --- what is no such model ------------------------------------------------------------------------
-
-
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def other_format(path: Path) -> None:
-    path.write_bytes(b"a page of a web server that has no such file\n" * 100)
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
 
 
 def edit(path: Path, change: Callable[[onnx.ModelProto], object]) -> None:

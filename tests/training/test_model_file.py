@@ -20,6 +20,7 @@ import torch
 
 import architectures
 from conftest import ROOT
+from damage import cut_short, empty, missing, other_format
 from training import model_file
 
 CLASSES = ["T-shirt/top", "Trouser", "Sac à main"]
@@ -171,22 +172,6 @@ def test_an_exception_while_saving_leaves_what_was_there(tmp_path: Path) -> None
 
 
 # --- files that are refused -----------------------------------------------------------------------
-
-
-def missing(path: Path) -> None:
-    path.unlink()
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def other_format(path: Path) -> None:
-    path.write_bytes(b"a page of a web server that has no such file\n" * 100)
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
 
 
 def changed_in_the_middle(path: Path) -> None:
