@@ -6,7 +6,7 @@ steps instead.
 
 from pathlib import Path
 
-from common import arrays, files, locks
+from common import files, inputs, locks
 from common.backend import keras
 from common.errors import InputError
 
@@ -58,5 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    arrays.forbid_test_images()
+    inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split")
     main()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from common import files, idx, locks, params
+from common import files, idx, inputs, locks, params
 from common.errors import InputError
 
 RAW = Path("data/raw")
@@ -217,4 +217,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    inputs.declare()
     main()

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from common import arrays, classes, files, idx, image_folder, kaggle_csv, locks, params
+from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params
 from common.errors import InputError
 
 import numpy as np
@@ -179,4 +179,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    inputs.declare("data/input", "data/raw")
     main()

@@ -4,7 +4,7 @@ Both sets are stratified by class and drawn with `split.seed`. The outputs are s
 copies of the images.
 """
 
-from common import arrays, files, locks, params
+from common import arrays, files, inputs, locks, params
 from common.errors import InputError
 
 import numpy as np
@@ -71,5 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    arrays.forbid_test_images()
+    inputs.declare("data/prepared/train")
     main()

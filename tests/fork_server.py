@@ -1,11 +1,12 @@
-"""Runs `python SCRIPT …` and `dvc …` in forks of one process that has imported what is slow to import.
+"""Runs `python [-E] SCRIPT …` and `dvc …` in forks of one process that has imported what is slow to import.
 
 Interpreters that import torch and keras took four fifths of the tests' time. Tests that need no fresh
 interpreter put the folder that `start` returns first in PATH. Its `python` and `dvc` hand arguments,
 environment, working directory and standard streams to the server, and end as the fork there ends; they pass
 SIGINT and SIGTERM on to the fork and to all that it started. They run the real program where a fork could
-not do the same: for an option of Python, as `-c`, or for another value of a variable that Python or a
-library reads only when it starts. Limits (`resource`) and umask are the server's.
+not do the same: for another option of Python, as `-c`, or for another value of a variable that Python or a
+library reads only when it starts. Limits (`resource`) and umask are the server's. A script of src/ seals a
+fork without starting once more (src/common/seal.py).
 
 All forks have the server's hash seed and much of its memory layout. So tests of bytes that must not
 depend on the process, and tests that kill processes, use the real programs.
@@ -32,18 +33,21 @@ SLOW_IMPORTS = (
     "onnx", "onnxruntime", "onnxscript", "pandas", "pydantic.main", "ruamel.yaml", "scipy.stats",
     "sklearn.metrics", "sklearn.model_selection", "torch.export", "torch.onnx", "torch.utils.data",
 )  # fmt: skip
-READ_AT_START = ("ATEN_", "GOMP_", "KERAS_", "LANG", "LC_", "MKL_", "OMP_", "ONEDNN_", "PYTHON")
+READ_AT_START = (
+    "ATEN_", "GOMP_", "KERAS_", "LANG", "LC_", "MKL_", "NPY_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON",
+)  # fmt: skip
 CLIENT = """#!{sys.executable} -IS
 import json, os, signal, socket, sys
 words = [{dvc!r}] * sys.argv[0].endswith("/dvc") + sys.argv[1:]
 read = {{key: value for key, value in os.environ.items() if key.startswith({READ_AT_START!r})}}
-if read != {read!r} or not words or not words[0].endswith((".py", "/dvc")):
+script = words[words[:1] == ["-E"]:]
+if read != {read!r} or not script or not script[0].endswith((".py", "/dvc")):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 passed_on = {{signal.SIGINT, signal.SIGTERM}}
 signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is a fork to pass them on to
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-request = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
+request = json.dumps([script, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
 server.sendall(request)
 answers = server.makefile()
@@ -77,7 +81,7 @@ def start() -> tuple[subprocess.Popen, Path]:
             stdout=subprocess.PIPE,  # no file: forks that write into a pipe could not reconfigure it
             pass_fds=[listener.fileno()],
             start_new_session=True,  # Ctrl-C is for the tests
-            env=os.environ | {"KERAS_BACKEND": "torch", "MPLBACKEND": "agg"},
+            env=os.environ | {"MPLBACKEND": "agg", "MPL_IGNORE_SYSTEM_FONTS": "1"},
         )
     return server, folder
 
@@ -129,7 +133,7 @@ def run(streams: list[int], words: list[str], folder: str, environment: dict[str
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment | {"SEALED_PROCESS": str(os.getpid())})
     importlib.import_module("numpy").random.seed()  # else all forks would draw the same numbers
     script = Path(words[0]).absolute()
     sys.argv, sys.path[0] = words, str(script.resolve().parent)

@@ -91,6 +91,11 @@ def test_what_is_read_at_the_start_demands_a_real_interpreter(folder: Path, name
     assert real == fork == (0, "False\n", "")
 
 
+def test_it_takes_the_option_that_stages_are_started_with(folder: Path) -> None:
+    Path("script.py").write_text(IS_FORK)
+    assert subprocess.check_output(["python", "-E", "script.py"], env=with_forks(), text=True) == "True\n"
+
+
 @pytest.mark.parametrize("words", [["-c", IS_FORK], ["-u", "script.py"]])
 def test_so_do_options(folder: Path, words: list[str]) -> None:
     Path("script.py").write_text(IS_FORK)

@@ -1,4 +1,4 @@
-"""What a stage's code imports and reads from params.yaml, to be held against dvc.yaml."""
+"""What a stage's code imports, declares as inputs and reads from params.yaml, to be held against dvc.yaml."""
 
 import ast
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Pipeline:
         return [name.replace("${model.architecture}", architecture) for name in names]
 
     def script(self, stage: str) -> Path:
-        return Path(self.stages[stage]["cmd"].removeprefix("python "))
+        return Path(self.stages[stage]["cmd"].split()[-1])
 
     def modules(self, stage: str) -> set[str]:
         """The files under src/ that a stage loads."""
@@ -96,18 +96,31 @@ class Pipeline:
         for stage in self.stages:
             modules, parameters = self.modules(stage), self.parameters(self.script(stage))
             read_by_any |= parameters
-            deps = {dep for dep in self.declared(stage, "deps") if dep.startswith("src/")}
+            listed = {*self.declared(stage, "deps")}
+            deps = {dep for dep in listed if dep.startswith("src/")}
+            inputs = declared_inputs(self.script(stage))
             keys = set().union(*(self.leaves(key) for key in self.declared(stage, "params")))
             for name in sorted(modules - deps):
                 yield f"{stage} imports {name}, which dvc.yaml does not list"
             for name in sorted(deps - modules):
                 yield f"dvc.yaml lists {name} for {stage}, which does not import it"
+            for name in sorted(inputs - listed):
+                yield f"{stage} declares the input {name}, which dvc.yaml does not list"
+            for name in sorted(listed - deps - inputs):
+                yield f"dvc.yaml lists {name} for {stage}, which does not declare it"
             for key in sorted(parameters - keys):
                 yield f"{stage} reads the parameter {key}, which dvc.yaml does not list"
             for key in sorted(keys - parameters):
                 yield f"dvc.yaml lists the parameter {key} for {stage}, which does not read it"
         for key in sorted(self.leaves() - read_by_any):
             yield f"nobody reads the parameter {key}"
+
+
+def declared_inputs(path: Path) -> set[str]:
+    """The arguments of `inputs.declare` in a script, which may read no other file."""
+    calls = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
+    arguments = [call.args for call in calls if ast.unparse(call.func) == "inputs.declare"]
+    return {ast.literal_eval(argument) for found in arguments for argument in found}
 
 
 def all_modules(path: Path) -> set[Path]:

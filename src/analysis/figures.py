@@ -1,12 +1,19 @@
 """Pictures of data and of mistakes, as PNG files with the same bytes each time."""
 
+import os
+import tempfile
 from pathlib import Path
+
+# Read when Matplotlib is loaded: the screen of a notebook, a user's settings and styles, and fonts of the
+# machine, which would draw what Matplotlib's own fonts lack, or stand in for them in another version.
+user_folder = tempfile.TemporaryDirectory()
+os.environ |= {"MPLBACKEND": "agg", "MPLCONFIGDIR": user_folder.name, "MPL_IGNORE_SYSTEM_FONTS": "1"}
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-mpl.use("Agg")  # draws into files, whatever screen there is
+mpl.rcdefaults()  # without the matplotlibrc of the working directory
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from common import inputs
 from common.backend import keras
 from common.errors import InputError
 
@@ -23,12 +24,14 @@ def build(
     and with them every `keras.device` around the call, so none should be.
 
     Raises:
-        InputError: no such file, or its `build` has no such option or refuses a value.
+        InputError: no such file, it reads another file, or its `build` has no such option or refuses a value.
     """
     names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     if name not in names:
         raise InputError(f"model.architecture must be one of {', '.join(names)}; received {name!r}")
-    architecture = importlib.import_module(f"architectures.{name}")
+    source = str(Path(__file__).with_name(f"{name}.py"))
+    with inputs.reading_only(source):
+        architecture = importlib.import_module(f"architectures.{name}")
     known = list(inspect.signature(architecture.build).parameters)[2:]
     for option in options:
         if option not in known:
@@ -38,7 +41,7 @@ def build(
             )
     keras.utils.clear_session(free_memory=False)
     try:
-        with keras.device(device):
+        with keras.device(device), inputs.reading_only(source):
             return architecture.build(input_shape, classes, **options)
     except (ValueError, TypeError) as error:
         # Keras puts the layer first, then the cause in bold

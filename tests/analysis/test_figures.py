@@ -6,6 +6,7 @@ from common import classes
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager, get_data_path
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -219,3 +220,10 @@ def test_class_names_are_text_and_not_formulas(tmp_path: Path, drawn: list[Figur
         assert seen
         for text in seen:
             assert not text.get_parse_math() or "$" not in text.get_text().replace("\\$", "")
+
+
+def test_only_matplotlibs_own_fonts_draw() -> None:
+    """Here Matplotlib was imported before figures.py, and so knows the fonts of the machine too."""
+    families = [font_manager.FontProperties([name]) for name in font_manager.get_font_names()]
+    found = {font_manager.findfont(family) for family in families}
+    assert [path for path in found if not path.startswith(get_data_path())] == []

@@ -11,7 +11,7 @@ from stage_dependencies import Pipeline
 DVC_YAML = """
 stages:
   first:
-    cmd: python src/first.py
+    cmd: python -E src/first.py
     params:
       - split
     deps:
@@ -25,7 +25,7 @@ stages:
       - metrics/z:
           cache: false
   second:
-    cmd: python src/second.py
+    cmd: python -E src/second.py
     params:
       - train
       - model
@@ -37,7 +37,8 @@ stages:
       - src/architectures/${model.architecture}.py
 """
 SOURCES = {
-    "first.py": "from tools import used\ns = params.load().split\nf(s.seed, s.val_size, s.train_size)\n",
+    "first.py": "from tools import used\ninputs.declare('data/x')\n"
+    "s = params.load().split\nf(s.seed, s.val_size, s.train_size)\n",
     "tools/__init__.py": "",
     "tools/used.py": "def f():\n    import deeper\n",
     "tools/other.py": "",
@@ -80,6 +81,9 @@ def test_a_pipeline_that_says_what_it_does_has_no_problem(project: Path) -> None
          "second imports src/tools/used.py, which dvc.yaml does not list"),
         ("src/tools/used.py", "import deeper", "return 1",
          "dvc.yaml lists src/deeper.py for first, which does not import it"),
+        ("src/first.py", "data/x", "data/x', 'data/w",
+         "first declares the input data/w, which dvc.yaml does not list"),
+        ("src/first.py", "'data/x'", "", "dvc.yaml lists data/x for first, which does not declare it"),
         ("dvc.yaml", "      - split\n", "      - split.seed\n      - split.val_size\n",
          "first reads the parameter split.train_size, which dvc.yaml does not list"),
         ("src/first.py", "s.seed, ", "",

@@ -1,0 +1,120 @@
+"""What a process may read: a stage what it declares, an architecture its own file.
+
+An audit hook, which nothing can remove, sees the files and programs that Python opens. It sees neither
+files that a library opens in C nor listings of folders.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from importlib.util import cache_from_source
+from typing import Any
+
+from common.errors import InputError
+from common.seal import SOURCE
+
+# beside the inputs: what dvclive reads of DVC and git, and the folders that environment variables name
+COMMON = (".cache", ".dvc", ".git")
+COMMON_NAMES = re.compile(r"params\.yaml|dvc\.yaml|dvc\.lock|\.(git|dvc)[a-z]+|.+\.(dvc|py)")  # in any folder
+FOLDER_VARIABLES = ("CHECKPOINT_DIR", "FASHION_MNIST_DIR", "TMPDIR")
+FOREIGN = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen"}
+# Called with each path that Python opens, as it is named and without links, and the flags of `os.open`;
+# with the name of an event of `FOREIGN` instead of a path.
+checks: list[Callable[[str, int], None]] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if not checks:
+        return
+    seen: set[tuple[str, int]] = set()
+    if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        seen = {(path, arguments[2]) for path in _names(os.fsdecode(arguments[0]))}
+    elif event in FOREIGN:
+        seen = {(event, 0)}
+    for path, flags in seen:
+        for check in tuple(checks):
+            check(path, flags)
+
+
+sys.addaudithook(_audit)
+
+
+def _names(path: str) -> set[str]:
+    return {os.path.abspath(path), os.path.realpath(path)}
+
+
+def _inside(path: str, places: Iterable[str]) -> bool:
+    return any(path == place or path.startswith(os.path.join(place, "")) for place in places)
+
+
+def _libraries() -> set[str]:
+    """The folders of the search path without those in which src/ or the working directory lies."""
+    folders = map(_names, sys.path)
+    return {n for names in folders for n in names if not any(_inside(p, names) for p in (SOURCE, os.getcwd()))}
+
+
+def refuse_shadows() -> None:
+    """Checks that no module of src/ has the name of another module, which would take its place.
+
+    Raises:
+        InputError: one has.
+    """
+
+    def is_module(name: str, folders: Iterable[str]) -> bool:
+        spec = PathFinder.find_spec(name, [*folders])
+        return spec is not None and spec.origin is not None
+
+    for name in sorted({entry.partition(".")[0] for entry in os.listdir(SOURCE)}):
+        if is_module(name, [SOURCE]) and (name in sys.stdlib_module_names or is_module(name, _libraries())):
+            raise InputError(
+                f"a module in src/ must not have the name of a standard or installed module; received {name}"
+            )
+
+
+def declare(*paths: str) -> None:
+    """From here on, this process reads no file of its project but `paths` and what it has written itself.
+
+    The project is this repository and the working directory, without the libraries that lie in them.
+
+    Raises:
+        InputError: later, from the call that opens another file.
+    """
+    project = (_names(os.path.dirname(SOURCE)) | _names(".")) - {os.sep}
+    variables = [os.environ[name] for name in FOLDER_VARIABLES if name in os.environ]
+    allowed = _libraries().union(*(_names(path) for path in (*paths, *COMMON, *variables)))
+    written: set[str] = set()
+
+    def check(path: str, flags: int) -> None:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            written.add(path)
+            return
+        undeclared = _inside(path, project) and not (path in written or _inside(path, allowed))
+        if undeclared and not COMMON_NAMES.fullmatch(os.path.basename(path)) and os.path.isfile(path):
+            raise InputError(f"a stage must read only what it declares; received {path}")
+
+    checks.append(check)
+
+
+@contextmanager
+def reading_only(source: str) -> Iterator[None]:
+    """Within the block, this process reads no file but `source` and libraries, and starts no program.
+
+    Raises:
+        InputError: within the block, from the call that does.
+    """
+    allowed = _libraries() | _names(source) | _names(cache_from_source(source))
+
+    def check(path: str, flags: int) -> None:
+        if path in FOREIGN or (os.path.isfile(path) and not _inside(path, allowed)):
+            raise InputError(
+                f"{os.path.basename(source)} must need no other file, module of src/ or program; received {path}"
+            )
+
+    checks.append(check)
+    try:
+        yield
+    finally:
+        checks.remove(check)

@@ -1,0 +1,135 @@
+"""Stages and architectures that read what they do not declare end with one line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from common import inputs
+from common.backend import keras
+from common.errors import InputError
+
+import numpy as np
+import pytest
+
+import architectures
+from conftest import ROOT, untrained
+
+OPEN_EACH = """
+import os, sys
+from pathlib import Path
+from common import inputs
+from common.errors import InputError
+Path("before.txt").write_text("")
+inputs.declare("data/prepared/train", "models/model.keras")
+Path("plots").mkdir()
+Path("plots/new.txt").write_text("")
+for name in sys.argv[1:]:
+    for path in (name, Path(name), os.fsencode(name), Path(name).absolute()):
+        try:
+            open(path).close()
+            os.close(os.open(path, os.O_RDONLY))
+        except InputError:
+            print(name)
+        except FileNotFoundError:
+            pass
+"""
+
+
+def test_a_stage_reads_what_it_declares_and_has_written(tmp_path: Path) -> None:
+    refused = [
+        "data/prepared/test/images.npy", "data/prepared/trained.npy", "data/raw/a", "data/input/b/c", "raw/a",
+        "data/prepared/train/link.npy", "data/prepared/test/cached.npy", "notes.txt", "src/weights.npy", "before.txt", "models/model.keras.old",
+    ]  # fmt: skip
+    allowed = [
+        "data/prepared/train/images.npy", "data/prepared/train/cached.npy", "models/model.keras", "params.yaml",
+        ".cache/stage.lock", ".dvc/config", ".git/HEAD", "plots/new.txt", "src/module.py",
+        "states/state", "missing.txt", str(ROOT / "src/train.py"), np.__file__, "/etc/hostname",
+    ]  # fmt: skip
+    made_otherwise = ("raw/a", "plots/new.txt", "missing.txt", "before.txt")
+    for name in (*refused, *allowed):
+        path = tmp_path / name
+        if not (name.startswith("/") or name in made_otherwise or path.stem in ("link", "cached")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    (tmp_path / "raw").symlink_to("data/raw")
+    (tmp_path / "data/prepared/train/link.npy").symlink_to("../test/images.npy")
+    (tmp_path / ".dvc/cache").mkdir()
+    (tmp_path / ".dvc/cache/object").touch()  # as with DVC's cache.type symlink
+    for part in ("train", "test"):
+        (tmp_path / f"data/prepared/{part}/cached.npy").symlink_to("../../../.dvc/cache/object")
+    done = subprocess.run(  # in a process of its own, since a declaration holds until its end
+        [sys.executable, "-c", OPEN_EACH, *refused, *allowed],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "CHECKPOINT_DIR": "states"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [name for name in refused for _ in range(4)]
+
+
+# --- architectures --------------------------------------------------------------------------------
+
+BUILD = """
+import keras
+{module}
+
+def build(input_shape, classes):
+    {line}
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(classes)])
+"""
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., keras.Model]:
+    """Builds an architecture of this line in `build`, and of this line before it."""
+    monkeypatch.chdir(tmp_path)
+    untrained().save_weights("a.weights.h5")
+    monkeypatch.setattr(architectures, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(architectures, "__path__", [str(tmp_path)])
+    (tmp_path / "helper.py").touch()
+    np.save("a.npy", np.zeros(1))
+
+    def build(line: str = "pass", module: str = "") -> keras.Model:
+        monkeypatch.delitem(sys.modules, "architectures.mine", raising=False)
+        monkeypatch.delitem(sys.modules, "architectures.helper", raising=False)
+        (tmp_path / "mine.py").write_text(BUILD.format(line=line, module=module))
+        return architectures.build("mine", (28, 28, 1), 10, {})
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("line", "received"),
+    [
+        ("open('a.npy')", "a.npy"),
+        ("__import__('numpy').load('a.npy')", "a.npy"),
+        ("__import__('h5py').File('a.weights.h5')", "a.weights.h5"),
+        ("from architectures import helper", "helper.py"),
+        ("__import__('subprocess').run(['true'])", "subprocess.Popen"),
+        ("__import__('os').system('true')", "os.system"),
+    ],
+)
+@pytest.mark.parametrize("place", ["line", "module"])
+def test_an_architecture_needs_no_other_file(
+    build: Callable[..., keras.Model], place: str, line: str, received: str
+) -> None:
+    rule = r"^mine\.py must need no other file, module of src/ or program; received "
+    with pytest.raises(InputError, match=rf"{rule}(.*/)?{received}$"):
+        build(**{place: line})
+    assert not inputs.checks
+    assert np.load("a.npy") == 0  # the rule ends with the block
+
+
+@pytest.mark.parametrize(
+    "line", ["open(__file__).close()", "import this_is_no_module", "import wave", "open('no')"]
+)
+def test_an_architecture_may_read_itself_and_libraries(build: Callable[..., keras.Model], line: str) -> None:
+    if "no" in line:  # as without the rule
+        with pytest.raises((ModuleNotFoundError, FileNotFoundError)):
+            build(line)
+    else:
+        sys.modules.pop("wave", None)
+        assert build(line).count_params() == 7850
