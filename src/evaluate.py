@@ -6,19 +6,17 @@ models/model.keras in float32, as Keras loads it.
 
 from pathlib import Path
 
-from common import arrays, files, locks, params
+from common import arrays, files, inputs, locks, params
 from common.backend import keras
 from common.errors import InputError
 
 import numpy as np
-import torch
 
 from analysis import figures, statistics
 from training import model_file
 
 METRICS = Path("metrics")
 MODEL = Path("models/model.keras")
-BATCH_SIZE = 1000
 
 
 def load_model(path: Path, image_shape: tuple[int, ...], class_count: int) -> keras.Model:
@@ -50,7 +48,6 @@ def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def main() -> None:
     chosen = params.load()
     names = arrays.load_class_names()
-    torch.set_num_threads(chosen.train.threads)
     model = None
     with (
         keras.device("cpu"),
@@ -64,7 +61,7 @@ def main() -> None:
         for part in chosen.evaluate.parts:
             rows, images, labels = select(part)
             model = model or load_model(MODEL, images.shape[1:], len(names))
-            probabilities = model.predict(images, batch_size=BATCH_SIZE, verbose=0)  # (N, classes)
+            (probabilities,) = model_file.predict(model, images)  # (N, classes)
             results[part] = {"source": chosen.data.source} | statistics.summary(labels, probabilities)
             statistics.predictions(rows, labels, probabilities, names).to_csv(
                 predictions / f"{part}.csv", index=False
@@ -78,4 +75,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    inputs.declare(
+        "data/prepared/classes.json",
+        "data/prepared/test",
+        "data/prepared/train",
+        "data/split",
+        "models/model.keras",
+    )
     main()

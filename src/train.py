@@ -1,11 +1,13 @@
 """Stage 4: trains the chosen architecture on the train rows and watches it on the val rows."""
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common import arrays, files, locks, params
+from common import arrays, files, inputs, locks, params
 from common.backend import keras
 from common.errors import InputError, first_line
 
@@ -18,8 +20,9 @@ from training.augmentation import Augmentation
 from training.batches import Batches, resized
 from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
 from training.native_model import NativeModel
+from training.shards import Adder
 
-VAL_BATCH_SIZE = 1000
+VAL_BATCH_SIZE, VAL_SHARDS = 1000, 8
 
 
 def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +67,6 @@ class Training(NamedTuple):
 
     fingerprint: str  # of everything that its bytes depend on
     device: str
-    precision: str  # float32 or bfloat16
     train: Batches
     val: Batches
     mean: np.ndarray  # (C,) of raw train pixels, as `std`
@@ -84,37 +86,40 @@ def set_up() -> Training:
     """
     chosen = params.load()
     settings = chosen.train
-    machine.set_up(settings.threads)
     device = machine.choose_device(settings.device)
+    machine.set_up(settings.precision)
     # before anything can fail: only processes that have joined notice when one of them ends
     processes.join(device)
-    precision = processes.broadcast_from_first(
-        None if processes.rank() else machine.choose_precision(settings.precision, device)
-    )
     # one seed, one independent stream for each purpose
-    init_seed, order_seed, augmentation_seed = (
-        int(word) for word in np.random.SeedSequence(settings.seed).generate_state(3)
-    )
+    seeds = np.random.SeedSequence(settings.seed).generate_state(2 + settings.shards)
+    init_seed, order_seed, augmentation_seed, *shard_seeds = (int(word) for word in seeds)
     keras.utils.set_random_seed(init_seed)
 
     train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
     class_names = arrays.load_class_names()
-    network, model = make_model(train.images.shape[1:], len(class_names), device, precision)
+    network, model = make_model(train.images.shape[1:], len(class_names), device, shard_seeds)
     resizing = make_resizing(model, [train, val])
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
     )
+    arithmetic = machine.arithmetic(settings.precision, device)
+    if (settings.precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
+        print(
+            f"{arithmetic} is not the portable arithmetic of x86-64 processors with AVX2: "
+            "the last bits will be others than there",
+            file=sys.stderr,
+        )
     fingerprint = checkpoint.fingerprint(
-        [str(chosen.model), str(settings), device, precision, class_names],
+        [str(chosen.model), str(settings), arithmetic, class_names],
         [data.numpy(force=True) for part in (train, val) for data in (part.images, part.labels)],
     )
     if len(set(processes.gather(fingerprint))) > 1:
         raise InputError(
-            "all machines must have the same parameters, data, code, libraries and kind of processor; "
-            "received machines that differ"
+            "all machines must have the same parameters, data, code and libraries, and the same processor where "
+            "arithmetic is not portable; received machines that differ"
         )
     return Training(
-        fingerprint, device, precision, train, val, mean, std, class_names, network, model, learning_rate, resizing
+        fingerprint, device, train, val, mean, std, class_names, network, model, learning_rate, resizing
     )
 
 
@@ -140,24 +145,18 @@ def load_batches(
         mean,
         std,
         settings.batch_size,
+        settings.shards,
         device,
         augmentation,
         order_seed,
         settings.data_pruning,
     )
-    val = Batches(images[val_rows], labels[val_rows], mean, std, VAL_BATCH_SIZE, device)
-    for part in (train, val):
-        smallest = part.rows_an_epoch % part.batch_size or part.batch_size
-        if smallest < processes.count():
-            raise InputError(
-                f"train.processes must be at most {smallest}, the rows of the smallest batch; "
-                f"received {processes.count()}"
-            )
+    val = Batches(images[val_rows], labels[val_rows], mean, std, VAL_BATCH_SIZE, VAL_SHARDS, device)
     return train, val, mean, std
 
 
 def make_model(
-    image_shape: Sequence[int], classes: int, device: str, precision: str
+    image_shape: Sequence[int], classes: int, device: str, shard_seeds: Sequence[int]
 ) -> tuple[keras.Model, NativeModel]:
     """The network of the chosen architecture, and the model that trains its weights."""
     chosen = params.load()
@@ -172,9 +171,10 @@ def make_model(
         model.prepare(
             make_optimizer(settings.optimizer, settings.learning_rate, optimizer_options),
             settings.label_smoothing,
-            precision,
+            settings.precision,
+            Adder(settings.shards, machine.threads(processes.on_this_machine()), device),
+            shard_seeds,
         )
-        processes.reseed_for_rank([variable.value for variable in model.variables])
     return network, model
 
 
@@ -232,14 +232,19 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
 
 def main() -> None:
     settings = params.load().train
-    if processes.should_launch(settings.processes):
-        processes.launch(settings.processes, Path(__file__))
+    wanted = machine.number("TRAIN_PROCESSES", processes.count())
+    if wanted > settings.shards:
+        raise InputError(
+            f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}, since a process computes one shard "
+            f"or more; received {wanted}"
+        )
+    if processes.should_launch(wanted):
+        processes.launch(wanted, Path(__file__))
         return
     processes.report_error_to_launcher()
-    if settings.processes != processes.count():
+    if wanted != processes.count():
         raise InputError(
-            f"train.processes must be as many as torchrun starts, {processes.count()}; "
-            f"received {settings.processes}"
+            f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}"
         )
     training = set_up()
     if processes.rank():  # the first process writes for all
@@ -253,16 +258,29 @@ def main() -> None:
         several = f"{processes.count()} processes of " if processes.is_distributed() else ""
         print(
             f"{training.model.name}: {training.model.count_params():,} parameters, "
-            f"{len(training.train.labels):,} training images, {training.precision} on {several}{training.device}"
+            f"{len(training.train.labels):,} training images, {settings.precision} on {several}{training.device}"
         )
         curves = Curves(curves_folder)
         fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
         with keras.device(training.device):
             classifier = model_file.with_preprocessing(training.network, training.mean, training.std)
             model_file.save(classifier, training.class_names, Path("models/model.keras"))
-        files.write_json(Path("metrics/train.json"), curves.last)
+        files.write_json(
+            Path("metrics/train.json"), curves.last | {"precision": settings.precision, "device": training.device}
+        )
+
+
+def read_options() -> None:
+    """Options of the command line are other names for environment variables, which DVC passes on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", help="TRAIN_THREADS: of each process (default: all cores)")
+    parser.add_argument("--processes", help="TRAIN_PROCESSES: on all machines together (default: 1)")
+    for name, value in vars(parser.parse_args()).items():
+        if value is not None:
+            os.environ[f"TRAIN_{name.upper()}"] = value
 
 
 if __name__ == "__main__":
-    arrays.forbid_test_images()
+    inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split")
+    read_options()
     main()

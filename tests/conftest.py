@@ -30,8 +30,9 @@ from training import model_file
 FORKED_PROGRAMS = "TESTS_FORKED_PROGRAMS"  # names the folder of the fork server's programs
 ROOT = Path(__file__).resolve().parents[1]
 
-os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # for all that tests start
-torch.set_num_threads(1)  # other tests have the other cores
+# for all that tests start; other tests have the other cores
+os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TRAIN_THREADS": "1"}
+torch.set_num_threads(1)
 
 # As small as a pipeline can be and still use every stage.
 TINY = {
@@ -45,9 +46,19 @@ TINY = {
     "train.learning_rate": 0.05,
     "train.data_pruning": 0.0,
     "train.progressive_resizing.share": 0.0,  # plain takes one size only
+    "train.shards": 2,
     "train.precision": "float32",
-    "train.threads": 1,  # other tests have the other cores
 }
+
+# Variables that would change the results of stages, if stages let them, and that dvc itself can take.
+HOSTILE = {
+    "ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA",
+    "KERAS_BACKEND": "none", "KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1", "LANG": "de_DE.ISO-8859-1",
+    "LANGUAGE": "de", "LC_ALL": "POSIX", "MKL_CBWR": "SSE4_2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "module://none",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3", "OMP_NUM_THREADS": "3", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Nehalem", "PYTHONHASHSEED": "5", "PYTHONSAFEPATH": "1",
+    "PYTHONUTF8": "0", "PYTORCH_JIT": "0", "TORCH_LOGS": "+dynamo", "TZ": "Asia/Kolkata",
+}  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,14 +116,13 @@ def settings_of_torch() -> Iterator[None]:
     """What training sets for its process is put back, but for glibc's memory."""
     threads, memory = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     deterministic = torch.are_deterministic_algorithms_enabled()
-    workspace_of_cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    environment = dict(os.environ)
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = memory  # type: ignore[attr-defined]
-    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    if workspace_of_cublas is not None:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace_of_cublas
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def squeezed(text: str) -> str:

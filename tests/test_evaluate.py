@@ -15,7 +15,7 @@ import pytest
 import architectures
 import evaluate
 from conftest import TINY, write_params
-from training import model_file
+from training import machine, model_file
 
 SHAPE, NAMES = (28, 28, 1), [f"class {label}" for label in range(10)]
 VAL_ROWS = np.arange(3, 120, 2)
@@ -109,6 +109,20 @@ def test_runs_on_the_processor_whatever_keras_would_choose(stage: Path, monkeypa
     monkeypatch.setattr("keras.src.backend.torch.core.DEFAULT_DEVICE", "meta")
     evaluate.main()
     assert read("val") == before
+
+
+def test_the_number_of_cores_changes_no_byte(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_file, "BATCH_SIZE", 16)
+
+    def written(cores: int) -> dict[Path, bytes]:
+        monkeypatch.setattr(machine, "cores", lambda: cores)
+        evaluate.main()
+        paths = [path for name in ("metrics", "plots") for path in Path(name).rglob("*")]
+        return {path: path.read_bytes() for path in paths if path.is_file()}
+
+    one = written(1)
+    assert len(one) == 10
+    assert written(2) == written(3) == one
 
 
 # --- models that are refused ----------------------------------------------------------------------

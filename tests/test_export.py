@@ -15,7 +15,7 @@ import pytest
 import export
 from conftest import TINY, untrained, write_params
 from inference.classifier import Classifier
-from training import model_file
+from training import machine, model_file
 
 ONNX = Path("models/model.onnx")
 NAMES = ["Müller's hat", "€ bag", "coat"]
@@ -52,7 +52,7 @@ def test_the_limit_is_of_train_rows_and_counted_on_val(workspace: Path) -> None:
     prepare(workspace)
     export.main()
     limit = np.quantile(energies(slice(50, 250)), 0.99)
-    assert result()["energy_limit"] == pytest.approx(limit, abs=1e-3)
+    assert result()["energy_limit"] == pytest.approx(limit, abs=1e-4)
     assert result()["train_images"] == 200
     assert result()["val_images"] == 50
     assert result()["val_unlike"] == (energies(slice(50)) > result()["energy_limit"]).mean()
@@ -60,6 +60,30 @@ def test_the_limit_is_of_train_rows_and_counted_on_val(workspace: Path) -> None:
     assert classifier.energy_limit == result()["energy_limit"]
     assert classifier.class_names == NAMES
     assert (classifier.form, classifier.shape) == ("fashion-mnist", (28, 28, 1))
+
+
+def test_the_limit_is_that_of_onnx_runtime(workspace: Path) -> None:
+    prepare(workspace)
+    export.main()
+    images = np.load(arrays.PREPARED / "train/images.npy")
+    session = Classifier(ONNX)._session
+    (found,) = session.run(["energy"], {"pixels": images})
+    ours = export.energies(keras.saving.load_model(export.MODEL), images)
+    assert (ours.shape, ours.dtype) == ((250,), np.float32)
+    np.testing.assert_allclose(ours, found, rtol=0, atol=1e-4)
+    assert result()["energy_limit"] == pytest.approx(np.quantile(found[50:], 0.99), abs=1e-4)
+    assert result()["val_unlike"] == pytest.approx((found[:50] > result()["energy_limit"]).mean(), abs=0.02)
+
+
+def test_the_number_of_cores_changes_no_byte(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(workspace)
+    monkeypatch.setattr(model_file, "BATCH_SIZE", 16)
+    written = []
+    for cores in (1, 2):
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        export.main()
+        written.append((ONNX.read_bytes(), result()))
+    assert written[0] == written[1]
 
 
 def test_many_rows_are_sampled_evenly_and_val_may_be_empty(

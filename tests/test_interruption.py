@@ -17,7 +17,7 @@ import pytest
 
 from conftest import ROOT, TINY, Clone, made_once, with_forks, write_params
 
-SETTING = TINY | {"train.epochs": 12, "train.threads": 2}
+SETTING = TINY | {"train.epochs": 12}
 AN_EPOCH_IS_SAVED = "epoch 2/"  # an epoch is saved just after its line
 # executed again even if dvc remembers the results
 AGAIN = ("dvc", "repro", "--no-run-cache")
@@ -29,7 +29,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 
-def start(clone: Clone, *words: str) -> subprocess.Popen[str]:
+def start(clone: Clone, *words: str, threads: int = 1) -> subprocess.Popen[str]:
     """In a process group of its own, as a terminal does it."""
     return subprocess.Popen(
         words,
@@ -38,7 +38,7 @@ def start(clone: Clone, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "TRAIN_THREADS": str(threads)},
         # background jobs of a shell ignore Ctrl-C, and so would all that they start
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
@@ -112,7 +112,7 @@ def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> st
 
 @pytest.mark.slow
 def test_kill_9_of_all_at_ten_random_moments(clone: Clone, expected: dict[str, bytes]) -> None:
-    """Six in the stage as a whole, four after an epoch of its training."""
+    """Six in the stage as a whole, four after an epoch of its training; each time with other threads."""
     began = time.perf_counter()
     clone.run(*AGAIN, "--force", "--single-item", "train", fresh=True)
     whole = time.perf_counter() - began
@@ -120,8 +120,8 @@ def test_kill_9_of_all_at_ten_random_moments(clone: Clone, expected: dict[str, b
     moments = [("", moment) for moment in generator.uniform(0, whole, 6)]
     moments += [(f"epoch {epoch}/", 0.1) for epoch in generator.choice(range(1, 9), 4, False)]
     went_on = 0
-    for text, moment in moments:
-        process = start(clone, *AGAIN, "--force", "--single-item", "train")
+    for number, (text, moment) in enumerate(moments):
+        process = start(clone, *AGAIN, "--force", "--single-item", "train", threads=1 + number % 4)
         if text:
             wait_for(process, text)
         time.sleep(moment)
@@ -136,7 +136,7 @@ def test_kill_9_of_all_at_ten_random_moments(clone: Clone, expected: dict[str, b
 def test_kill_9_in_every_other_stage(clone: Clone, expected: dict[str, bytes], stage: str) -> None:
     for moment in (0.1, 0.6):
         process = start(clone, *AGAIN, "--force", "--single-item", stage)
-        wait_for(process, f"python src/{stage}.py")
+        wait_for(process, f"python -E src/{stage}.py")
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -211,8 +211,9 @@ def test_another_training_waits_for_the_one_that_dvc_left_behind(clone: Clone, e
 WITH_A_FULL_DISK = """
 import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-sys.path[0] = sys.argv[1]
-runpy.run_path(sys.argv[2], run_name="__main__")
+sys.path[0], script = sys.argv[1:]
+del sys.argv[1:]
+runpy.run_path(script, run_name="__main__")
 """
 
 

@@ -1,6 +1,7 @@
 """The train stage: its parts, and whole runs on synthetic images."""
 
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -14,6 +15,7 @@ from common.errors import InputError
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 import train
 from conftest import ROOT, TINY, with_forks, write_params
@@ -150,6 +152,113 @@ def val_accuracy() -> float:
     return float((predicted == labels[rows]).mean())
 
 
+# --- one hash ---------------------------------------------------------------------------------------
+
+
+def mixed(name: str, shape: tuple[int, int, int], classes: int, *_: Any) -> keras.Model:
+    """Batch statistics, both ways to draw, and penalties, in place of an architecture."""
+    keras.utils.clear_session(free_memory=False)
+    inputs = layers.Input(shape)
+    x = layers.Conv2D(6, 3, strides=2, kernel_regularizer="l2", activity_regularizer="l2")(inputs)
+    x = layers.Dropout(0.2)(layers.BatchNormalization()(x))
+    x = layers.SpatialDropout2D(0.2)(layers.Dropout(0.2, seed=1)(x))
+    return keras.Model(inputs, layers.Dense(classes)(layers.Flatten()(layers.Activation("silu")(x))))
+
+
+@pytest.mark.parametrize(
+    ("shards", "batch_size"),
+    [(5, 32), (1, 119), (8, 59), (3, 39)],  # the last of 120 rows are 24, 1, 2, 3
+)
+def test_the_number_of_threads_changes_no_byte(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int, batch_size: int
+) -> None:
+    monkeypatch.setattr(train.architectures, "build", mixed)
+    settings = {"data_pruning": 0.2, "averaging": 0.5, "keep": "best", "epochs": 2, "shards": shards}
+    settings |= {"augmentation.flip": "random", "augmentation.shift": 2, "augmentation.cutout": 3}
+    found = []
+    for threads in ("1", "2", "3", "4", "") if shards == 5 else ("1", "3"):
+        monkeypatch.setenv("TRAIN_THREADS", threads)
+        run(batch_size=batch_size, **settings)
+        found.append(written(tmp_path))
+        shutil.rmtree("models")
+    assert len(found[0]) == 6
+    for other in found[1:]:
+        assert other == found[0]
+
+
+def test_the_number_of_shards_is_part_of_the_result(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.architectures, "build", mixed)
+    models = set()
+    for shards in (1, 2, 4):
+        run(epochs=1, shards=shards)
+        models.add(MODEL.read_bytes())
+    assert len(models) == 3
+
+
+@pytest.mark.parametrize("text", ["0", "x"])
+def test_a_wrong_number_of_threads_is_refused_in_one_line(
+    run: Train, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("TRAIN_THREADS", text)
+    with pytest.raises(InputError, match=f"^TRAIN_THREADS must be a number from 1; received {text}$"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        ([], {}),
+        (["--threads", "3"], {"TRAIN_THREADS": "3"}),
+        (["--processes=2", "--threads=1"], {"TRAIN_THREADS": "1", "TRAIN_PROCESSES": "2"}),
+        (["--threads", ""], {"TRAIN_THREADS": ""}),
+    ],
+)
+def test_options_are_names_for_environment_variables(
+    monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, words: list[str], environment: dict[str, str]
+) -> None:
+    for name in ("TRAIN_THREADS", "TRAIN_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    train.read_options()
+    assert {key: value for key, value in os.environ.items() if key.startswith("TRAIN_")} == environment
+
+
+def test_float32_that_is_not_portable_is_said_in_one_line(
+    run: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "processor", lambda: "some processor")
+    monkeypatch.setattr(machine, "is_portable", lambda: True)
+    run(epochs=1)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(machine, "is_portable", lambda: False)
+    run(epochs=1, precision="bfloat16")  # which nobody expects to be
+    assert capfd.readouterr().err == ""
+    run(epochs=1)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("float32 on some processor is not the portable arithmetic")
+
+
+def test_the_fingerprint_is_of_the_processor_where_arithmetic_is_not_portable(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
+) -> None:
+    (tmp_path / "data").symlink_to(prepared / "data")
+    monkeypatch.chdir(tmp_path)
+
+    def fingerprints(precision: str, portable: bool) -> set[str]:
+        write_params(tmp_path, SMALL | {"train.precision": precision})
+        monkeypatch.setattr(machine, "is_portable", lambda: portable)
+        found: set[str] = set()
+        for processor in ("one", "another"):
+            monkeypatch.setattr(machine, "processor", lambda processor=processor: processor)
+            monkeypatch.setenv("TRAIN_THREADS", str(1 + len(found)))
+            found.add(train.set_up().fingerprint)
+        return found
+
+    assert len(fingerprints("float32", True)) == 1
+    assert len(fingerprints("float32", False)) == 2
+    assert len(fingerprints("bfloat16", True)) == 2
+
+
 def test_two_processes_write_the_same_bytes(
     prepared: Path, run: Train, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -173,7 +282,9 @@ def test_two_processes_write_the_same_bytes(
 def test_the_last_epoch_is_in_train_json_and_in_the_model(run: Train) -> None:
     last = run(epochs=3)
     assert last["epochs"] == 3
-    assert set(last) == {"epochs", "train_accuracy", "train_loss", "val_accuracy", "val_loss"}
+    figures = {"train_accuracy", "train_loss", "val_accuracy", "val_loss"}
+    assert set(last) == {"epochs", "precision", "device"} | figures
+    assert (last["precision"], last["device"]) == ("float32", "cpu")
     assert last["val_accuracy"] == pytest.approx(val_curve()[-1], abs=1e-6)
     assert last["val_accuracy"] == pytest.approx(val_accuracy(), abs=1e-6)
     assert last["val_loss"] < val_curve("loss")[0]  # it has learned
@@ -256,7 +367,7 @@ def test_small_images_come_first_where_the_network_takes_them(
         step = getattr(NativeModel, name)
 
         def seen_step(self: NativeModel, data: Any) -> Any:
-            seen[name].append(tuple(data[0].shape[1:]))
+            seen[name].append(tuple(data.normalised(data.images).shape[1:]))
             return step(self, data)
 
         monkeypatch.setattr(NativeModel, name, seen_step)
@@ -284,32 +395,11 @@ def test_small_images_come_first_where_the_network_takes_them(
 def test_bfloat16_gives_a_float32_model_that_is_near(run: Train) -> None:
     exact = run(epochs=2)
     rough = run(epochs=2, precision="bfloat16")
+    assert rough["precision"] == "bfloat16"
     assert rough["train_loss"] != exact["train_loss"]
     assert rough["train_loss"] == pytest.approx(exact["train_loss"], rel=0.05)
     weights = keras.saving.load_model(MODEL).weights
     assert {weight.dtype for weight in weights} == {"float32"}
-
-
-@pytest.mark.parametrize(("speed", "precision"), [(0.5, "float32"), (2.0, "bfloat16")])
-def test_auto_is_the_precision_that_is_faster_here(
-    run: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], speed: float, precision: str
-) -> None:
-    run(epochs=1, precision=precision)
-    named = MODEL.read_bytes()
-    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
-    capfd.readouterr()
-    run(epochs=1, precision="auto")
-    assert MODEL.read_bytes() == named
-    assert f"150 training images, {precision} on cpu" in capfd.readouterr().out
-
-
-def test_bfloat16_that_is_slower_here_is_said_and_training_goes_on(
-    run: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: 0.5)
-    assert run(epochs=1, precision="bfloat16")["epochs"] == 1
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("bfloat16 has 0.50 times the speed of float32 on this processor")
 
 
 def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:
@@ -318,7 +408,7 @@ def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:
     np.save(tmp_path / arrays.SPLIT / "val.npy", np.arange(0))
     write_params(tmp_path, SMALL | {"split.val_size": 0, "evaluate.parts": ["test"]})
     train.main()
-    assert set(json.loads(Path("metrics/train.json").read_text())) == {"epochs", "train_accuracy", "train_loss"}
+    assert not [name for name in json.loads(Path("metrics/train.json").read_text()) if "val" in name]
 
 
 def test_a_diverging_run_ends_in_one_line_and_leaves_what_was_there(run: Train, tmp_path: Path) -> None:

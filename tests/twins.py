@@ -6,10 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 import architectures
 from training.batches import Batches
 from training.native_model import NativeModel
+from training.shards import Adder
 
 Build = Callable[[], keras.Model]
 
@@ -38,16 +40,35 @@ def twins(build: Build, fresh: bool = False) -> tuple[keras.Model, NativeModel]:
     return stock, NativeModel(other.inputs, other.outputs[0])
 
 
-def batches(count: int, batch_size: int, shape: tuple[int, ...] = (28, 28, 1)) -> Batches:
+def prepare(
+    model: NativeModel,
+    optimizer: keras.Optimizer,
+    *,
+    smoothing: float = 0.0,
+    precision: str = "float32",
+    shards: int = 1,
+    threads: int = 1,
+) -> NativeModel:
+    """Compiles `model`; where the batches have as many shards."""
+    model.prepare(optimizer, smoothing, precision, Adder(shards, threads, "cpu"), range(1, shards))
+    return model
+
+
+def batches(count: int, batch_size: int, shape: tuple[int, ...] = (28, 28, 1), shards: int = 1) -> Batches:
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (count, *shape), np.uint8)
     labels = generator.integers(0, 10, count).astype(np.uint8)
     channels = np.ones(shape[-1])
-    return Batches(images, labels, 127.5 * channels, 73.9 * channels, batch_size, "cpu")
+    return Batches(images, labels, 127.5 * channels, 73.9 * channels, batch_size, shards, "cpu")
+
+
+def pairs(data: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Normalised images (B, H, W, C) and labels (B,) of each batch, as stock Keras takes them."""
+    return [(batch.normalised(batch.images), batch.labels) for batch in data]
 
 
 def everything(data: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = zip(*data, strict=True)
+    images, labels = zip(*pairs(data), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -72,7 +93,9 @@ class Losses(keras.callbacks.Callback):
 def fit(model: keras.Model, data: Batches) -> np.ndarray:
     """One epoch; returns the loss of each step."""
     losses = Losses()
-    model.fit(data.loader(), callbacks=[losses], verbose=0)
+    native = isinstance(model, NativeModel)
+    loader = data.loader() if native else DataLoader(pairs(data), batch_size=None)  # type: ignore[arg-type]
+    model.fit(loader, callbacks=[losses], verbose=0)
     return losses.by_step()
 
 

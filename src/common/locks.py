@@ -11,11 +11,6 @@ from filelock import FileLock, Timeout
 STAGE = Path(".cache/stage.lock")
 
 
-def waiting_marker(path: Path) -> Path:
-    """The file that exists while another process waits for the lock `path`."""
-    return path.with_suffix(".waiting")
-
-
 @contextmanager
 def exclusive(path: Path = STAGE) -> Iterator[None]:
     """Holds the lock `path`. While another process holds it, waits, and names that process on stderr.
@@ -28,12 +23,32 @@ def exclusive(path: Path = STAGE) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        waiting_marker(path).touch()
-        print(f"waiting until process {path.read_text()} ends, which writes here too", file=sys.stderr, flush=True)
-        lock.acquire()
+        with FileLock(path.with_suffix(f".waiting-{os.getpid()}")):
+            print(
+                f"waiting until process {path.read_text()} ends, which writes here too",
+                file=sys.stderr,
+                flush=True,
+            )
+            lock.acquire()
     try:
-        waiting_marker(path).unlink(missing_ok=True)
         path.write_text(str(os.getpid()))
         yield
     finally:
         lock.release()
+
+
+def is_awaited(path: Path) -> bool:
+    """Whether another process waits for the lock `path`; removes what is left of killed processes."""
+    markers = path.parent.glob(f"{path.stem}.waiting-*")
+    removed = [remove_if_free(marker) for marker in markers]
+    return not all(removed)
+
+
+def remove_if_free(path: Path) -> bool:
+    """Removes a lock file that no process holds; whether it did."""
+    try:
+        with FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True

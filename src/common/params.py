@@ -104,10 +104,16 @@ class Train(Section):
     augmentation: Augmentation
     data_pruning: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     progressive_resizing: ProgressiveResizing = ProgressiveResizing(scale=1.0, share=0.0)
-    precision: Literal["auto", "float32", "bfloat16"]
-    threads: Annotated[int, Field(ge=1, le=1024)]
-    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    shards: Annotated[int, Field(ge=1, le=1024)] = 1
+    precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_former_keys(cls, section: Any) -> Any:
+        if isinstance(section, dict):  # who computes the shards has no influence on the result
+            return {key: value for key, value in section.items() if key not in ("threads", "processes")}
+        return section
 
 
 class Evaluate(Section):

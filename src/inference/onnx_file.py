@@ -17,13 +17,10 @@ from common import files
 from common.backend import keras
 from common.errors import InputError
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 OPSET = 18
-BATCH_SIZE = 1000
 
 
 class _Outputs(torch.nn.Module):
@@ -71,19 +68,6 @@ def convert(model: keras.Model) -> onnx.ModelProto:
     converted.producer_version = converted.producer_version.partition("+")[0]  # not the build
     onnx.checker.check_model(converted, full_check=True)
     return converted
-
-
-def energies(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    """(N,) float32 of images (N, H, W, C) uint8."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the same bits on any machine of this kind
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate(
-        [
-            session.run(["energy"], {"pixels": images[start : start + BATCH_SIZE]})[0]
-            for start in range(0, len(images), BATCH_SIZE)
-        ]
-    )
 
 
 def save(model: onnx.ModelProto, metadata: dict[str, str], path: Path) -> None:

@@ -1,19 +1,26 @@
 """Batches cut from arrays already in memory, in a seeded order, augmented as a whole."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from training import processes
+from training import shards
 from training.augmentation import Augmentation
 
-Batch = tuple[Any, ...]  # images, labels; with `pruning` also weights and a function of the losses
+
+class Batch(NamedTuple):
+    images: torch.Tensor  # (B, H, W, C) uint8
+    labels: torch.Tensor  # (B,) int64
+    weights: torch.Tensor | None  # (B,) float32; None: all count alike
+    shards: list[slice]  # of the rows
+    normalised: Callable[[torch.Tensor], torch.Tensor]  # of images: float32, resized
+    record_losses: Callable[[torch.Tensor], Any]  # takes the batch's losses (B,)
 
 
 def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
@@ -24,22 +31,21 @@ def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 class Batches(IterableDataset):
-    """Yields (images, labels): normalised float32 (B, H, W, C) and int64 (B,); the last may be smaller.
+    """Yields `Batch`es; the last may be smaller.
 
-    Each pass is one epoch and visits every row once; in several processes, each process gets its shard
-    of each batch. With `augmentation` None, rows come in order and unchanged; otherwise shuffled and
-    augmented.
+    Each pass is one epoch and visits every row once. With `augmentation` None, rows come in order and
+    unchanged; otherwise shuffled and augmented.
 
     With `pruning`, an epoch leaves out that share of the rows (InfoBatch,
     https://arxiv.org/abs/2303.04947, with a fixed share): twice that share, the rows with the lowest
     loss at their last visit, are candidates. A random half of the candidates is left out, and the other
-    half counts twice. A batch is then (images, labels, weights, record_losses): weights are float32
-    (B,), and the function must be called with the batch's losses (B,).
+    half counts twice.
 
     Args:
         images: (N, H, W, C) uint8.
         labels: (N,) uint8.
         mean, std: (C,), of pixel values 0–255; images become (pixel − mean) / std.
+        shards: the number of shards of a full batch.
         seed: for the order of the rows, and for the choice of the rows left out.
         pruning: from 0 to 0.5.
     """
@@ -51,6 +57,7 @@ class Batches(IterableDataset):
         mean: np.ndarray,
         std: np.ndarray,
         batch_size: int,
+        shards: int,
         device: str,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -60,7 +67,7 @@ class Batches(IterableDataset):
         self.labels = torch.from_numpy(labels).to(device, torch.int64)
         self.mean = torch.from_numpy(mean).to(device, torch.float32)
         self.std = torch.from_numpy(std).to(device, torch.float32)
-        self.batch_size = batch_size
+        self.batch_size, self.shards = batch_size, shards
         self.augmentation = augmentation
         self.generator = torch.Generator().manual_seed(seed)
         self.epoch = 0
@@ -91,21 +98,19 @@ class Batches(IterableDataset):
             images = self.images[rows]
             if self.augmentation:
                 images = self.augmentation(images, rows, epoch)
-            own = processes.shard(len(rows))
-            images = images[own]
-            if self.scale < 1:
-                images = resized(images, self.scale)
-            normalised = (images.float() - self.mean) / self.std
-            if self.left_out:
-                record = partial(self._record_losses, rows, own)
-                yield normalised, self.labels[rows[own]], weights[rows[own]], record
-            else:
-                yield normalised, self.labels[rows[own]]
+            yield Batch(
+                images,
+                self.labels[rows],
+                weights[rows] if self.left_out else None,
+                shards.cut(len(rows), self.batch_size, self.shards),
+                self._normalised,
+                partial(self.losses.index_put_, (rows,)),
+            )
 
-    def _record_losses(self, rows: torch.Tensor, own: slice, losses: torch.Tensor) -> None:
-        batch_losses = torch.zeros(len(rows), device=losses.device)
-        batch_losses[own] = losses
-        self.losses[rows] = processes.all_reduce(batch_losses)
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        if self.scale < 1:
+            images = resized(images, self.scale)
+        return (images.float() - self.mean) / self.std
 
     def loader(self) -> DataLoader:
         """For Keras' `fit`; batches pass through unchanged."""

@@ -8,9 +8,8 @@ import hashlib
 import io
 import json
 import os
-import platform
-import random
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,10 +22,11 @@ from common.backend import keras
 import numpy as np
 import torch
 
-from training import machine, processes
+from training import processes
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Logs, Weights
 
+KEPT_DAYS = 30
 SOURCE = Path(__file__).resolve().parents[1]
 # the attributes that each kind of callback carries from one epoch to the next
 STATE: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
@@ -40,16 +40,15 @@ STATE: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
 def fingerprint(settings: Any, arrays: Sequence[np.ndarray]) -> str:
     """A hash of everything that a training's bytes depend on, 16 hexadecimal digits.
 
-    Beside the arguments these are the loaded code of this repository, the versions of the libraries,
-    and the processor model.
+    Beside the arguments these are the loaded code of this repository and the versions of the libraries.
 
     Args:
         settings: parameters, and anything else that JSON can hold.
         arrays: the data.
     """
-    versions = [version(name) for name in ("dvclive", "keras", "numpy", "torch")]
-    platform_names = [platform.python_version(), machine.processor()]
-    digest = hashlib.sha256(json.dumps([settings, versions, platform_names]).encode())
+    # without the build: "+cpu"
+    versions = [version(name).partition("+")[0] for name in ("dvclive", "keras", "numpy", "torch")]
+    digest = hashlib.sha256(json.dumps([settings, versions]).encode())
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
@@ -69,13 +68,22 @@ def state_file(training: str) -> Iterator[Path]:
     It lies in .cache/checkpoints, since dvc removes a stage's outputs before it runs the stage, or in
     the folder that the environment variable CHECKPOINT_DIR names. At the end of the block the file is
     removed, unless an exception is raised, or another process waits to run the same training: that
-    process then starts from the state of the last epoch.
+    process then starts from the state of the last epoch. States of other trainings that nobody has come
+    back for in `KEPT_DAYS` days are removed.
     """
     folder = Path(os.environ.get("CHECKPOINT_DIR", ".cache/checkpoints")).resolve()
     file, lock = folder / training, folder / f"{training}.lock"
     with locks.exclusive(lock):
+        for path in folder.glob("*.lock"):
+            old = path.with_suffix("")
+            if (
+                old.exists()
+                and time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400
+                and locks.remove_if_free(path)
+            ):
+                old.unlink()
         yield file
-        if not locks.waiting_marker(lock).exists():
+        if not locks.is_awaited(lock):
             file.unlink(missing_ok=True)
 
 
@@ -132,14 +140,18 @@ class Checkpoint(keras.callbacks.Callback):
         augmentation = self.batches.augmentation
         return [self.batches.generator] + ([augmentation.generator] if augmentation else [])
 
+    def _generators_of_shards(self) -> list[torch.Tensor]:
+        """The state of each shard's generator, from the process that computes the shard."""
+        own = {shard: self.model.generators[shard].get_state() for shard in self.model.own_shards()}
+        states = {shard: state for part in processes.gather(own) for shard, state in part.items()}
+        return [states[shard] for shard in sorted(states)]
+
     def _stateful(self) -> list[tuple[keras.callbacks.Callback, tuple[str, ...]]]:
         """The callbacks that have a state, and the names of its attributes."""
         return [(c, STATE[type(c)]) for c in self.callbacks if type(c) in STATE]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
-        numpy_state = np.random.get_state(legacy=False)
-        numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
         self.state = {
             "epochs": self.params["epochs"] if self.model.stop_training else epoch + 1,
             "history": self.history,
@@ -147,10 +159,7 @@ class Checkpoint(keras.callbacks.Callback):
             "generators": [generator.get_state() for generator in self._generators()],
             "batches": self.batches.epoch,
             "losses": self.batches.losses,
-            "python": random.getstate(),
-            "numpy": numpy_state,
-            "torch": processes.gather(torch.get_rng_state()),
-            "cuda": processes.gather(torch.cuda.get_rng_state() if self.device == "cuda" else None),
+            "shards": self._generators_of_shards(),
             "callbacks": [
                 {name: getattr(callback, name) for name in names} for callback, names in self._stateful()
             ],
@@ -171,16 +180,12 @@ class Checkpoint(keras.callbacks.Callback):
             print(f"goes on after epoch {len(self.history)}")
         for variable, tensor in zip(self._variables(), state["variables"], strict=True):
             variable.copy_(tensor)
-        processes.reseed_for_rank([variable.value for variable in self.model.variables])
         for generator, generator_state in zip(self._generators(), state["generators"], strict=True):
             generator.set_state(generator_state)
         self.batches.epoch = state["batches"]
         self.batches.losses.copy_(state["losses"])
-        random.setstate(state["python"])
-        np.random.set_state(state["numpy"])
-        torch.set_rng_state(state["torch"][processes.rank()])
-        if self.device == "cuda":
-            torch.cuda.set_rng_state(state["cuda"][processes.rank()])
+        for generator, generator_state in zip(self.model.generators, state["shards"], strict=True):
+            generator.set_state(generator_state)
         for (callback, _), attributes in zip(self._stateful(), state["callbacks"], strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, keras.tree.map_structure(on_device, value))

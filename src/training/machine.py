@@ -1,28 +1,70 @@
-"""The machine that trains: its device, threads and memory, and its speed in bfloat16."""
+"""The machine that trains: its device, arithmetic, threads and memory."""
 
 import ctypes
+import hashlib
+import math
 import os
 import platform
 import sys
-import time
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
+from common.backend import keras
 from common.errors import InputError
 
 import torch
 from torch.nn import functional as F
 
+PORTABLE = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"  # as common/backend.py sets them
+_thread = threading.local()
+KNOWN_STEP = "faa58bdc60944715"  # PyTorch 2.13, any x86-64 processor with AVX2
 
-def set_up(threads: int) -> None:
-    """Makes PyTorch give the same bits on every run with so many threads, and keep freed memory."""
-    torch.set_num_threads(threads)
+
+def set_up(precision: str) -> None:
+    """Chooses PyTorch's deterministic algorithms, one thread an operation, and the instruction sets.
+
+    Must precede the first operation of PyTorch in the process, which fixes the instruction sets.
+    """
+    if precision == "bfloat16":
+        for name in PORTABLE:
+            os.environ.pop(name, None)
     # without it cuBLAS is not deterministic; read when CUDA starts
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     # PyTorch would fill new tensors, which costs time, and nothing reads them before they are written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed_memory()
+    torch.set_num_threads(1)
+
+
+def prepare_thread(device: str) -> None:
+    """Settings that PyTorch and Keras keep for each thread, until it ends."""
+    torch.set_num_threads(1)
+    _thread.scope = keras.device(device)  # when nothing refers to it, Keras ends the scope
+    _thread.scope.__enter__()
+
+
+def threads(processes: int) -> int:
+    """The number of threads of each of so many processes: TRAIN_THREADS, or all cores.
+
+    Raises:
+        InputError: TRAIN_THREADS is no number.
+    """
+    return number("TRAIN_THREADS", max(1, cores() // processes))
+
+
+def number(variable: str, default: int) -> int:
+    """An environment variable that counts from 1."""
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or int(text) == 0:
+        raise InputError(f"{variable} must be a number from 1; received {text}")
+    return int(text)
+
+
+def cores() -> int:
+    """Of this process."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
@@ -54,7 +96,7 @@ def machine() -> dict[str, str | int]:
     return {
         "processor": processor(),
         "bfloat16 and vector instructions": " ".join(name for name in vectors if name in flags),
-        "threads": torch.get_num_threads(),
+        "threads": cores(),
         "torch": torch.__version__.partition("+")[0],
         "keras": version("keras"),
         "python": platform.python_version(),
@@ -68,41 +110,42 @@ def choose_device(setting: str) -> str:
     return "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def choose_precision(setting: str, device: str) -> str:
-    """Gives float32 or bfloat16; auto takes bfloat16 on a GPU, and on a CPU that is faster with it.
+def arithmetic(precision: str, device: str) -> str:
+    """A name for how this machine computes: where it is the same, a training gives the same bytes."""
+    if precision == "float32" and device == "cpu" and is_portable():
+        return "portable"
+    return f"{precision} on {torch.cuda.get_device_name() if device == 'cuda' else processor()}"
 
-    On a CPU that is slower with it, bfloat16 is taken with a warning.
+
+def is_portable() -> bool:
+    """Whether float32 operations of this process give the bytes that they give on any x86-64 with AVX2.
+
+    Computes one training step with known result, which needs all of ATen, oneDNN and MKL; their settings
+    alone would not tell what they chose.
     """
-    if device == "cuda":
-        return "bfloat16" if setting == "auto" else setting
-    if setting == "float32":
-        return setting
-    speed = speed_of_bfloat16()
-    if setting == "auto":
-        return "bfloat16" if speed > 1 else "float32"
-    if speed < 1:
-        print(
-            f"bfloat16 has {speed:.2f} times the speed of float32 on this processor: "
-            "set train.precision to float32 or auto",
-            file=sys.stderr,
-        )
-    return setting
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _known_step() == KNOWN_STEP
+    finally:
+        torch.set_num_threads(before)
 
 
-def speed_of_bfloat16() -> float:
-    """The speed of a convolution of a usual size on the CPU in bfloat16, as a multiple of float32's.
+def _known_step() -> str:
+    """The hash of what a convolution, batch normalisation, a dense layer and their gradients give."""
 
-    Measured, since a processor can have the instructions and still be slower with them.
-    """
+    def numbers(*shape: int) -> torch.Tensor:
+        count = math.prod(shape)
+        return ((torch.arange(count) * 7919 % 2003).float() / 2003 - 0.5).view(shape)
 
-    def seconds(dtype: torch.dtype) -> float:
-        images = torch.ones(64, 64, 14, 14, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        kernel = torch.ones(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            F.conv2d(images, kernel, padding=1)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return seconds(torch.float32) / seconds(torch.bfloat16)
+    images = numbers(16, 32, 13, 13).contiguous(memory_format=torch.channels_last)
+    kernel = numbers(64, 32, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    dense = numbers(10, 64).requires_grad_()
+    with torch.enable_grad():
+        x = F.silu(F.batch_norm(F.conv2d(images, kernel, padding=1), None, None, training=True))
+        log_probabilities = F.linear(x.amax((2, 3)), dense).log_softmax(-1)
+        gradients = torch.autograd.grad(log_probabilities.square().mean(), (kernel, dense))
+    digest = hashlib.sha256(log_probabilities.detach().numpy().tobytes())
+    for gradient in gradients:
+        digest.update(gradient.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

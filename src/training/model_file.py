@@ -7,6 +7,7 @@ of the zip members, and memory addresses as `shared_object_id` in config.json.
 import json
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from common.backend import keras
 from common.errors import InputError, first_line
 
 import numpy as np
+import torch
 from keras import layers
 
+from training import machine
+
+BATCH_SIZE = 500  # of `predict`
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
@@ -68,6 +73,22 @@ def load(path: Path) -> tuple[keras.Model, list[str]]:
     if not isinstance(model, keras.Model):
         raise InputError(f"{rule}; received a {type(model).__name__}")
     return model, class_names
+
+
+def predict(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
+    """The output of `model` for images (N, H, W, C), or each of its outputs.
+
+    As from `model.predict`, whose operations have several threads; here each batch has one.
+    """
+
+    @torch.no_grad()
+    def batch(start: int) -> list[np.ndarray]:
+        outputs = keras.tree.flatten(model(torch.from_numpy(images[start : start + BATCH_SIZE])))
+        return [output.numpy() for output in outputs]
+
+    with ThreadPoolExecutor(machine.cores(), initializer=machine.prepare_thread, initargs=("cpu",)) as pool:
+        batches = pool.map(batch, range(0, len(images), BATCH_SIZE))
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def _dump(content: Any) -> bytes:

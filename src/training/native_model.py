@@ -7,24 +7,30 @@ Layers run as native functions (native_layers.py). `NativeModel` avoids four mor
 - Keras computes its metrics at every batch; here are running sums.
 - Keras reports batches in another thread, which takes turns with the training thread.
 
-The weights remain the variables of the Keras layers, so callbacks, optimizers and saving work as usual.
+Each batch is computed in shards (shards.py). The weights remain the variables of the Keras layers, so callbacks, optimizers and saving work as usual.
 """
 
-from collections.abc import Callable
+import pickle
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 from common.backend import keras
+from common.errors import InputError
 
+import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
-from training import native_layers, processes
+from training import native_layers
 from training.batches import Batch
 from training.native_layers import Layer, LayerFunction
+from training.shards import Adder, Layout, Shard
 
 Tensors = dict[int, torch.Tensor]  # by the id of their symbolic tensor
+SEED_STEP = torch.tensor([1 << 22, 0])  # between the seeds of two shards; a generator draws once a step
 
 
 def _keras(layer: Layer) -> Callable[..., Any]:
@@ -41,21 +47,23 @@ def _keras(layer: Layer) -> Callable[..., Any]:
     return without_training
 
 
-def _compute(node: Any, native: LayerFunction | None, last_use: list[int]) -> Callable[[Tensors, bool], None]:
+def _compute(
+    node: Any, native: LayerFunction | None, last_use: list[int]
+) -> Callable[[Tensors, Shard | None], None]:
     """A function that reads a node's inputs, writes its outputs, and drops the tensors in `last_use`."""
     if native is not None:  # one tensor in, one out; images have no mask
         (source,), (target,) = map(id, node.input_tensors), map(id, node.outputs)
         take = dict.pop if last_use else dict.__getitem__
 
-        def run(tensors: Tensors, training: bool) -> None:
-            tensors[target] = native(take(tensors, source), training)
+        def run(tensors: Tensors, shard: Shard | None) -> None:
+            tensors[target] = native(take(tensors, source), shard)
 
         return run
     call = _keras(node.operation)
 
-    def run_keras(tensors: Tensors, training: bool) -> None:
+    def run_keras(tensors: Tensors, shard: Shard | None) -> None:
         args, kwargs = node.arguments.fill_in(tensors)
-        outputs = keras.tree.flatten(call(*args, **kwargs | {"training": training}))
+        outputs = keras.tree.flatten(call(*args, **kwargs | {"training": bool(shard)}))
         for tensor in last_use:
             del tensors[tensor]
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
@@ -80,20 +88,33 @@ class _EveryBatch(keras.callbacks.Callback):
 class NativeModel(keras.Model):
     """A functional Keras model whose `fit` and `evaluate` run as native PyTorch operations.
 
-    Batches are (images, labels), normalised float32 (N, H, W, C) and int64 (N,). In training they may
-    also have weights (N,) and a function to call with the losses (N,), in nats. The model outputs logits.
-    The logs hold the mean cross-entropy in nats, without label smoothing, and the accuracy; both weighted.
+    Its data are `Batch`es. The model outputs logits. The logs hold the mean cross-entropy in nats, without
+    label smoothing, and the accuracy; both weighted.
     """
 
     _sums: SimpleNamespace  # since setting an attribute of a Keras model takes 15 µs
+    _state: list[keras.Variable]
 
-    def prepare(self, optimizer: keras.Optimizer, label_smoothing: float, precision: str) -> None:
+    def prepare(
+        self,
+        optimizer: keras.Optimizer,
+        label_smoothing: float,
+        precision: str,
+        adder: Adder,
+        shard_seeds: Sequence[int],
+    ) -> None:
         """Compiles the model.
 
         Args:
             label_smoothing: for the training loss; the logs leave it out.
             precision: float32, or bfloat16 by autocast, in training and in validation; the weights
                 and the saved model stay float32.
+            adder: computes the shards of batches.
+            shard_seeds: for the random draws of each shard but the first one, which draws from PyTorch's
+                default generator.
+
+        Raises:
+            InputError: a layer draws random numbers from a generator that all layers share.
         """
         self.compile(optimizer=optimizer)
         optimizer.build(self.trainable_variables)
@@ -101,12 +122,7 @@ class NativeModel(keras.Model):
         self._autocast = precision == "bfloat16"
         self._variables_to_train = list(self.trainable_variables)
         self._weights = [variable.value for variable in self._variables_to_train]
-        self._moving = [
-            variable.value for variable in self.non_trainable_variables if variable.value.is_floating_point()
-        ]
-        self._has_regularizers = any(v.regularizer for v in self._variables_to_train) or any(
-            getattr(layer, "activity_regularizer", None) for layer in self.layers
-        )
+        self._regularized = [v for v in self._variables_to_train if v.regularizer]
         nodes = [
             node
             for depth in sorted(self._nodes_by_depth, reverse=True)
@@ -125,28 +141,57 @@ class NativeModel(keras.Model):
         self._computations = [
             _compute(node, native.get(node.operation), last_use[place]) for place, node in enumerate(nodes)
         ]
-        self._logits_to_train: Callable[..., torch.Tensor] = self.logits
-        if processes.is_distributed():
-            # find_unused_parameters keeps the buckets of gradients as they are. Otherwise they are sorted
-            # anew after the first step, and a resumed training would add up in another order.
-            parallel = DistributedDataParallel(
-                processes.DataParallelFunction(self.logits, self._weights), find_unused_parameters=True
-            )
-            self._logits_to_train = parallel.__call__  # Keras would make a layer of the module itself
+        self._adder = adder
+        device = self._weights[0].device
+        default = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index]
+        self.generators = [default, *(torch.Generator(device).manual_seed(seed) for seed in shard_seeds)]
+        # not by Keras, which would count them among the weights of this model
+        object.__setattr__(self, "_state", self._find_state())
+        self._layouts = [Layout(tensor) for tensor in [*self._weights, *(v.value for v in self._state)]]
 
-    def logits(self, images: torch.Tensor, training: bool = True) -> torch.Tensor:
-        """(N, H, W, C) -> (N, classes), float32."""
+    def _find_state(self) -> list[keras.Variable]:
+        """The variables that a training step changes beside the weights, in a step that changes none."""
+        keras_generator = keras.src.random.seed_generator.global_seed_generator()
+
+        def shared() -> bytes:
+            return pickle.dumps([self.generators[0].get_state().numpy(), random.getstate(), np.random.get_state()])
+
+        before, device = shared(), self.generators[0].device
+        shard = Shard(torch.Generator(device))
+        self.logits(torch.zeros(2, *self.inputs[0].shape[1:], device=device), shard)
+        if id(keras_generator.state) in shard.state_mapping or shared() != before:
+            raise InputError(
+                "each layer of an architecture that draws random numbers must have a generator of its own "
+                f"(the argument seed); received {self.name}, with a layer that draws from one that all share"
+            )
+        return [v for v in self.non_trainable_variables if id(v) in shard.state_mapping]
+
+    def logits(self, images: torch.Tensor, shard: Shard | None = None) -> torch.Tensor:
+        """(N, H, W, C) -> (N, classes), float32.
+
+        Args:
+            shard: takes all that a step changes beside the weights, and so may run beside others; None
+                in inference.
+        """
         tensors = {id(self.inputs[0]): images}
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+        with (
+            shard or nullcontext(),
+            # the cache would be shared with threads that compute other shards
+            torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast, cache_enabled=False),
+        ):
             for compute in self._computations:
-                compute(tensors, training)
+                compute(tensors, shard)
         return tensors[id(self.outputs[0])].float()
+
+    def own_shards(self) -> list[int]:
+        """The shards of a training batch that this process computes."""
+        return self._adder.own_shards(len(self.generators))
 
     def accepts(self, images: torch.Tensor) -> bool:
         """Whether the network can process images of this size, whatever size it was built for."""
         try:
             with torch.no_grad():
-                self.logits(images, training=False)
+                self.logits(images)
         except (RuntimeError, ValueError):  # PyTorch's and Keras' errors for shapes that do not fit
             return False
         return True
@@ -161,62 +206,80 @@ class NativeModel(keras.Model):
         return super().evaluate(*args, callbacks=callbacks, **kwargs)
 
     def train_step(self, data: Batch) -> dict[str, torch.Tensor]:
-        images, labels, *pruning = data
-        for weight in self._weights:
-            weight.grad = None
-        log_probabilities = self._logits_to_train(images).log_softmax(-1)  # (N, classes)
-        if pruning:
-            weights, record_losses = pruning
-            losses = F.nll_loss(log_probabilities, labels, reduction="none")
-            record_losses(losses.detach())
-            cross_entropy = (weights * losses).mean()
-            uniform = -(weights * log_probabilities.mean(-1)).mean()
-        else:
-            weights = None
-            cross_entropy = F.nll_loss(log_probabilities, labels)
-            uniform = -log_probabilities.mean()
-        smooth = self._label_smoothing
-        loss = (1 - smooth) * cross_entropy + smooth * uniform
-        if self._has_regularizers:
-            loss = loss + sum(self.losses)
-        if processes.is_distributed():
-            # the gradients' mean over the processes counts shards alike; they differ by a row
-            rows = torch.tensor(len(labels), device=labels.device)
-            loss = loss * (processes.count() * len(labels) / processes.all_reduce(rows))
-        loss.backward()
+        rows, sizes = len(data.labels), [layout.size for layout in self._layouts]
+        length = sum(sizes) + 2 * rows
+        total = self._adder(lambda number: self._train_shard(data, number), len(data.shards), length)
+        *flat, losses, correct = total.split([*sizes, rows, rows])
+        changes = [layout.restored(part) for layout, part in zip(self._layouts, flat, strict=True)]
+        gradients, state = changes[: len(self._weights)], changes[len(self._weights) :]
         with torch.no_grad():
-            gradients = [weight.grad for weight in self._weights]
+            data.record_losses(losses)
             self.optimizer.apply(gradients, self._variables_to_train)
-            processes.all_reduce_mean(self._moving)
-        return self._tally(cross_entropy, log_probabilities, labels, weights)
+            for variable, change in zip(self._state, state, strict=True):
+                variable.value.add_(change.to(variable.value.dtype))
+        return self._tally(losses, correct, data.weights)
+
+    def _train_shard(self, batch: Batch, number: int) -> torch.Tensor:
+        """Gradients, changes of the state, losses of rows, and whether they are correct, in one vector."""
+        rows = batch.shards[number]
+        labels, share = batch.labels[rows], (rows.stop - rows.start) / len(batch.labels)
+        # integers are the states of Keras' generators, which draw from the sum of seed and counter
+        start = [
+            v.value if v.value.is_floating_point() else v.value + number * SEED_STEP.to(v.value.device)
+            for v in self._state
+        ]
+        shard = Shard(self.generators[number], zip(self._state, start, strict=True))
+        logits = self.logits(batch.normalised(batch.images[rows]), shard)  # (n, classes)
+        log_probabilities = logits.log_softmax(-1)
+        losses = F.nll_loss(log_probabilities, labels, reduction="none")
+        smooth = self._label_smoothing
+        to_minimise = (1 - smooth) * losses - smooth * log_probabilities.mean(-1)
+        if batch.weights is not None:
+            to_minimise = to_minimise * batch.weights[rows]
+        loss = to_minimise.sum() / len(batch.labels)
+        penalties = [*shard.losses, *(v.regularizer(v) for v in self._regularized)]
+        if penalties:  # Keras divides the penalty of an activity by the number of rows
+            loss = loss + share * sum(penalties)
+        gradients = torch.autograd.grad(loss, self._weights, materialize_grads=True)
+        with torch.no_grad():
+            changes = [shard.value(v) - before for v, before in zip(self._state, start, strict=True)]
+            # the mean over rows; of the counters one, since all shards draw as often
+            changes = [x * share if x.is_floating_point() else x.float() * (number == 0) for x in changes]
+            flat = [layout.flat(part) for layout, part in zip(self._layouts, [*gradients, *changes], strict=True)]
+            return torch.cat([*flat, self._of_rows(batch, rows, losses, log_probabilities)])
+
+    @staticmethod
+    def _of_rows(batch: Batch, rows: slice, losses: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:
+        """(2 · B,): the losses of a batch, then 1 for each correct row; 0 outside `rows`."""
+        of_rows = torch.zeros(2, len(batch.labels), device=losses.device)
+        of_rows[0, rows] = losses
+        of_rows[1, rows] = (log_probabilities.argmax(-1) == batch.labels[rows]).float()
+        return of_rows.flatten()
 
     @torch.no_grad()
     def test_step(self, data: Batch) -> dict[str, torch.Tensor]:
-        images, labels = data
-        log_probabilities = self.logits(images, training=False).log_softmax(-1)
-        return self._tally(F.nll_loss(log_probabilities, labels), log_probabilities, labels)
+        total = self._adder(lambda number: self._test_shard(data, number), len(data.shards), 2 * len(data.labels))
+        losses, correct = total.view(2, -1)
+        return self._tally(losses, correct, weights=None)
 
-    @torch.no_grad()
+    @torch.no_grad()  # a setting of each thread
+    def _test_shard(self, batch: Batch, number: int) -> torch.Tensor:
+        rows = batch.shards[number]
+        log_probabilities = self.logits(batch.normalised(batch.images[rows])).log_softmax(-1)
+        losses = F.nll_loss(log_probabilities, batch.labels[rows], reduction="none")
+        return self._of_rows(batch, rows, losses, log_probabilities)
+
     def _tally(
-        self,
-        cross_entropy: torch.Tensor,
-        log_probabilities: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor | None = None,
+        self, losses: torch.Tensor, correct: torch.Tensor, weights: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         """Means since the last `reset_metrics`; tensors, so that nothing waits for the device."""
-        correct_rows = log_probabilities.argmax(-1) == labels
-        if weights is not None:
-            correct_rows = correct_rows * weights
+        if weights is None:
+            weights = torch.ones_like(losses)
         sums = self._sums
-        sums.rows = sums.rows + (len(labels) if weights is None else weights.sum().double())
-        sums.loss = sums.loss + cross_entropy.detach().double() * len(labels)
-        sums.correct = sums.correct + correct_rows.sum().double()
-        loss, correct, rows = sums.loss, sums.correct, sums.rows
-        if processes.is_distributed():
-            own = [torch.as_tensor(x, device=labels.device).double() for x in (loss, correct, rows)]
-            loss, correct, rows = processes.all_reduce(torch.stack(own))
-        return {"loss": loss / rows, "accuracy": correct / rows}
+        sums.rows = sums.rows + weights.sum().double()
+        sums.loss = sums.loss + (weights * losses).sum().double()
+        sums.correct = sums.correct + (weights * correct).sum().double()
+        return {"loss": sums.loss / sums.rows, "accuracy": sums.correct / sums.rows}
 
     def reset_metrics(self) -> None:
         # with weighted rows, all three are weighted sums

@@ -1,8 +1,6 @@
-"""One training in several processes, each of which computes its shard of every batch.
+"""One training in several processes, each of which computes its shards of every batch (shards.py).
 
-PyTorch's DistributedDataParallel averages the gradients, over gloo on CPUs and NCCL on GPUs. As usual
-there, batch normalisation uses the statistics of a process's own shard. Its moving statistics are
-averaged over the processes after each step, so that all processes have the same weights.
+The processes exchange what they computed over gloo on CPUs and NCCL on GPUs.
 
 torchrun starts the processes. When one process ends, torchrun ends all processes of that machine; the
 processes of other machines lose the connection and end too. torchrun's settings come from environment
@@ -21,7 +19,6 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +47,10 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def on_this_machine() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """The number of this process, from 0. Process 0 writes all outputs."""
     return int(os.environ.get("RANK", "0"))
@@ -72,7 +73,7 @@ def launch(processes: int, script: Path) -> None:
     """
     nodes = os.environ.get("PET_NNODES", "1")
     if nodes not in [str(number) for number in range(1, processes + 1) if processes % number == 0]:
-        raise InputError(f"PET_NNODES must divide train.processes, {processes}; received {nodes}")
+        raise InputError(f"PET_NNODES must divide TRAIN_PROCESSES, {processes}; received {nodes}")
     logging.disable()  # torchrun's long report of a failure, for which there is one line here
     with tempfile.TemporaryDirectory() as folder:
         # for the processes: PyTorch's C++ warnings here are about speed alone
@@ -174,24 +175,11 @@ def join(device: str) -> None:
     atexit.register(distributed.destroy_process_group)
 
 
-def shard(rows: int) -> slice:
-    """The rows of a batch that belong to this process; shards differ by one row at most."""
-    return slice(rows * rank() // count(), rows * (rank() + 1) // count())
-
-
-def all_reduce(numbers: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes."""
-    if is_distributed():
-        distributed.all_reduce(numbers)
-    return numbers
-
-
-def all_reduce_mean(tensors: Sequence[torch.Tensor]) -> None:
-    """Sets each tensor to its mean over all processes."""
-    if is_distributed() and tensors:
-        flat = all_reduce(torch.cat([tensor.flatten() for tensor in tensors])) / count()
-        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+def all_gather(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensor of each process, by rank; all have one shape."""
+    tensors = [torch.empty_like(tensor) for _ in range(count())]
+    distributed.all_gather(tensors, tensor)
+    return tensors
 
 
 def broadcast_from_first(content: Any) -> Any:
@@ -211,28 +199,3 @@ def gather(content: Any) -> list[Any]:
     contents = [None] * count()
     distributed.all_gather_object(contents, content)
     return contents
-
-
-def reseed_for_rank(variables: Sequence[torch.Tensor]) -> None:
-    """Gives each process other random numbers, such as those of dropout.
-
-    Args:
-        variables: a model's; integer variables are the states of Keras' generators, seed first.
-    """
-    if rank():
-        torch.manual_seed(torch.initial_seed() + rank())  # for layers without their own seed
-    for variable in variables:
-        if not variable.is_floating_point():
-            variable[0] += 1_000_000 * rank()  # Keras adds one for each draw
-
-
-class DataParallelFunction(torch.nn.Module):
-    """A function of images with its weights, as the module that DistributedDataParallel needs."""
-
-    def __init__(self, function: Any, weights: Sequence[torch.Tensor]):
-        super().__init__()
-        self.function = function
-        self.weights = torch.nn.ParameterList(weights)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.function(images, training=True)

@@ -8,8 +8,9 @@ from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
-from common import arrays
+from common import arrays, inputs
 from common.errors import InputError
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_code_that_leaves_every_byte_leaves_the_key(lock: dict[str, Any]) -> Non
 @pytest.mark.parametrize(("value", "same"), [(1, True), (2, False)])
 def test_a_new_parameter_counts_where_it_is_not_its_default(lock: dict[str, Any], value: int, same: bool) -> None:
     before = rerun.key()
-    lock["stages"]["train"]["params"]["params.yaml"]["train"]["processes"] = value
+    lock["stages"]["train"]["params"]["params.yaml"]["train"]["shards"] = value
     write(lock)
     assert (rerun.key() == before) == same
 
@@ -160,8 +161,8 @@ def prepare(folder: Path) -> None:
 
 def in_this_process(words: list[Any], cwd: Path, **_: Any) -> subprocess.CompletedProcess:
     """Runs a script where Keras is imported already, which takes longer than the three stages."""
-    with chdir(cwd):
-        runpy.run_path(str(words[1]), run_name="__main__")
+    with chdir(cwd), mock.patch("sys.argv", words[-1:]):
+        runpy.run_path(str(words[-1]), run_name="__main__")
     return subprocess.CompletedProcess(words, 0)
 
 
@@ -170,7 +171,7 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
 ) -> None:
     monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=in_this_process))
     # else for good in this process, which evaluates too
-    monkeypatch.setattr(arrays, "forbid_test_images", lambda: None)
+    monkeypatch.setattr(inputs, "declare", lambda *paths: None)
     prepare(workspace)
     before = everything(workspace)
     folder = Path(".cache/trial")  # relative, and not there yet

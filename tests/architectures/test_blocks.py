@@ -9,6 +9,7 @@ from keras import layers
 import architectures
 from architectures import blocks
 from training.native_model import NativeModel
+from twins import batches, fit, prepare
 
 WIDTHS = [12, 8, 16]  # one that is wider than what comes in, one that is narrower
 
@@ -56,9 +57,9 @@ def test_training_leaves_whitening_alone() -> None:
     network, (whitening, first, *_) = convolutions(1)
     before = [keras.ops.convert_to_numpy(layer.kernel).copy() for layer in (whitening, first)]
     model = NativeModel(network.inputs, network.outputs[0])
-    model.prepare(keras.optimizers.SGD(0.1, weight_decay=0.1), 0, "float32")
-    model.reset_metrics()
-    model.train_step((torch.randn(4, 16, 16, 1), torch.tensor([0, 1, 2, 0])))
+    data = batches(4, 4, (16, 16, 1))
+    data.labels %= 3
+    fit(prepare(model, keras.optimizers.SGD(0.1, weight_decay=0.1)), data)
     after = [keras.ops.convert_to_numpy(layer.kernel) for layer in (whitening, first)]
     np.testing.assert_array_equal(after[0], before[0])
     assert (after[1] != before[1]).any()

@@ -4,17 +4,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from common import locks
 
 import pytest
+from filelock import FileLock
 
 from conftest import ROOT
 
-HOLDER = """
+HOLDER = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "src")!r})
 from common import locks
 with locks.exclusive():
     print("holds", flush=True)
@@ -23,15 +26,18 @@ with locks.exclusive():
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    limit = threading.Timer(60, process.kill)  # who waits for ever fails
+    limit.daemon = True
+    limit.start()
+    return process
 
 
 def line(stream: object) -> str:
@@ -53,19 +59,57 @@ def test_a_second_process_says_for_whom_it_waits_and_goes_on_when_that_ends(
 ) -> None:
     second = start(tmp_path)
     assert line(second.stderr) == (f"waiting until process {holder.pid} ends, which writes here too\n")
-    deadline = time.monotonic() + 60
-    while not locks.waiting_marker(tmp_path / locks.STAGE).exists():  # made after the line was said
-        assert time.monotonic() < deadline
+    assert locks.is_awaited(tmp_path / locks.STAGE)
     assert second.poll() is None
     if end == "killed":
         holder.send_signal(signal.SIGKILL)
     else:
         holder.communicate("\n")
     assert line(second.stdout) == "holds\n"
-    assert not locks.waiting_marker(tmp_path / locks.STAGE).exists()
+    assert not locks.is_awaited(tmp_path / locks.STAGE)
     assert (tmp_path / locks.STAGE).read_text() == str(second.pid)
     _, error = second.communicate("\n")
     assert (second.returncode, error) == (0, "")
+
+
+def test_each_waiter_counts_until_it_has_the_lock_or_is_killed(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    lock = tmp_path / locks.STAGE
+    assert not locks.is_awaited(lock)
+    waiters = [start(tmp_path) for _ in range(3)]
+    for waiter in waiters:
+        assert line(waiter.stderr).startswith(f"waiting until process {holder.pid} ends")
+    markers = {f"stage.waiting-{waiter.pid}" for waiter in waiters}
+    assert {path.name for path in lock.parent.glob("*.waiting-*")} == markers
+    for waiter in waiters[:2]:
+        assert locks.is_awaited(lock)
+        waiter.kill()
+        waiter.communicate()
+    assert locks.is_awaited(lock)
+    assert [path.name for path in lock.parent.glob("*.waiting-*")] == [f"stage.waiting-{waiters[2].pid}"]
+    holder.communicate("\n")
+    assert line(waiters[2].stdout) == "holds\n"
+    assert not locks.is_awaited(lock)
+    waiters[2].communicate("\n")
+
+
+def test_waiters_for_another_lock_do_not_count(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "other.waiting-1"), FileLock(tmp_path / "a.waiting-2"):
+        assert not locks.is_awaited(tmp_path / "b.lock")
+        assert not locks.is_awaited(tmp_path / "the.lock")
+        assert locks.is_awaited(tmp_path / "a.lock")
+
+
+def test_a_lock_file_goes_only_where_nobody_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with FileLock(path):
+        assert not locks.remove_if_free(path)
+        assert path.exists()
+    path.touch()
+    assert locks.remove_if_free(path)
+    assert not path.exists()
+    assert locks.remove_if_free(path)
 
 
 def test_another_folder_has_another_lock(

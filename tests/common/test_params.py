@@ -22,7 +22,7 @@ MISSING = object()  # as a value: the key is removed
 NEWER: dict[str, Any] = {
     "train.data_pruning": 0.0,
     "train.progressive_resizing": params.ProgressiveResizing(scale=1.0, share=0.0),
-    "train.processes": 1,
+    "train.shards": 1,
 }
 
 
@@ -109,6 +109,12 @@ def test_a_file_older_than_a_key_trains_as_it_did(tmp_path: Path, key: str) -> N
     assert getattr(loaded.train, key.removeprefix("train.")) == NEWER[key]
 
 
+@pytest.mark.parametrize("value", [1, 4, None, "any"])
+def test_former_keys_are_accepted_and_have_no_influence(tmp_path: Path, value: Any) -> None:
+    former = {"train.threads": value, "train.processes": value}
+    assert params.load(changed(tmp_path, former)) == params.load(ROOT / "params.yaml")
+
+
 @pytest.mark.parametrize("section", ["", *SECTIONS])
 def test_no_other_key_is_accepted(tmp_path: Path, section: str) -> None:
     key = f"{section}.nonsense".lstrip(".")
@@ -178,8 +184,7 @@ LIMITS: dict[str, tuple[Any, Any]] = {  # smallest and largest accepted; None: n
     "train.data_pruning": (0.0, 0.5),
     "train.progressive_resizing.scale": (1e-9, 1.0),
     "train.progressive_resizing.share": (0.0, 1 - 1e-9),
-    "train.threads": (1, 1024),
-    "train.processes": (1, 1024),
+    "train.shards": (1, 1024),
 }
 FIT = {  # so that no other rule speaks than that of the key under test
     "data.source": "folder",
@@ -231,6 +236,7 @@ def test_beyond_the_limits_is_refused(tmp_path: Path, key: str, value: Any) -> N
         ],
         *[("data.source", name) for name in ("nonsense", "Fashion-MNIST", "", "data/raw")],
         ("train.optimizer", "SGD"),
+        ("train.precision", "auto"),  # it was one
         *[("data.channels", count) for count in (0, 2, 4)],
     ],
 )

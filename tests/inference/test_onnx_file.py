@@ -83,13 +83,6 @@ def test_the_same_weights_give_the_same_graph(exported: Path) -> None:
     assert onnx_file.convert(untrained()).SerializeToString() == earlier.SerializeToString()
 
 
-def test_energies_of_many_images(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = onnx.load(exported)
-    images = GENERATOR.integers(0, 256, (7, 28, 28, 1), np.uint8)
-    monkeypatch.setattr(onnx_file, "BATCH_SIZE", 3)
-    np.testing.assert_allclose(onnx_file.energies(model, images), run(model, images)[1], rtol=1e-5)
-
-
 def test_a_model_without_softmax_at_its_end_is_refused() -> None:
     inputs = keras.layers.Input((28, 28, 1))
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))

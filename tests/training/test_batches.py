@@ -1,4 +1,4 @@
-"""Every row once an epoch, in a seeded order, normalised."""
+"""Every row once an epoch, in a seeded order, cut into shards, normalised."""
 
 import numpy as np
 import pytest
@@ -11,18 +11,22 @@ ROWS = 70
 MEAN, STD = np.array([100.0]), np.array([50.0])
 
 
-def make(shuffled: bool, batch_size: int = 32, seed: int = 0, pruning: float = 0.0) -> Batches:
+def make(shuffled: bool, batch_size: int = 32, seed: int = 0, pruning: float = 0.0, shards: int = 3) -> Batches:
     """Image i is filled with i, and its label is i % 10."""
     images = np.broadcast_to(np.arange(ROWS, dtype=np.uint8)[:, None, None, None], (ROWS, 4, 5, 1))
     augmentation = Augmentation("none", 0, 0, ROWS, 0) if shuffled else None
     labels = np.arange(ROWS, dtype=np.uint8) % 10
-    return Batches(images.copy(), labels, MEAN, STD, batch_size, "cpu", augmentation, seed, pruning)
+    return Batches(images.copy(), labels, MEAN, STD, batch_size, shards, "cpu", augmentation, seed, pruning)
 
 
 def epoch(batches: Batches) -> list[int]:
-    """The rows of one epoch, read off the pixels."""
-    pixels = torch.cat([images[:, 0, 0, 0] for images, _ in batches])
-    return (pixels * STD[0] + MEAN[0]).round().int().tolist()
+    """The rows of one epoch, read off the pixels, in the order of their shards."""
+    return [row for batch in batches for part in batch.shards for row in batch.images[part, 0, 0, 0].tolist()]
+
+
+def normalised(batches: Batches) -> torch.Tensor:
+    """The images of one epoch."""
+    return torch.cat([batch.normalised(batch.images) for batch in batches])
 
 
 def test_every_row_comes_once_an_epoch_in_another_order_each_time() -> None:
@@ -58,45 +62,69 @@ def test_without_augmentation_rows_come_in_order() -> None:
 @pytest.mark.parametrize(("batch_size", "sizes"), [(32, [32, 32, 6]), (35, [35, 35]), (69, [69, 1]), (100, [70])])
 def test_sizes_of_batches(batch_size: int, sizes: list[int], shuffled: bool) -> None:
     batches = make(shuffled, batch_size)
-    assert [len(labels) for _, labels in batches.loader()] == sizes
+    assert [len(batch.labels) for batch in batches.loader()] == sizes
     assert len(batches) == len(batches.loader()) == len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shards", "sizes"),
+    [
+        (32, 4, [[8, 8, 8, 8], [8, 8, 8, 8], [6]]),
+        (32, 3, [[10, 11, 11], [10, 11, 11], [6]]),
+        (69, 1, [[69], [1]]),
+        (68, 5, [[13, 14, 13, 14, 14], [2]]),
+        (67, 2, [[33, 34], [3]]),
+        (2, 8, [[1, 1]] * 35),
+    ],
+)
+def test_a_smaller_batch_has_fewer_shards_of_the_same_size(
+    batch_size: int, shards: int, sizes: list[list[int]]
+) -> None:
+    found = [[len(b.labels[part]) for part in b.shards] for b in make(True, batch_size, shards=shards)]
+    assert found == sizes
+
+
+def test_shards_leave_the_rows_as_they_were() -> None:
+    one, four = make(True, pruning=0.2, shards=1), make(True, pruning=0.2, shards=4)
+    for _ in range(3):
+        assert epoch(one) == epoch(four)
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_labels_belong_to_their_images(shuffled: bool) -> None:
-    for images, labels in make(shuffled).loader():
+    for batch in make(shuffled).loader():
+        images = batch.normalised(batch.images)
         assert images.dtype == torch.float32
-        assert labels.dtype == torch.int64
+        assert batch.labels.dtype == torch.int64
         rows = (images[:, 0, 0, 0] * STD[0] + MEAN[0]).round().long()
-        assert torch.equal(labels, rows % 10)
+        assert torch.equal(batch.labels, rows % 10)
 
 
 def test_each_channel_is_normalised_with_its_own_figures() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 6, 7, 3), np.uint8)
     mean, std = np.array([10.0, 120.0, 250.0]), np.array([1.0, 60.0, 7.0])
-    (batch,) = (x for x, _ in Batches(images, np.zeros(9, np.uint8), mean, std, 9, "cpu"))
-    np.testing.assert_allclose(batch.numpy(), (images - mean) / std, rtol=1e-6, atol=1e-6)
+    found = normalised(Batches(images, np.zeros(9, np.uint8), mean, std, 9, 2, "cpu"))
+    np.testing.assert_allclose(found.numpy(), (images - mean) / std, rtol=1e-6, atol=1e-6)
 
 
 def test_what_augmentation_brings_in_is_a_black_pixel() -> None:
     white = np.full((ROWS, 6, 6, 1), 255, np.uint8)
     augmentation = Augmentation("none", 2, 0, ROWS, 0)
-    batches = Batches(white, np.zeros(ROWS, np.uint8), MEAN, STD, ROWS, "cpu", augmentation)
-    (images,) = (x for x, _ in batches)
-    assert images.unique().tolist() == pytest.approx([(0 - 100) / 50, (255 - 100) / 50])
+    batches = Batches(white, np.zeros(ROWS, np.uint8), MEAN, STD, ROWS, 1, "cpu", augmentation)
+    assert normalised(batches).unique().tolist() == pytest.approx([(0 - 100) / 50, (255 - 100) / 50])
 
 
 def test_augmentation_is_told_the_epoch() -> None:
     gradient = np.tile(np.arange(6, dtype=np.uint8)[None, None, :, None], (ROWS, 6, 1, 1))
     labels = np.arange(ROWS, dtype=np.uint8)
     augmentation = Augmentation("alternating", 0, 0, ROWS, 0)
-    batches = Batches(gradient, labels, MEAN, STD, 32, "cpu", augmentation)
+    batches = Batches(gradient, labels, MEAN, STD, 32, 2, "cpu", augmentation)
 
     def flipped() -> set[int]:
         return {
             int(label)
-            for images, of_batch in batches.loader()
-            for image, label in zip(images, of_batch, strict=True)
+            for batch in batches.loader()
+            for image, label in zip(batch.images, batch.labels, strict=True)
             if image[0, 0, 0] > image[0, 5, 0]
         }
 
@@ -133,10 +161,11 @@ def test_an_epoch_is_counted_even_where_nobody_asks_for_its_end() -> None:
 def pruned_epoch(batches: Batches) -> dict[int, float]:
     """The weight of each row that an epoch shows; row i has the loss i."""
     weights: dict[int, float] = {}
-    for images, _, of_batch, keep in batches.loader():
-        rows = (images[:, 0, 0, 0] * STD[0] + MEAN[0]).round()
-        keep(rows)
-        weights |= dict(zip(rows.int().tolist(), of_batch.tolist(), strict=True))
+    for batch in batches.loader():
+        rows = batch.images[:, 0, 0, 0]
+        batch.record_losses(rows.float())
+        assert batch.weights is not None
+        weights |= dict(zip(rows.tolist(), batch.weights.tolist(), strict=True))
     return weights
 
 
@@ -196,5 +225,6 @@ def test_the_scale_holds_for_the_epochs_that_follow() -> None:
     batches = make(shuffled=False)
     for scale, shape in ((0.5, (2, 2)), (1.0, (4, 5))):
         batches.scale = scale
-        assert {tuple(images.shape[1:3]) for images, _ in batches.loader()} == {shape}
+        found = {tuple(batch.normalised(batch.images).shape[1:3]) for batch in batches.loader()}
+        assert found == {shape}
         assert epoch(batches) == list(range(ROWS))  # each image has one value

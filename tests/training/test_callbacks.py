@@ -15,6 +15,7 @@ from keras import layers
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Progress, Weights
 from training.native_model import NativeModel
+from twins import prepare
 
 EPOCHS, STEPS = 4, 3  # of fit()
 
@@ -25,7 +26,7 @@ def tiny(learning_rate: float = 0.3) -> NativeModel:
     inputs = layers.Input((2, 2, 1))
     x = layers.BatchNormalization(momentum=0.5)(layers.Flatten()(inputs))
     model = NativeModel(inputs, layers.Dense(3)(x))
-    model.prepare(keras.optimizers.SGD(learning_rate), 0, "float32")
+    prepare(model, keras.optimizers.SGD(learning_rate))
     return model
 
 
@@ -33,7 +34,7 @@ def batches(seed: int) -> Batches:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (30, 2, 2, 1), np.uint8)
     labels = generator.integers(0, 3, 30).astype(np.uint8)
-    return Batches(images, labels, np.array([128.0]), np.array([64.0]), 10, "cpu")
+    return Batches(images, labels, np.array([128.0]), np.array([64.0]), 10, 1, "cpu")
 
 
 def fit(model: NativeModel, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:

@@ -1,14 +1,15 @@
 """Checkpoints: a resumed training ends with the same bits; fingerprints; state files."""
 
 import functools
-import random
+import os
+import select
+import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from common import locks
 
 import keras
 import numpy as np
@@ -17,14 +18,16 @@ import torch
 from keras import layers
 
 import train as train_stage
-from training import checkpoint, machine
+from conftest import ROOT, with_forks
+from training import checkpoint
 from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import Curves, LearningRate, Logs, Progress, ProgressiveResizing, Weights
 from training.checkpoint import Checkpoint
 from training.native_model import NativeModel
+from twins import prepare
 
-EPOCHS, ROWS, BATCH = 4, 50, 16
+EPOCHS, ROWS, BATCH, SHARDS = 4, 50, 16, 3
 STEPS = 3  # an epoch, of 40 rows: a fifth is left out
 
 
@@ -56,7 +59,7 @@ def batches(augmented: bool) -> Batches:
     labels = generator.integers(0, 3, ROWS).astype(np.uint8)
     augmentation = Augmentation("random", 1, 2, ROWS, 5) if augmented else None
     mean, std, pruning = np.array([128.0]), np.array([64.0]), 0.2 if augmented else 0.0
-    return Batches(images, labels, mean, std, BATCH, "cpu", augmentation, 6, pruning)
+    return Batches(images, labels, mean, std, BATCH, SHARDS, "cpu", augmentation, 6, pruning)
 
 
 def network() -> NativeModel:
@@ -66,14 +69,6 @@ def network() -> NativeModel:
     x = layers.BatchNormalization(momentum=0.5)(layers.Conv2D(4, 3)(inputs))
     x = layers.Dropout(0.3)(layers.GlobalMaxPooling2D()(layers.SpatialDropout2D(0.2)(x)))
     return NativeModel(inputs, layers.Dense(3)(x))
-
-
-class Jitter(keras.callbacks.Callback):
-    """Draws from Python's and from NumPy's global generator."""
-
-    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        variable = self.model.trainable_variables[0]
-        variable.assign(variable + random.gauss(0, 0.1) + np.random.normal(0, 0.1))
 
 
 def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
@@ -88,15 +83,13 @@ def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
         made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.05))
     if kind == "slow plateau":
         made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, min_delta=9.0))
-    if kind == "jitter":
-        made.append(Jitter())
     if kind == "early":
         made.append(keras.callbacks.EarlyStopping(patience=2, min_delta=9.0))
     return made
 
 
 def train(
-    folder: Path, kind: str = "plain", end: int | None = None, **optimizer: Any
+    folder: Path, kind: str = "plain", end: int | None = None, threads: int = 1
 ) -> tuple[list[bytes], dict[str, bytes], int]:
     """Trains for EPOCHS, or to the middle of epoch `end`.
 
@@ -106,7 +99,7 @@ def train(
     made = keras.optimizers.Adam(0.01)
     if kind == "sgd":
         made = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, weight_decay=0.1)
-    model.prepare(made, 0.1, "float32")
+    prepare(model, made, smoothing=0.1, shards=SHARDS, threads=threads)
     rows, val = batches(augmented=True), batches(augmented=False)
     resizing = ProgressiveResizing(0.75, 0.5, EPOCHS, [rows, val])
     callbacks = [resizing, *callbacks_of(kind, folder / "curves")]
@@ -137,7 +130,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return made
 
 
-KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "slow plateau", "jitter", "early"]
+KINDS = ["plain", "sgd", "average", "best", "best average", "plateau", "slow plateau", "early"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,19 +141,19 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     if kind == "early":
         end = 1  # it stops after epoch 2
     with pytest.raises(Ended):
-        train(tmp_path / "halves", kind, end)
+        train(tmp_path / "halves", kind, end, threads=3)
     torch.rand(7)  # another process has other generators
-    np.random.rand(7)
     again = train(tmp_path / "halves", kind)
     assert again[2] == end
     assert again[:2] == undisturbed(kind)
 
 
 def test_twice_interrupted_in_one_epoch(tmp_path: Path, undisturbed: Undisturbed) -> None:
-    for end in (1, 1, 2, 3):
+    """And each time on another number of threads."""
+    for threads, end in ((3, 1), (1, 1), (2, 2), (4, 3)):
         with pytest.raises(Ended):
-            train(tmp_path / "parts", end=end)
-    assert train(tmp_path / "parts")[:2] == undisturbed("plain")
+            train(tmp_path / "parts", end=end, threads=threads)
+    assert train(tmp_path / "parts", threads=2)[:2] == undisturbed("plain")
 
 
 @pytest.mark.parametrize("kind", ["best average", "early"])
@@ -181,7 +174,7 @@ def test_each_callback_s_state_is_listed(tmp_path: Path) -> None:
         seen.clear()
         watched = callbacks_of(kind, tmp_path / "curves")
         model = network()
-        model.prepare(keras.optimizers.Adam(0.01), 0.1, "float32")
+        prepare(model, keras.optimizers.Adam(0.01), smoothing=0.1, shards=SHARDS)
         model.fit(
             batches(augmented=True).loader(),
             validation_data=batches(augmented=False).loader(),
@@ -236,9 +229,6 @@ def test_the_fingerprint_is_of_all_that_the_bytes_depend_on(
     fingerprints = [made(), made(["cpu", {"epochs": 4}]), made(data=data[:1]), made(data=data[::-1])]
     fingerprints += [made(data=[data[0].reshape(2, 3), data[1]]), made(data=[data[0] + 1, data[1]])]
     fingerprints += [made(data=[data[0].view(np.int8), data[1]])]
-    with monkeypatch.context() as patch:
-        patch.setattr(machine, "processor", lambda: "another")
-        fingerprints.append(made())
     version = checkpoint.version
     for library in ("dvclive", "keras", "numpy", "torch"):
         with monkeypatch.context() as patch:
@@ -251,8 +241,19 @@ def test_the_fingerprint_is_of_all_that_the_bytes_depend_on(
         Path(module.__file__).write_text(code)
         monkeypatch.setitem(sys.modules, "new", module)
         fingerprints.append(made())
-    assert len(set(fingerprints)) == len(fingerprints) == 14
+    assert len(set(fingerprints)) == len(fingerprints) == 13
     assert {len(each) for each in fingerprints} == {16}
+
+
+def test_the_fingerprint_is_the_same_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, version = checkpoint.fingerprint(0, []), checkpoint.version
+    monkeypatch.setattr(checkpoint, "version", lambda name: version(name).partition("+")[0] + "+cu130")
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    monkeypatch.setattr("platform.processor", lambda: "another")
+    monkeypatch.setattr("training.machine.processor", lambda: "another")
+    for name in ("TRAIN_THREADS", "TRAIN_PROCESSES"):
+        monkeypatch.setenv(name, "3")
+    assert checkpoint.fingerprint(0, []) == before
 
 
 def test_the_code_of_train_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,11 +293,83 @@ def test_it_may_lie_outside_the_working_directory(
     assert not (workspace / ".cache").exists()
 
 
-def test_who_waits_finds_the_last_state(workspace: Path) -> None:
-    with checkpoint.state_file("a") as file:
-        file.write_text("state")
-        locks.waiting_marker(file.with_suffix(".lock")).touch()
-    assert file.read_text() == "state"
-    with checkpoint.state_file("a"):
-        assert file.read_text() == "state"
-    assert not file.exists()
+def test_states_that_nobody_came_back_for_go(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
+    days = {"own": 31, "old": 31, "young": 29, "locked": 31, "no state": None}
+    with checkpoint.state_file("own") as file:
+        folder = file.parent
+        for name, age in days.items():
+            (folder / f"{name}.lock").touch()
+            if age is not None:
+                (folder / name).write_text(name)
+                os.utime(folder / name, (time.time() - age * 86_400,) * 2)
+        with pytest.raises(Ended), checkpoint.state_file("locked"):
+            with checkpoint.state_file("another"):
+                left = {path.name for path in folder.iterdir()}
+            raise Ended
+    assert left >= {"young", "locked", "own"}
+    assert not left & {"old", "old.lock"}
+    with checkpoint.state_file("another"):  # what was locked is free now, and as old
+        assert not {"locked", "own"} & {path.name for path in folder.iterdir()}
+    with pytest.raises(Ended), checkpoint.state_file("young") as file:
+        os.utime(file, (0, 0))
+        raise Ended
+    with checkpoint.state_file("young") as file:  # someone has come back for it
+        assert file.read_text() == "young"
+
+
+TRAINING = """
+import sys, time
+from pathlib import Path
+from training import checkpoint
+with checkpoint.state_file("a") as file:
+    found = int(file.read_text()) if file.exists() else 0
+    print("found", found, flush=True)
+    file.write_text(str(found + 1))
+    input()
+"""
+
+
+def test_a_second_and_a_third_waiter_find_the_state(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
+    script = workspace / "training.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT / 'src')!r})\n{TRAINING}")
+    folder = workspace / ".cache/checkpoints"
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["python", script], env=with_forks(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def waiting(count: int) -> None:
+        deadline = time.monotonic() + 60
+        while len([*folder.glob("a.waiting-*")]) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def found(process: subprocess.Popen[str]) -> str:
+        assert process.stdout
+        return process.stdout.readline().strip()
+
+    first = start()
+    assert found(first) == "found 0"
+    killed = start()  # what it leaves behind is no waiter
+    waiting(1)
+    killed.kill()
+    killed.communicate()
+    others = [start(), start()]
+    waiting(3)
+    assert first.communicate("\n")[1] == ""
+    # whichever of the two comes first
+    deadline = time.monotonic() + 60
+    while (folder / "a.lock").read_text() == str(first.pid):
+        assert time.monotonic() < deadline
+    outputs = [process.stdout for process in others if process.stdout]
+    readable, _, _ = select.select(outputs, [], [], 60)
+    others.sort(key=lambda process: process.stdout not in readable)
+    for number, process in enumerate(others, 1):
+        assert found(process) == f"found {number}"
+        process.communicate("\n")
+        assert process.returncode == 0
+    assert [path.name for path in folder.iterdir()] == ["a.lock"]

@@ -1,18 +1,20 @@
-"""What training sets for its process, and how it chooses device and precision."""
+"""What training sets for its process, its device, and what its arithmetic is."""
 
 import ctypes
 import os
 import platform
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 from common.errors import InputError
 
+import keras
 import pytest
 import torch
-from torch.nn import functional as F
 
-from conftest import ROOT
+from conftest import ROOT, with_forks
 from training import machine
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -48,28 +50,69 @@ def calls_of_memory(settings_of_torch: None, monkeypatch: pytest.MonkeyPatch) ->
     return calls
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_set_up_is_for_the_same_bits_and_no_wasted_memory(calls_of_memory: list[str], threads: int) -> None:
+def test_set_up_is_for_the_same_bits_and_no_wasted_memory(calls_of_memory: list[str]) -> None:
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    machine.set_up(threads)
-    assert torch.get_num_threads() == threads
+    os.environ[CUBLAS] = ":16:8"
+    machine.set_up("float32")
+    assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert os.environ[CUBLAS] == ":4096:8"
     assert calls_of_memory == ["called"]
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_the_workspace_of_cublas_is_set_unless_the_user_has_set_it(
-    calls_of_memory: list[str], before: str | None, after: str
+def test_a_thread_gets_the_settings_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    # as on a machine with a GPU
+    monkeypatch.setattr("keras.src.backend.torch.core.DEFAULT_DEVICE", "meta")
+    seen = []
+
+    def compute() -> None:
+        machine.prepare_thread("cpu")
+        seen.append((torch.get_num_threads(), str(keras.ops.ones(1).device)))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert seen == [(1, "cpu")]
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "threads"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 3, 1), (1, 1, 1)]
+)
+def test_processes_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, threads: int
 ) -> None:
-    os.environ.pop(CUBLAS, None)  # settings_of_torch puts it back
-    if before is not None:
-        os.environ[CUBLAS] = before
-    machine.set_up(torch.get_num_threads())
-    assert os.environ[CUBLAS] == after
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.delenv("TRAIN_THREADS", raising=False)
+    assert machine.threads(processes) == threads
+    monkeypatch.setenv("TRAIN_THREADS", "")  # as a shell sets a variable that is empty
+    assert machine.threads(processes) == threads
+    monkeypatch.setenv("TRAIN_THREADS", "7")
+    assert machine.threads(processes) == 7
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1.5", " 2", "²", "00"])
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TRAIN_THREADS", text)
+    with pytest.raises(InputError, match=f"^TRAIN_THREADS must be a number from 1; received {text}$"):
+        machine.threads(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_cores_are_those_that_this_process_may_use() -> None:
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(all_cores)})
+    try:
+        assert machine.cores() == 1
+    finally:
+        os.sched_setaffinity(0, all_cores)
+    assert machine.cores() == len(all_cores)
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -114,69 +157,82 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     assert kept < by_itself / 10
 
 
-# --- bfloat16 -------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
+
+KNOWN = f"""
+import os
+import sys
+sys.path.insert(0, {str(ROOT / "src")!r})
+from common.backend import keras
+without = sys.argv[1]
+os.environ.pop(without, None)
+from training import machine
+if without == "bfloat16":
+    machine.set_up("bfloat16")
+print(machine.is_portable(), machine.arithmetic("float32", "cpu"), machine.processor(), sep="|")
+"""
+
+
+def test_arithmetic_is_portable_with_all_three_settings_and_with_no_two(tmp_path: Path) -> None:
+    """In processes that have computed nothing, since the libraries read the settings once."""
+    (tmp_path / "known.py").write_text(KNOWN)
+    withouts = ["nothing", *machine.PORTABLE, "bfloat16"]
+    assert set(machine.PORTABLE) == {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"}
+    started = [
+        subprocess.Popen(
+            ["python", tmp_path / "known.py", without], env=with_forks(), stdout=subprocess.PIPE, text=True
+        )
+        for without in withouts
+    ]
+    found = {}
+    for without, process in zip(withouts, started, strict=True):
+        found[without] = process.communicate()[0].strip().split("|")
+        assert process.returncode == 0
+    if "avx2" not in machine.machine()["bfloat16 and vector instructions"]:  # type: ignore[operator]
+        pytest.skip("needs AVX2")
+    for without, (portable, arithmetic, processor) in found.items():
+        if without == "nothing":
+            assert (portable, arithmetic) == ("True", "portable")
+        # a processor with AVX2 alone computes the same without a setting
+        elif "avx512f" in machine.machine()["bfloat16 and vector instructions"]:  # type: ignore[operator]
+            assert (portable, arithmetic) == ("False", f"float32 on {processor}"), without
+
+
+def test_the_known_step_leaves_everything_as_it_was() -> None:
+    torch.set_num_threads(2)
+    with torch.no_grad():
+        state = torch.get_rng_state()
+        assert machine.is_portable() == (machine.arithmetic("float32", "cpu") == "portable")
+        assert not torch.is_grad_enabled()
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "speed", "chosen"),
+    ("precision", "device", "portable", "name"),
     [
-        ("auto", "cpu", 1.01, "bfloat16"),
-        ("auto", "cpu", 1.0, "float32"),
-        ("auto", "cuda", 0.5, "bfloat16"),
-        ("bfloat16", "cpu", 0.5, "bfloat16"),
-        ("float32", "cpu", 2.0, "float32"),
-        ("float32", "cuda", 2.0, "float32"),
+        ("float32", "cpu", True, "portable"),
+        ("float32", "cpu", False, "float32 on some processor"),
+        ("bfloat16", "cpu", True, "bfloat16 on some processor"),
+        ("float32", "cuda", True, "float32 on some GPU"),
+        ("bfloat16", "cuda", True, "bfloat16 on some GPU"),
     ],
 )
-def test_auto_takes_the_faster_precision(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, speed: float, chosen: str
+def test_arithmetic_that_is_not_portable_names_the_machine(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, portable: bool, name: str
 ) -> None:
-    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
-    assert machine.choose_precision(wanted, device) == chosen
+    monkeypatch.setattr(machine, "is_portable", lambda: portable)
+    monkeypatch.setattr(machine, "processor", lambda: "some processor")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    assert machine.arithmetic(precision, device) == name
 
 
-@pytest.mark.parametrize(
-    ("setting", "device", "speed", "lines"),
-    [
-        ("bfloat16", "cpu", 0.999, 1),
-        ("bfloat16", "cpu", 1.0, 0),
-        ("bfloat16", "cuda", 0.5, 0),
-        ("float32", "cpu", 0.5, 0),
-        ("auto", "cpu", 0.5, 0),
-    ],
-)
-def test_bfloat16_that_is_slower_here_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    setting: str,
-    device: str,
-    speed: float,
-    lines: int,
+@pytest.mark.parametrize(("precision", "stay"), [("float32", True), ("bfloat16", False)])
+def test_bfloat16_has_all_instructions_of_the_processor(
+    calls_of_memory: list[str], monkeypatch: pytest.MonkeyPatch, precision: str, stay: bool
 ) -> None:
-    monkeypatch.setattr(machine, "speed_of_bfloat16", lambda: speed)
-    machine.choose_precision(setting, device)
-    said = capfd.readouterr().err.splitlines()
-    assert len(said) == lines
-    assert all("train.precision" in line for line in said)
-
-
-def test_speed_of_bfloat16_is_the_time_of_float32_over_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = 0.0
-    calls = {torch.float32: 0, torch.bfloat16: 0}
-
-    def convolution(images: torch.Tensor, kernel: torch.Tensor, padding: int) -> torch.Tensor:
-        nonlocal clock
-        assert images.dtype == kernel.dtype
-        calls[images.dtype] += 1
-        # float32 takes 8 s, bfloat16 2 s, and the first time 100 s more
-        clock += {torch.float32: 8, torch.bfloat16: 2}[images.dtype]
-        clock += 100 if calls[images.dtype] == 1 else 0
-        return images
-
-    monkeypatch.setattr(F, "conv2d", convolution)
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock)
-    assert machine.speed_of_bfloat16() == 4
-
-
-def test_speed_of_bfloat16_is_measured_on_this_machine() -> None:
-    assert 0.001 < machine.speed_of_bfloat16() < 1000
+    for name in machine.PORTABLE:
+        monkeypatch.setenv(name, "something")
+    machine.set_up(precision)
+    assert [name in os.environ for name in machine.PORTABLE] == [stay] * 3

@@ -21,7 +21,7 @@ import torch
 import architectures
 from conftest import ROOT
 from damage import cut_short, empty, missing, other_format
-from training import model_file
+from training import machine, model_file
 
 CLASSES = ["T-shirt/top", "Trouser", "Sac à main"]
 MEAN, STD = np.array([70.0, 90.0, 200.0]), np.array([80.0, 50.0, 9.0])
@@ -150,6 +150,48 @@ def test_metadata_names_the_classes(saved: Path) -> None:
     with zipfile.ZipFile(saved) as file:
         metadata = json.loads(file.read("metadata.json"))
     assert metadata == {"class_names": CLASSES, "keras_version": keras.__version__}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_predictions_are_those_of_keras_on_any_number_of_cores(
+    monkeypatch: pytest.MonkeyPatch, saved: Path, dtype: Any
+) -> None:
+    monkeypatch.setattr(model_file, "BATCH_SIZE", 7)  # the last batch has 1 row
+    images = np.random.default_rng(1).integers(0, 256, (50, *SHAPE), np.uint8).astype(dtype)
+    model, _ = model_file.load(saved)
+    both = keras.Model(model.input, [model.layers[-1].input, model.output])
+    found = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        found[cores] = model_file.predict(both, images)
+        assert [(output.shape, output.dtype) for output in found[cores]] == [((50, 3), np.float32)] * 2
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    for cores in (2, 5):
+        for one, other in zip(found[1], found[cores], strict=True):
+            assert one.tobytes() == other.tobytes()
+    for ours, theirs in zip(found[1], both.predict(images, verbose=0), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    (alone,) = model_file.predict(model, images)
+    assert alone.tobytes() == found[1][1].tobytes()
+
+
+def test_predictions_know_no_training_and_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = keras.layers.Input(SHAPE)
+    x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(inputs))
+    model = keras.Model(inputs, keras.layers.Flatten()(x))
+    images = np.ones((3, *SHAPE), np.float32)
+    expected = model.predict(images, verbose=0)
+    state = [weight.numpy() for weight in model.weights]
+    # as on a machine with a GPU
+    monkeypatch.setattr("keras.src.backend.torch.core.DEFAULT_DEVICE", "meta")
+    (found,) = model_file.predict(model, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with keras.device("cpu"):
+        for weight, value in zip(model.weights, state, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), value)
 
 
 class FullDisk:

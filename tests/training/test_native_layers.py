@@ -10,8 +10,9 @@ import torch
 from keras import layers
 from torch.nn import functional as F
 
-from training.native_layers import SmallImageConv
-from twins import Build, architecture, assert_same_weights, batches, everything, fit, sgd, twins
+from training import machine, native_layers
+from training.shards import Shard
+from twins import Build, assert_same_weights, batches, everything, fit, prepare, sgd, twins
 
 Block = Callable[[Any], Any]
 
@@ -78,11 +79,17 @@ def nested(x: Any) -> Any:
     return keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()])(x)
 
 
+def twice(x: Any) -> Any:
+    norm = layers.BatchNormalization(momentum=0.6)
+    return norm(layers.Activation("silu")(norm(x)))
+
+
 BLOCKS = {name: one_layer(*layer) for name, layer in LAYERS.items()} | {
     "skip": added,
     "skip by +": added_by_an_operator,
     "concatenated": concatenated,
     "nested": nested,
+    "one batch norm in two places": twice,
 }
 
 
@@ -97,11 +104,18 @@ def around(block: Block) -> Build:
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 def test_every_layer_agrees_with_stock_keras(block: Block) -> None:
     stock, native = twins(around(block))
-    native.prepare(sgd(0.1), 0, "float32")
+    prepare(native, sgd(0.1))
     images, labels = everything(batches(6, 6, (12, 10, 3)))
-    for training in (False, True):
-        expected, logits = stock(images, training=training), native.logits(images, training)
+    before = [variable.numpy() for variable in native.variables]
+    shard = Shard(torch.Generator())
+    for of_step in (None, shard):
+        expected, logits = stock(images, training=bool(of_step)), native.logits(images, of_step)
         np.testing.assert_allclose(logits.detach(), expected.detach(), rtol=1e-4, atol=1e-4)
+    # what changes is the shard's
+    for variable, value in zip(native.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    for variable in native.non_trainable_variables:
+        variable.assign(shard.value(variable))
     assert_same_weights(stock, native, 1e-5)  # moving statistics
     F.cross_entropy(expected, labels).backward()
     F.cross_entropy(logits, labels).backward()
@@ -122,44 +136,38 @@ def test_a_batch_of_one_image_is_like_any_other_in_batch_normalisation() -> None
     # the last of every epoch may be one: a variance of 0, which Keras takes as it is
     stock, native = twins(dense_norm)
     stock.compile(sgd(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    native.prepare(sgd(0.01), 0, "float32")
+    prepare(native, sgd(0.01))
     fit(stock, batches(5, 2))
     fit(native, batches(5, 2))
     assert_same_weights(stock, native, 1e-4)
 
 
-# --- images of few pixels ----------------------------------------------------------------------
+def test_shards_of_one_image_have_no_variance() -> None:
+    _, native = twins(dense_norm)
+    prepare(native, sgd(0.0), shards=8)
+    (before,) = (v.numpy() for v in native.variables if "moving_variance" in v.path)
+    fit(native, batches(2, 2, shards=8))
+    (after,) = (v.numpy() for v in native.variables if "moving_variance" in v.path)
+    np.testing.assert_allclose(after, 0.99 * before, rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (2, 2), (1, 1), (4, 2)], ids=str)
-@pytest.mark.parametrize("size", [3, 5])
-def test_gradients_on_few_pixels_are_those_of_the_convolution(shape: tuple[int, int], size: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 3, *shape, generator=generator, dtype=torch.float64)
-    kernel = torch.randn(6, 3, size, size, generator=generator, dtype=torch.float64)
-    upstream = torch.randn(4, 6, *shape, generator=generator, dtype=torch.float64)
-
-    def run(convolution: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        inputs = [x.clone().requires_grad_() for x in (images, kernel)]
-        output = convolution(*inputs)
-        return output, *torch.autograd.grad(output, inputs, upstream)
-
-    expected = run(lambda x, k: F.conv2d(x, k, padding=size // 2))
-    for ours, theirs in zip(run(SmallImageConv.apply), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+# --- dropout -----------------------------------------------------------------------------------
 
 
-def test_training_in_bfloat16_takes_another_way_on_few_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    apply = SmallImageConv.apply
-
-    def watched(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[2:])
-        return apply(x, kernel)
-
-    monkeypatch.setattr(SmallImageConv, "apply", watched)
-    for precision in ("float32", "bfloat16"):
-        _, native = twins(architecture("blocks"))
-        native.prepare(sgd(0.01), 0, precision)
-        fit(native, batches(16, 16))  # 28 × 28 pixels become 27, 13, 6 and 3
-        assert seen == ([(3, 3)] if precision == "bfloat16" else [])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_dropout_draws_from_its_shard_s_generator_what_pytorch_draws(rate: float) -> None:
+    run = native_layers.native(layers.Dropout(rate))
+    assert run
+    x = torch.randn(500, 30, generator=torch.Generator().manual_seed(1))
+    assert run(x, None) is x
+    state = torch.get_rng_state()
+    found = run(x, Shard(torch.Generator().manual_seed(3)))
+    assert torch.equal(torch.get_rng_state(), state)
+    draws = torch.rand(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    expected = torch.where(draws < 1 - rate, x / (1 - rate), 0) if rate < 1 else torch.zeros_like(x)
+    torch.testing.assert_close(found, expected)
+    assert (found == 0).float().mean() == pytest.approx(rate, abs=0.02)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        if "Intel" not in machine.processor():  # where PyTorch draws with MKL
+            assert torch.equal(found, F.dropout(x, rate))

@@ -1,8 +1,10 @@
-"""NativeModel against stock Keras: training, losses and logs, precision, memory."""
+"""NativeModel against stock Keras and plain PyTorch: training, losses and logs, shards, precision, memory."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from common.errors import InputError
 
 import keras
 import numpy as np
@@ -14,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from conftest import ROOT
 from training.batches import Batch, Batches
-from twins import architecture, assert_same_weights, batches, everything, fit, sgd, twins
+from training.native_model import NativeModel
+from training.shards import Adder
+from twins import architecture, assert_same_weights, batches, everything, fit, pairs, prepare, sgd, twins
 
 NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
 every_architecture = pytest.mark.parametrize("name", NAMES)
@@ -25,10 +29,10 @@ every_architecture = pytest.mark.parametrize("name", NAMES)
 @every_architecture
 def test_logits_are_those_of_stock_keras(name: str) -> None:
     stock, native = twins(architecture(name))
-    native.prepare(sgd(0.1), 0, "float32")
+    prepare(native, sgd(0.1))
     images, _ = everything(batches(8, 8))
     with torch.no_grad():
-        logits = native.logits(images, training=False)
+        logits = native.logits(images)
         assert logits.dtype == torch.float32
         np.testing.assert_allclose(logits, stock(images), rtol=1e-5, atol=1e-5)
 
@@ -46,7 +50,7 @@ def test_fifty_steps_are_those_of_stock_keras(name: str) -> None:
             layer.rate = 0  # it draws in the order of memory, which is not the same
     start = {weight.path: weight.numpy() for weight in stock.weights}
     stock.compile(sgd(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    native.prepare(sgd(rate), 0, "float32")
+    prepare(native, sgd(rate))
     expected, losses = fit(stock, batches(400, 8, shape)), fit(native, batches(400, 8, shape))
     assert len(losses) == 50
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
@@ -75,7 +79,7 @@ def test_the_default_architecture_never_waits_for_keras_own_layers(monkeypatch: 
         layers.Rescaling,
     ):
         monkeypatch.setattr(kind, "call", slow)
-    native.prepare(sgd(0.01), 0, "float32")
+    prepare(native, sgd(0.01))
     native.fit(batches(8, 4).loader(), validation_data=batches(8, 4).loader(), verbose=0)
 
 
@@ -91,7 +95,7 @@ def test_a_regulariser_adds_to_the_gradient(kind: str) -> None:
 
     stock, native = twins(build)
     stock.compile(sgd(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    native.prepare(sgd(0.01), 0, "float32")
+    prepare(native, sgd(0.01))
     fit(stock, batches(12, 4))
     fit(native, batches(12, 4))
     assert_same_weights(stock, native, 1e-4)
@@ -101,12 +105,12 @@ def test_label_smoothing_is_that_of_keras_and_stays_out_of_the_log() -> None:
     stock, native = twins(architecture("plain"))
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3)
     stock.compile(sgd(0.05), loss)
-    native.prepare(sgd(0.05), 0.3, "float32")
-    first_images, first_labels = next(iter(batches(40, 8)))
+    prepare(native, sgd(0.05), smoothing=0.3)
+    first_images, first_labels = pairs(batches(40, 8))[0]
     with torch.no_grad():
         plain = float(F.cross_entropy(stock(first_images), first_labels))
 
-    one_hot = [(x, F.one_hot(y, 10).float()) for x, y in batches(40, 8)]
+    one_hot = [(x, F.one_hot(y, 10).float()) for x, y in pairs(batches(40, 8))]
     stock.fit(DataLoader(one_hot, batch_size=None), verbose=0)  # type: ignore[arg-type]
     losses = fit(native, batches(40, 8))
     assert_same_weights(stock, native, 1e-5)
@@ -115,7 +119,7 @@ def test_label_smoothing_is_that_of_keras_and_stays_out_of_the_log() -> None:
 
 def test_logs_are_the_figures_of_the_whole_set() -> None:
     stock, native = twins(architecture("plain"))
-    native.prepare(sgd(0.0), 0.1, "float32")  # standing still, and the last batch is of 6
+    prepare(native, sgd(0.0), smoothing=0.1)  # standing still, and the last batch is of 6
     train, val = batches(70, 32), batches(45, 20)
     history = native.fit(train.loader(), validation_data=val.loader(), epochs=2, verbose=0).history
     evaluated = native.evaluate(val.loader(), verbose=0, return_dict=True)
@@ -139,7 +143,7 @@ def test_logs_are_the_figures_of_the_whole_set() -> None:
 
 def test_no_other_thread_takes_turns_with_the_one_that_trains() -> None:
     _, native = twins(architecture("plain"))
-    native.prepare(sgd(0.0), 0, "float32")
+    prepare(native, sgd(0.0))
     threads = set()
 
     class Watched(Batches):
@@ -159,28 +163,252 @@ def test_no_other_thread_takes_turns_with_the_one_that_trains() -> None:
 # --- weighted rows --------------------------------------------------------------------------------
 
 
+def gradients(model: NativeModel, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Of one step, whose learning rate must be 1, by the path of the weight; and the logs."""
+    before = {weight.path: weight.numpy() for weight in model.trainable_weights}
+    model.reset_metrics()
+    logs = {name: float(value) for name, value in model.train_step(batch).items()}
+    return {weight.path: before[weight.path] - weight.numpy() for weight in model.trainable_weights}, logs
+
+
 def test_a_row_of_weight_two_is_two_rows() -> None:
+    (batch,) = batches(3, 3)
     images, labels = everything(batches(3, 3))
     twice = torch.tensor([0, 0, 1, 2])
     _, weighted = twins(architecture("plain"))
     _, repeated = twins(architecture("plain"))
-    recorded: list[torch.Tensor] = []
-    logs = []
-    for model, data in (
-        (weighted, (images, labels, torch.tensor([2.0, 1.0, 1.0]), recorded.append)),
-        (repeated, (images[twice], labels[twice])),
-    ):
-        model.prepare(sgd(0.0), 0.1, "float32")
-        model.reset_metrics()
-        logs.append({name: float(value) for name, value in model.train_step(data).items()})
-    for one, other in zip(
-        weighted.trainable_variables, repeated.trainable_variables, strict=True
-    ):  # a mean over 3 and a mean over 4
-        np.testing.assert_allclose(one.value.grad * 3, other.value.grad * 4, rtol=1e-4, atol=1e-6)
-    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
     with torch.no_grad():
-        expected = F.cross_entropy(weighted.logits(images), labels, reduction="none")
+        expected = F.cross_entropy(prepare(weighted, sgd(1.0)).logits(images), labels, reduction="none")
+    recorded: list[torch.Tensor] = []
+    one, logs = gradients(
+        prepare(weighted, sgd(1.0), smoothing=0.1),
+        batch._replace(weights=torch.tensor([2.0, 1.0, 1.0]), record_losses=recorded.append),
+    )
+    batch = batch._replace(images=batch.images[twice], labels=labels[twice], shards=[slice(0, 4)])
+    batch = batch._replace(record_losses=recorded.append)
+    other, logs_of_rows = gradients(prepare(repeated, sgd(1.0), smoothing=0.1), batch)
+    for path, gradient in one.items():  # a mean over 3 and a mean over 4
+        np.testing.assert_allclose(gradient * 3, other[path] * 4, rtol=1e-4, atol=1e-6)
+    assert logs == pytest.approx(logs_of_rows, rel=1e-5)
     np.testing.assert_allclose(recorded[0], expected, rtol=1e-5)
+
+
+# --- shards ---------------------------------------------------------------------------------------
+
+SHAPE = (6, 5, 2)
+
+
+def regularised() -> keras.Model:
+    inputs = layers.Input(SHAPE)
+    x = layers.Conv2D(3, 3, padding="same", activation="relu", kernel_regularizer=keras.regularizers.L2(0.1),
+                      activity_regularizer=keras.regularizers.L2(0.05), name="conv")(inputs)  # fmt: skip
+    x = layers.BatchNormalization(momentum=0.6, name="norm")(x)
+    dense = layers.Dense(10, bias_regularizer=keras.regularizers.L2(0.2), name="dense")
+    return keras.Model(inputs, dense(layers.Flatten()(x)))
+
+
+def reference(model: keras.Model, batch: Batch, smoothing: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Gradients and new moving statistics by path, and the loss of each row; in float64 and plain PyTorch."""
+    values = {v.path: v.value.detach().double() for v in model.variables}
+    weights = {v.path: values[v.path].requires_grad_() for v in model.trainable_variables}
+    moving = {path: torch.zeros_like(value) for path, value in values.items() if "moving" in path}
+    loss, of_rows = torch.zeros(()), []
+    for rows in batch.shards:
+        images, labels = batch.normalised(batch.images[rows]).double(), batch.labels[rows]
+        share = len(labels) / len(batch.labels)
+        kernel = values["conv/kernel"].permute(3, 2, 0, 1)
+        x = F.conv2d(images.permute(0, 3, 1, 2), kernel, values["conv/bias"], padding=1).relu()
+        penalty = 0.1 * kernel.square().sum() + 0.2 * values["dense/bias"].square().sum()
+        penalty = penalty + 0.05 * x.square().sum() / len(labels)
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        for name, statistic in (("mean", mean), ("variance", variance)):
+            path = f"norm/moving_{name}"
+            moving[path] += share * (0.6 * values[path] + 0.4 * statistic.detach())
+        x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-3).sqrt()
+        x = x * values["norm/gamma"][:, None, None] + values["norm/beta"][:, None, None]
+        logits = x.permute(0, 2, 3, 1).flatten(1) @ values["dense/kernel"] + values["dense/bias"]
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        if batch.weights is not None:
+            losses = losses * batch.weights[rows]
+        loss = loss + losses.sum() / len(batch.labels) + share * penalty
+        of_rows.append(F.cross_entropy(logits, labels, reduction="none").detach())
+    found = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+    return {path: value.numpy() for path, value in (found | moving).items()}, torch.cat(of_rows).numpy()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "shards"),
+    [(10, 10, 1), (10, 10, 4), (10, 10, 3), (9, 10, 5), (3, 10, 4), (2, 10, 8), (1, 10, 5), (3, 3, 8)],
+)
+def test_a_step_is_the_mean_of_its_shards(rows: int, batch_size: int, shards: int, weighted: bool) -> None:
+    """Each with its own batch statistics."""
+    (batch,) = batches(rows, batch_size, SHAPE, shards)
+    recorded: list[torch.Tensor] = []
+    weights = torch.linspace(0, 2, rows + 1)[1:] if weighted else None
+    batch = batch._replace(weights=weights, record_losses=recorded.append)
+    _, native = twins(regularised)
+    expected, losses = reference(native, batch, 0.1)
+    found, logs = gradients(prepare(native, sgd(1.0), smoothing=0.1, shards=shards), batch)
+    found |= {v.path: v.numpy() for v in native.non_trainable_variables}
+    assert found.keys() == expected.keys()
+    for path, value in found.items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=2e-6, err_msg=path)
+    np.testing.assert_allclose(recorded[0], losses, rtol=1e-4, atol=1e-5)
+    assert logs["loss"] == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+
+
+def test_shards_have_their_own_batch_statistics() -> None:
+    (batch,) = batches(10, 10, SHAPE, 4)
+    native = prepare(twins(regularised)[1], sgd(1.0), shards=4)
+    whole = prepare(twins(regularised)[1], sgd(1.0))
+    found, _ = gradients(native, batch)
+    as_one, _ = gradients(whole, batch._replace(shards=[slice(0, 10)]))
+    for path, gradient in found.items():
+        assert np.abs(gradient - as_one[path]).max() > 1e-4, path
+
+
+def ending(*kinds: Callable[[], Any]) -> Callable[[], keras.Model]:
+    """A convolution, layers of these kinds, and a dense layer."""
+
+    def build() -> keras.Model:
+        inputs = layers.Input((8, 8, 1))
+        x = layers.Conv2D(6, 3)(inputs)
+        for kind in kinds:
+            x = kind()(x)
+        return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))
+
+    return build
+
+
+def submodel(*inner: Callable[[], Any]) -> Callable[[], keras.Model]:
+    return lambda: keras.Sequential([layers.Input((6, 6, 6)), *(kind() for kind in inner)])
+
+
+NETWORKS = {
+    "batch norm": ending(layers.BatchNormalization),
+    "dropout": ending(lambda: layers.Dropout(0.4), lambda: layers.Dropout(0.2)),
+    "seeded dropout": ending(lambda: layers.Dropout(0.4, seed=3), lambda: layers.Dropout(0.4, seed=3)),
+    "spatial dropout": ending(lambda: layers.SpatialDropout2D(0.4)),
+    "noise": ending(lambda: layers.GaussianNoise(0.3)),
+    "regularised": regularised,
+    "nested": ending(submodel(lambda: layers.Conv2D(4, 3), layers.BatchNormalization,
+                              lambda: layers.Dropout(0.3, seed=1),
+                              lambda: layers.Activation("relu", activity_regularizer="l2"))),
+}  # fmt: skip
+
+
+class Backwards:
+    """A pool that computes the shards from the last to the first."""
+
+    def map(self, compute: Callable[[int], torch.Tensor], own: list[int]) -> list[torch.Tensor]:
+        results = {shard: compute(shard) for shard in reversed(own)}
+        return [results[shard] for shard in own]
+
+
+def trained(build: Callable[[], keras.Model], adder: Adder, batch_size: int = 16) -> list[bytes]:
+    """All variables, the losses of the rows, and the history; of one epoch of 50 rows and one of val."""
+    _, native = twins(build)
+    native.prepare(keras.optimizers.SGD(0.01, momentum=0.9), 0.1, "float32", adder, range(1, adder.shards))
+    torch.manual_seed(0)
+    shape = native.input_shape[1:]
+    train, val = batches(50, batch_size, shape, adder.shards), batches(21, 20, shape, 8)
+    history = native.fit(train.loader(), validation_data=val.loader(), verbose=0).history
+    variables = [*native.variables, *native.optimizer.variables]
+    found = [variable.numpy() for variable in variables] + [train.losses.numpy(), np.array(list(history.values()))]
+    assert all(np.isfinite(value).all() for value in found)
+    return [value.tobytes() for value in found]
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_who_computes_the_shards_changes_no_bit(build: Callable[[], keras.Model]) -> None:
+    backwards = Adder(5, 1, "cpu")
+    backwards._pool = Backwards()  # type: ignore[assignment]
+    adders = [Adder(5, threads, "cpu") for threads in (1, 2, 3, 4)]
+    one, *others = (trained(build, adder) for adder in [*adders, backwards])
+    for other in others:
+        assert other == one
+
+
+@pytest.mark.parametrize("shards", [1, 3, 5, 8])
+@pytest.mark.parametrize("batch_size", [47, 12, 49, 2])  # the last batches have 3, 2, 1 and 2 rows
+def test_batches_of_any_size(shards: int, batch_size: int) -> None:
+    build = ending(layers.BatchNormalization, lambda: layers.Dropout(0.3))
+    one = trained(build, Adder(shards, 1, "cpu"), batch_size)
+    assert trained(build, Adder(shards, 3, "cpu"), batch_size) == one
+
+
+@pytest.mark.parametrize("kind", [lambda: layers.Dropout(0.5), lambda: layers.Dropout(0.5, seed=7),
+                                  lambda: layers.SpatialDropout2D(0.5, seed=7)])  # fmt: skip
+def test_each_shard_and_each_step_draws_other_numbers(
+    kind: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build() -> keras.Model:
+        inputs = layers.Input((2, 4, 1))
+        x = kind()(layers.Dense(10, use_bias=False)(inputs))  # (N, 2, 4, 1) -> (N, 2, 4, 10)
+        return keras.Model(inputs, layers.Reshape((80,))(x))
+
+    def masks() -> list[list[bool]]:
+        """What each shard of two steps leaves, in the order of the shards."""
+        _, native = twins(build)
+        found: list[list[bool]] = []
+        logits = native.logits
+        prepare(native, sgd(0.0), shards=4)
+        torch.manual_seed(99)  # of the first shard; the others have 1 to 3
+
+        def watched(*args: Any) -> torch.Tensor:
+            outputs = logits(*args)
+            found.append((outputs != 0).flatten().tolist())
+            return outputs
+
+        monkeypatch.setattr(native, "logits", watched)
+        native.reset_metrics()
+        (batch,) = batches(8, 8, (2, 4, 1), 4)
+        for _ in range(2):
+            native.train_step(batch)
+        return found
+
+    first = masks()
+    assert len({tuple(mask) for mask in first}) == len(first) == 8
+    assert masks() == first
+
+
+def attention() -> Callable[[Any], Any]:
+    layer = layers.MultiHeadAttention(2, 3, dropout=0.3)
+    return lambda x: layer(x, x)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        submodel(lambda: layers.Dropout(0.3)),
+        attention,
+        lambda: layers.Lambda(lambda x: x + keras.random.normal((6,))),
+        lambda: layers.AugMix(value_range=(0, 1)),  # shuffles with Python's generator
+        lambda: layers.Lambda(lambda x: x + np.random.rand()),
+    ],
+    ids=["submodel", "attention", "keras.random", "Python's random", "NumPy's random"],
+)
+def test_draws_from_a_generator_that_layers_share_are_refused(kind: Callable[[], Any]) -> None:
+    shape = [layers.Conv2D(3, 1)] if kind().__class__ is layers.AugMix else []
+    _, native = twins(ending(*(lambda layer=layer: layer for layer in shape), kind))
+    rule = r"^each layer .* that draws random numbers must have a generator of its own \(.*seed\); received "
+    with pytest.raises(InputError, match=rule + native.name) as refusal:
+        prepare(native, sgd(0.1))
+    assert "\n" not in str(refusal.value)
+
+
+def test_prepare_changes_no_state() -> None:
+    for build in NETWORKS.values():
+        _, native = twins(build)
+        before, generator = {v.path: v.numpy() for v in native.variables}, torch.get_rng_state()
+        parameters = native.count_params()
+        prepare(native, sgd(0.1), shards=3)
+        for variable in native.variables:
+            np.testing.assert_array_equal(variable, before.pop(variable.path))
+        assert not before
+        assert native.count_params() == parameters
+        assert torch.equal(torch.get_rng_state(), generator)
 
 
 # --- precision ------------------------------------------------------------------------------------
@@ -188,8 +416,8 @@ def test_a_row_of_weight_two_is_two_rows() -> None:
 
 def test_bfloat16_keeps_weights_in_float32_and_the_loss_near() -> None:
     exact, rough = (twins(architecture("blocks"))[1] for _ in range(2))
-    exact.prepare(sgd(0.002), 0, "float32")
-    rough.prepare(sgd(0.002), 0, "bfloat16")
+    prepare(exact, sgd(0.002))
+    prepare(rough, sgd(0.002), precision="bfloat16")
     expected, losses = fit(exact, batches(80, 16)), fit(rough, batches(80, 16))
     assert {variable.value.dtype for variable in rough.variables} == {torch.float32}
     np.testing.assert_allclose(losses, expected, rtol=0.05)
@@ -199,10 +427,10 @@ def test_bfloat16_keeps_weights_in_float32_and_the_loss_near() -> None:
 
 def test_validation_has_the_precision_of_training() -> None:
     stock, native = twins(architecture("blocks"))
-    native.prepare(sgd(0.01), 0, "bfloat16")
+    prepare(native, sgd(0.01), precision="bfloat16")
     images, _ = everything(batches(8, 8))
     with torch.no_grad():
-        logits, exact = native.logits(images, training=False), stock(images)
+        logits, exact = native.logits(images), stock(images)
     assert logits.dtype == torch.float32
     assert (logits != exact).any()
     np.testing.assert_allclose(logits, exact, atol=0.05 * float(exact.abs().max()))
@@ -213,7 +441,7 @@ def test_validation_has_the_precision_of_training() -> None:
 
 def test_kernels_are_laid_out_once_and_not_copied_at_each_step() -> None:
     _, native = twins(architecture("blocks"))
-    native.prepare(sgd(0.01), 0, "float32")
+    prepare(native, sgd(0.01))
     before = {variable.path: variable.numpy() for variable in native.variables}
     fit(native, batches(32, 16))
     kernels = [v.value for v in native.trainable_variables if v.value.ndim == 4]
@@ -226,7 +454,7 @@ def test_kernels_are_laid_out_once_and_not_copied_at_each_step() -> None:
 @every_architecture
 def test_which_networks_take_another_size(name: str) -> None:
     _, model = twins(architecture(name))
-    model.prepare(sgd(0.01), 0, "float32")
+    prepare(model, sgd(0.01))
     before = [variable.value.clone() for variable in model.variables]
     one_size = any(isinstance(layer, layers.Flatten) for layer in model.layers)
     assert model.accepts(torch.rand(2, 20, 20, 1)) != one_size

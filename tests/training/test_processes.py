@@ -1,6 +1,5 @@
-"""Trainings in several processes, real ones on one thread each."""
+"""Trainings in several processes, real ones."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,25 +13,22 @@ from typing import Any
 
 from common.errors import InputError
 
-import numpy as np
 import psutil
 import pytest
-import torch
 
+import train as train_stage
 from conftest import ROOT, TINY, with_forks, write_params
 from servers import free_port
-from train import load_batches
 from training import processes
-from training.batches import Batches
 
-# Random numbers in the network, batch statistics, and shards of different size among three.
+# Random numbers in the network, batch statistics, penalties, and shards of different size.
 DROPS = """
 import keras
 from keras import layers
 
 def build(input_shape, classes):
     inputs = x = layers.Input(input_shape)
-    x = layers.Conv2D(8, 3, strides=2)(x)
+    x = layers.Conv2D(8, 3, strides=2, kernel_regularizer="l2", activity_regularizer="l2")(x)
     x = layers.BatchNormalization()(x)
     x = layers.Dropout(0.25)(x)
     x = layers.Dropout(0.25, seed=1)(x)
@@ -40,56 +36,45 @@ def build(input_shape, classes):
     x = layers.Flatten()(x)
     return keras.Model(inputs, layers.Dense(classes)(x))
 """
-MIXED = {"model.architecture": "drops", "train.data_pruning": 0.3}
+MIXED = {
+    "model.architecture": "drops",
+    "train.shards": 5,
+    "train.batch_size": 59,  # the last batch has 3 rows
+    "train.data_pruning": 0.2,
+    "train.averaging": 0.5,
+    "train.augmentation.flip": "random",
+}
 MODEL = Path("models/model.keras")
 
 
-# --- shards -------------------------------------------------------------------------------------
+# --- collective operations ----------------------------------------------------------------------
 
 
-def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("WORLD_SIZE", str(count))
+def test_one_process_exchanges_nothing() -> None:
+    assert (processes.count(), processes.rank(), processes.on_this_machine()) == (1, 0, 1)
+    assert not processes.is_distributed()
+    processes.join("cpu")  # nobody
+    assert processes.gather("own") == ["own"]
+    assert processes.broadcast_from_first("own") == "own"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_each_row_belongs_to_one_process(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    for rows in range(count, 20):
-        shards = []
-        for rank in range(count):
-            as_process(monkeypatch, rank, count)
-            shards.append(torch.arange(rows)[processes.shard(rows)])
-        assert torch.cat(shards).equal(torch.arange(rows))
-        sizes = {len(shard) for shard in shards}
-        assert max(sizes) - min(sizes) <= 1
-        assert min(sizes) > 0
-
-
-def test_together_the_shards_are_the_batches_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
-    labels = np.arange(10, dtype=np.uint8)
-
-    def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(Batches(images, labels, np.zeros(1), np.ones(1), 4, "cpu"))
-
-    whole = batches()
-    parts = []
-    for rank in range(2):
-        as_process(monkeypatch, rank, 2)
-        parts.append(batches())
-    for (all_images, all_labels), *shards in zip(whole, *parts, strict=True):
-        assert torch.cat([shard[0] for shard in shards]).equal(all_images)
-        assert torch.cat([shard[1] for shard in shards]).equal(all_labels)
-
-
-def test_generators_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    as_process(monkeypatch, 2, 3)
-    variables = [torch.ones(2), torch.tensor([5, 7])]
-    torch.manual_seed(3)
-    processes.reseed_for_rank(variables)
-    assert torch.initial_seed() == 5
-    assert variables[0].tolist() == [1, 1]
-    assert variables[1].tolist() == [2_000_005, 7]  # Keras adds one for each draw
+@pytest.mark.parametrize(
+    ("wanted", "world", "nodes", "launches"),
+    [
+        (1, "1", None, False),
+        (2, "1", None, True),
+        (2, "2", None, False),
+        (1, "1", "2", True),
+        (1, "1", "1", False),
+    ],
+)
+def test_who_launches(
+    monkeypatch: pytest.MonkeyPatch, wanted: int, world: str, nodes: str | None, launches: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    if nodes:
+        monkeypatch.setenv("PET_NNODES", nodes)
+    assert processes.should_launch(wanted) == launches
 
 
 # --- whole trainings ----------------------------------------------------------------------------
@@ -121,16 +106,19 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
 def start(
     folder: Path,
     changes: dict[str, Any],
+    count: int = 1,
     environment: dict[str, str] | None = None,
     *,
+    threads: int = 1,
     python: str = sys.executable,
     script: str = "src/train.py",
 ) -> subprocess.Popen[str]:
     write_params(folder, TINY | changes)
+    own = {"TRAIN_PROCESSES": str(count), "TRAIN_THREADS": str(threads)}
     process = subprocess.Popen(
         [python, script],
         cwd=folder,
-        env=os.environ | (environment or {}),
+        env=os.environ | own | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -165,28 +153,24 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [child.pid for child in psutil.Process(process.pid).children()]
 
 
-def train(folder: Path, changes: dict[str, Any]) -> dict[str, float]:
-    process = start(folder, changes)
+def train(folder: Path, changes: dict[str, Any], count: int, threads: int = 1) -> str:
+    process = start(folder, changes, count, threads=threads)
     said, error = process.communicate()
     assert (process.returncode, error) == (0, ""), error
-    count = changes.get("train.processes", 1)
-    assert said.count("epoch 1/") == 1
+    epochs = (TINY | changes)["train.epochs"]
+    assert said.count(f"epoch {epochs}/{epochs}: ") == 1
     assert (f"float32 on {count} processes of cpu" in said) == (count > 1)
-    return json.loads((folder / "metrics/train.json").read_text())
+    return said
 
 
-def train_in_forks(folder: Path, changes: dict[str, Any]) -> dict[str, float]:
+def train_in_forks(folder: Path, changes: dict[str, Any], count: int, threads: int = 1) -> None:
     """The same without torchrun, whose processes are slow to start."""
-    count, port = changes.get("train.processes", 1), str(free_port())
-    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        start(folder, changes, with_forks() | address | {"RANK": str(rank)}, python="python")
-        for rank in range(count)
-    ]
+    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [with_forks() | address | {"RANK": str(rank)} for rank in range(count)]
+    started = [start(folder, changes, count, own, threads=threads, python="python") for own in ranks]
     for process in started:
         _, error = process.communicate()
         assert process.returncode == 0, error
-    return json.loads((folder / "metrics/train.json").read_text())
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -198,46 +182,54 @@ def written(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_bytes_are_the_same_from_run_to_run(folder: Path, count: int) -> None:
-    changes = {**MIXED, "train.processes": count}
-    train(folder, changes)
-    first = written(folder)
-    shutil.rmtree(folder / "models")
-    train_in_forks(folder, changes)
-    assert written(folder) == first
-    assert MODEL.as_posix() in first
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process and one thread write."""
+    folder = tmp_path_factory.mktemp("one")
+    link(prepared, folder)
+    train_in_forks(folder, MIXED, 1)
+    found = written(folder)
+    assert MODEL.as_posix() in found
+    return found
 
 
-def test_without_batch_statistics_it_is_the_training_of_one_process(folder: Path) -> None:
-    shards_of_two_and_three = {"train.batch_size": 5, "train.epochs": 1}
-    one = train_in_forks(folder, shards_of_two_and_three)
-    two = train_in_forks(folder, {"train.processes": 2, **shards_of_two_and_three})
-    assert two == pytest.approx(one, rel=1e-4)
-
-
-@pytest.mark.parametrize(("batch_size", "smallest"), [(299, 1), (75, 75), (150, 100)])
-def test_each_process_has_a_row_of_each_batch(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, smallest: int
+@pytest.mark.parametrize(
+    ("count", "threads"),
+    [(2, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(5, 2, marks=pytest.mark.slow)],
+)
+def test_processes_write_the_bytes_of_one(
+    folder: Path, undisturbed: dict[str, bytes], count: int, threads: int
 ) -> None:
-    write_params(folder, TINY | {"train.batch_size": batch_size})  # beside one of 100 val rows
+    train_in_forks(folder, MIXED, count, threads)
+    assert written(folder) == undisturbed
+
+
+def test_processes_that_torchrun_starts_write_the_bytes_of_one(
+    folder: Path, undisturbed: dict[str, bytes]
+) -> None:
+    train(folder, MIXED, 2)
+    assert written(folder) == undisturbed
+
+
+@pytest.mark.parametrize("count", ["4", "x", "0"])
+def test_a_process_must_have_a_shard(folder: Path, monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    write_params(folder, TINY | {"train.shards": 3})
     monkeypatch.chdir(folder)
-    as_process(monkeypatch, 0, smallest)
-    load_batches("cpu", 0, 0)
-    as_process(monkeypatch, 0, smallest + 1)
-    rule = f"^train.processes must be at most {smallest}, the rows of the smallest batch"
-    with pytest.raises(InputError, match=f"{rule}.*; received {smallest + 1}$"):
-        load_batches("cpu", 0, 0)
+    monkeypatch.setenv("TRAIN_PROCESSES", count)
+    with pytest.raises(InputError, match=r"^TRAIN_PROCESSES must be (at most .*, 3|a number from 1)") as refusal:
+        train_stage.main()
+    assert str(refusal.value).endswith(f"; received {count}")
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_all_with_one_line_and_the_training_goes_on(folder: Path) -> None:
-    changes = {**MIXED, "train.processes": 3, "train.epochs": 12}
-    train(folder, changes)
+def test_a_process_that_dies_ends_all_with_one_line_and_the_training_goes_on_in_others(folder: Path) -> None:
+    changes = {**MIXED, "train.epochs": 12}
+    train(folder, changes, 1)
     undisturbed = written(folder)
     for name in undisturbed:
         (folder / name).unlink()
-    process = start(folder, changes)
+    process = start(folder, changes, 3)
     wait_for(process, "epoch 3/")
     begin = time.monotonic()
     os.kill(children(process)[-1], signal.SIGKILL)
@@ -245,16 +237,19 @@ def test_a_process_that_dies_ends_all_with_one_line_and_the_training_goes_on(fol
     assert time.monotonic() - begin < 30
     assert process.returncode == 1
     assert error == "error: all 3 processes must run to the end; process 2 received SIGKILL\n"
-    process = start(folder, changes)
-    said, error = process.communicate()
-    assert (process.returncode, error) == (0, "")
-    assert said.count("goes on after epoch") == 1
+    process = start(folder, changes, 2, threads=2)
+    wait_for(process, "goes on after epoch")
+    wait_for(process, "epoch 6/")
+    for child in children(process):
+        os.kill(child, signal.SIGKILL)
+    process.communicate()
+    assert "goes on after epoch" in train(folder, changes, 1, threads=3)
     assert written(folder) == undisturbed
 
 
 @pytest.mark.slow
 def test_interrupted_is_one_line_and_leaves_nobody(folder: Path) -> None:
-    process = start(folder, {"train.processes": 2, "train.epochs": 1000})
+    process = start(folder, {"train.epochs": 1000}, 2)
     wait_for(process, "epoch 1/")
     others = children(process)
     process.send_signal(signal.SIGINT)
@@ -266,7 +261,7 @@ def test_interrupted_is_one_line_and_leaves_nobody(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_sigterm_of_one_process_is_named(folder: Path) -> None:
-    process = start(folder, {"train.processes": 2, "train.epochs": 1000})
+    process = start(folder, {"train.epochs": 1000}, 2)
     wait_for(process, "epoch 1/")
     os.kill(children(process)[0], signal.SIGTERM)
     _, error = process.communicate()
@@ -275,7 +270,7 @@ def test_sigterm_of_one_process_is_named(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_processes_end_with_the_one_that_started_them(folder: Path) -> None:
-    process = start(folder, {"train.processes": 2, "train.epochs": 1000})
+    process = start(folder, {"train.epochs": 1000}, 2)
     wait_for(process, "epoch 1/")
     others = [psutil.Process(child) for child in children(process)]
     process.kill()
@@ -293,24 +288,24 @@ def machines(
         (folder / number).mkdir()
         link(prepared, folder / number)
         own = changes | (second or {}) if number == "1" else changes
-        started.append(start(folder / number, own, {**where, "PET_NODE_RANK": number}))
+        started.append(start(folder / number, own, 2, {**where, "PET_NODE_RANK": number}))
     return started
 
 
 @pytest.mark.slow
-def test_two_machines_give_the_bytes_of_one_and_the_first_writes(folder: Path, prepared: Path) -> None:
-    changes = {**MIXED, "train.processes": 2}
-    for process in machines(folder, prepared, changes):
+def test_two_machines_give_the_bytes_of_one_and_the_first_writes(
+    folder: Path, prepared: Path, undisturbed: dict[str, bytes]
+) -> None:
+    for process in machines(folder, prepared, MIXED):
         assert process.communicate()[1] == ""
         assert process.returncode == 0
-    train(folder, changes)
-    assert written(folder / "0") == written(folder)
+    assert written(folder / "0") == undisturbed
     assert written(folder / "1") == {}
 
 
 @pytest.mark.slow
 def test_a_machine_that_is_lost_ends_the_others_with_one_line(folder: Path, prepared: Path) -> None:
-    first, second = machines(folder, prepared, {"train.processes": 2, "train.epochs": 1000})
+    first, second = machines(folder, prepared, {"train.epochs": 1000})
     wait_for(first, "epoch 1/")
     begin = time.monotonic()
     for lost in [*children(second), second.pid]:
@@ -325,7 +320,7 @@ def test_a_machine_that_is_lost_ends_the_others_with_one_line(folder: Path, prep
 
 @pytest.mark.slow
 def test_machines_must_train_the_same(folder: Path, prepared: Path) -> None:
-    others = machines(folder, prepared, {"train.processes": 2}, {"train.learning_rate": 0.25})
+    others = machines(folder, prepared, {}, {"train.learning_rate": 0.25})
     for process in others:
         _, error = process.communicate()
         assert error.startswith("error: all machines must have the same parameters, data, code")
@@ -335,7 +330,7 @@ def test_machines_must_train_the_same(folder: Path, prepared: Path) -> None:
 
 @pytest.mark.slow
 def test_a_machine_without_data_ends_the_others(folder: Path, prepared: Path) -> None:
-    first, second = machines(folder, prepared, {"train.processes": 2})
+    first, second = machines(folder, prepared, {})
     (folder / "1/data").unlink()
     assert second.communicate()[1].startswith("error: data/prepared/train")
     rule = "error: all 2 processes must run to the end; those of another machine did not\n"
@@ -344,12 +339,13 @@ def test_a_machine_without_data_ends_the_others(folder: Path, prepared: Path) ->
 
 
 @pytest.mark.slow
-def test_torchrun_must_start_as_many_as_params_say(folder: Path) -> None:
-    write_params(folder, {**TINY, "train.processes": 3})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, "src/train.py"], cwd=folder, check=False, capture_output=True, text=True)
+def test_torchrun_must_start_as_many_as_the_environment_says(folder: Path) -> None:
+    write_params(folder, TINY | {"train.shards": 3})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "src/train.py"]
+    environment = os.environ | {"TRAIN_PROCESSES": "3"}
+    done = subprocess.run(torchrun, cwd=folder, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
-    rule = "error: train.processes must be as many as torchrun starts, 2; received 3"
+    rule = "error: TRAIN_PROCESSES must be as many as torchrun starts, 2; received 3"
     assert done.stderr.count(rule) == 2  # the two may share a line
 
 
@@ -364,7 +360,7 @@ def test_machines_have_equal_shares(monkeypatch: pytest.MonkeyPatch, nodes: str)
 def test_machines_that_do_not_meet_are_told_so(folder: Path) -> None:
     address = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
     where = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_RDZV_CONF": "timeout=3", **address}
-    process = start(folder, {"train.processes": 2}, where)
+    process = start(folder, {}, 2, where)
     _, error = process.communicate()
     assert process.returncode == 1
     rule = "error: the machines must meet at PET_MASTER_ADDR, PET_MASTER_PORT; received: "
@@ -389,14 +385,14 @@ processes.join("cpu")
 
 def test_an_error_of_a_process_is_one_line(folder: Path) -> None:
     (folder / "fails.py").write_text(FAILS)
-    process = start(folder, {}, script="fails.py")
+    process = start(folder, {}, 2, script="fails.py")
     assert process.communicate() == ("", "error: a rule; received two lines\n")
     assert process.returncode == 1
 
 
 @pytest.mark.slow
 def test_a_diverging_training_is_one_line(folder: Path) -> None:
-    process = start(folder, {"train.processes": 2, "train.learning_rate": 1e30})
+    process = start(folder, {"train.learning_rate": 1e30}, 2)
     _, error = process.communicate()
     assert process.returncode == 1
     assert error.startswith("error: train loss must stay finite")
