@@ -7,13 +7,17 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro noise sweep compare review report export demo published test test-all lint check readme lock clean
+.PHONY: help repro rebuild noise sweep compare review report export demo published test test-all lint check readme lock clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-repro: .venv/run ## everything from raw images to metrics; runs only stages that are not up to date
+repro: .venv/run ## everything from raw images to metrics, as far as needed; ends with a verdict
 	dvc repro
+	@python tools/verdict.py
+
+rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without caches, held against dvc.lock
+	@python tools/rebuild.py $(COMMIT)
 
 noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/noise.py

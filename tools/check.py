@@ -1,6 +1,7 @@
 """Whether what is committed belongs together: `make check`. Needs neither data nor model.
 
-It names every fault, then fails: dvc.lock that is not up to date, figures that do not follow from the
+Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It
+names every fault, then fails: dvc.lock that is not up to date, figures that do not follow from the
 predictions, stages that import or read what dvc.yaml does not list, parameters that nothing reads, and
 files in git that belong to DVC or are too large. With --data it also holds each file under data/ and
 models/ against dvc.lock, byte for byte.
@@ -17,6 +18,7 @@ from typing import Any
 from common import params
 from common.errors import InputError
 
+import reproduction
 import stage_dependencies
 from analysis import dvc_lock, metric_files, statistics
 
@@ -93,6 +95,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", action="store_true", help="also every byte of data/ and models/")
     with_data = parser.parse_args().data
+    results = reproduction.Results.read()
+    for cause in reproduction.causes(results) if results else ():
+        print(f"the results are not as committed: {cause.why}. {cause.advice}.", file=sys.stderr, flush=True)
     problems = [*lock_problems(), *figure_problems(), *stage_dependencies.Pipeline().problems(), *file_problems()]
     if with_data:
         problems += [

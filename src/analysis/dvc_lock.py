@@ -1,30 +1,79 @@
-"""What DVC tracks, held against the hashes in dvc.lock."""
+"""What DVC tracks, held against the hashes in dvc.lock; dvc.lock here and in a commit."""
 
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
 
-from dvc.repo import Repo
 from ruamel.yaml import YAML, YAMLError
+
+from analysis.git import git
 
 LOCK = Path("dvc.lock")
 
 
-def stages(*needed: str) -> dict[str, Any]:
-    """The stages of dvc.lock.
+@dataclass(frozen=True)
+class Stage:
+    """What dvc.lock says of a stage.
+
+    Attributes:
+        outputs: the hash of each output, by path.
+        inputs: by file and key, the hash of each file or folder (no key), the value of each parameter, and
+            the command.
+    """
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+
+def stages(*needed: str, commit: str | None = None) -> dict[str, Any]:
+    """The stages of dvc.lock, here or in a commit.
 
     Raises:
         InputError: the file is missing or damaged, or lacks a stage that is `needed`.
     """
     try:
-        content = YAML(typ="safe").load(LOCK)["stages"]
+        content = YAML(typ="safe").load(git("show", f"{commit}:./{LOCK}") if commit else LOCK)["stages"]
         return {name: content[name] for name in needed or content}
     except (OSError, KeyError, TypeError, YAMLError) as error:
-        raise InputError(f"{LOCK} must have every stage (make repro); received: {error}") from None
+        raise _not_as_written(error, commit) from None
+
+
+def read(commit: str | None = None) -> dict[str, Stage]:
+    """What dvc.lock says of each stage, here or in a commit.
+
+    Raises:
+        InputError: as from `stages`.
+    """
+    found = {}
+    try:
+        for name, stage in stages(commit=commit).items():
+            inputs = {(dep["path"], ""): dep["md5"] for dep in stage.get("deps", [])}
+            for file, values in stage.get("params", {}).items():
+                inputs |= {(file, key): value for key, value in _leaves(values)}
+            inputs["dvc.yaml", f"the command of {name}"] = stage["cmd"]
+            found[name] = Stage({out["path"]: out["md5"] for out in stage.get("outs", [])}, inputs)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _not_as_written(error, commit) from None
+    return found
+
+
+def _not_as_written(error: Exception, commit: str | None) -> InputError:
+    place = f" of commit {commit}" if commit else ""
+    return InputError(f"{LOCK}{place} must have every stage (make repro); received: {error}")
+
+
+def _leaves(values: dict[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys, as in `train.epochs`, and values of nested mappings."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{section}{key}.")
+        else:
+            yield f"{section}{key}", value
 
 
 def cached_outputs() -> list[str]:
@@ -83,6 +132,8 @@ def _md5_of_listing(folder: Path, files: dict[Path, str]) -> str:
 
 def _cached_listing(folder: Path, md5: str) -> dict[Path, str] | None:
     """The hash of each file of a directory; None where DVC's cache lacks it."""
+    from dvc.repo import Repo  # 0.2 s, for this alone
+
     with Repo() as repo:
         listing = Path(repo.cache.local.oid_to_path(md5))
         if not listing.exists():

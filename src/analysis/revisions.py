@@ -14,6 +14,7 @@ from dvc.scm import RevError, resolve_rev
 from ruamel.yaml import YAML, YAMLError
 
 from analysis import metric_files
+from analysis.git import git
 
 WORKSPACE = "workspace"
 
@@ -106,16 +107,3 @@ def resolve(name: str) -> Revision:
             return Revision(name, resolve_rev(repo.scm, name))
     except RevError:
         raise InputError(f"a revision must be a commit, an experiment or {WORKSPACE}; received {name}") from None
-
-
-def git(*words: str) -> str:
-    """The output of git, without the line break at its end.
-
-    Raises:
-        InputError: it fails; the message has its first line.
-    """
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["nothing"])[0]
-        raise InputError(f"git {' '.join(words)} must succeed; it said: {reason}")
-    return done.stdout.strip()

@@ -1,5 +1,6 @@
 """Files held against dvc.lock, in a pipeline that dvc has run."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ruamel.yaml import YAML
 
 from analysis import dvc_lock
 from conftest import ROOT, Clone
+from edits import edit
 
 TRAIN = Path("data/prepared/train")
 MODEL = Path("models/model.keras")
@@ -102,3 +104,24 @@ def test_outputs_in_the_cache_are_those_that_git_does_not_hold(monkeypatch: pyte
     cached = dvc_lock.cached_outputs()
     assert {"data/raw", "data/split", "models/model.keras", "plots/mistakes"} <= set(cached)
     assert not [path for path in cached if path.startswith("metrics")]
+
+
+def test_stages_have_outputs_and_inputs_here_and_in_a_commit(project: Path) -> None:
+    train = dvc_lock.read()["train"]
+    assert list(train.outputs) == ["metrics/curves", "metrics/train.json", "models/model.keras"]
+    assert train.inputs["params.yaml", "train.epochs"] == 2
+    assert train.inputs["params.yaml", "train.augmentation.flip"] == "alternating"
+    assert train.inputs["dvc.yaml", "the command of train"].endswith("src/train.py")
+    assert re.fullmatch(r"\w{32}\.dir", train.inputs["data/split", ""])
+    assert dvc_lock.read("HEAD")["train"] == train
+    edit(dvc_lock.LOCK, "epochs: 2", "epochs: 3")
+    assert dvc_lock.read()["train"].inputs["params.yaml", "train.epochs"] == 3
+    assert dvc_lock.read("HEAD")["train"] == train
+
+
+@pytest.mark.parametrize("content", ["train: 5", "train: {deps: 5}", "train: {cmd: x, outs: [{md5: 5}]}"])
+def test_a_damaged_stage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    dvc_lock.LOCK.write_text(f"stages: {{{content}}}")
+    with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: ."):
+        dvc_lock.read()

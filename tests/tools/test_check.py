@@ -1,5 +1,6 @@
 """Faults planted in a scratch clone: `make check` must refuse each, and say why."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 
 import check
 import readme
-from analysis import marked_pages
+from analysis import marked_pages, metric_files
 from conftest import Clone, made_once
+from edits import write_output
 
 MODEL = Path("models/model.keras")
 
@@ -24,8 +26,8 @@ def whole(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
     def make(folder: Path) -> None:
         clone = reproduced.copied(folder)
-        for name in ("recipe", "determinism", "pictures"):
-            (folder / f"benchmarks/{name}.json").unlink(missing_ok=True)  # of the real data
+        for results in (folder / "benchmarks").rglob("*.json"):
+            results.unlink()  # of the real data
         clone.run("python", "published/summary.py")
         clone.run("python", "tools/readme.py")
 
@@ -173,6 +175,25 @@ def test_a_planted_fault_is_refused_with_its_reasons(
     with pytest.raises(InputError, match=r"^what is committed must belong together; received . faults$"):
         check.main()
     assert_named([capsys.readouterr().err], reasons)
+
+
+def test_the_cause_of_other_results_comes_first_and_is_no_fault(
+    clone: Clone, without_dvc: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for precision in ("float32", "bfloat16"):
+        clone.commit("results")
+        figures = metric_files.read(Path("metrics/train.json"))
+        write_output("metrics/train.json", json.dumps(figures | {"precision": precision, "device": "cpu"}))
+    check.main()
+    cause = "the results are not as committed: train computed in bfloat16 on cpu here, in float32 on cpu"
+    assert capsys.readouterr().err.startswith(cause)
+    edit_a_metric()
+    with pytest.raises(InputError, match="received 1 faults"):
+        check.main()
+    first, second, fault = capsys.readouterr().err.splitlines()
+    assert first.startswith("the results are not as committed: metrics/test.json is not as committed, though")
+    assert second.startswith(cause)
+    assert "gives 0." in fault
 
 
 def test_a_name_that_begins_like_an_output_s_is_no_output(clone: Clone) -> None:

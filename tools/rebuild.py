@@ -1,0 +1,115 @@
+"""All stages once more in a fresh copy of a commit, and every hash held against its dvc.lock: `make rebuild`.
+
+The copy has the commit's files alone, without results, in .cache/rebuild. It has its own DVC cache and
+checkpoints and DVC's default settings, so every stage runs. It shares this environment, the places that
+fetch looks in, and data/input where data.source needs it. The exit status is 1 where an output differs. A
+rebuild that was interrupted starts again.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import chdir
+from pathlib import Path
+
+from common import locks, params
+from common.errors import InputError
+
+import verdict
+from analysis import dvc_lock, revisions
+from analysis.git import git
+from reproduction import Results
+
+REBUILDS = Path(".cache/rebuild")
+INPUT = Path("data/input")
+# a hook of git sets them, and git would then write into this repository
+OF_THIS_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
+def copy(commit: str) -> Path:
+    """A fresh copy of this project at a commit, without results; removes earlier copies.
+
+    Each has a new name, for a killed rebuild may have left a training that still writes.
+    """
+    shutil.rmtree(REBUILDS, ignore_errors=True)
+    REBUILDS.mkdir(parents=True)
+    repository = Path(tempfile.mkdtemp(dir=REBUILDS)).resolve()
+    project = repository / git("rev-parse", "--show-prefix")
+    git("init", "--quiet", str(repository))
+    git("-C", str(repository), "fetch", "--quiet", "--depth=1", git("rev-parse", "--show-toplevel"), commit)
+    git("-C", str(repository), "checkout", "--quiet", "--detach", "FETCH_HEAD")
+    if params.load(project / "params.yaml").data.source not in ("fashion-mnist", "synthetic"):
+        shutil.copytree(INPUT, project / INPUT, dirs_exist_ok=True)
+        git("-C", str(repository), "checkout", "--quiet", "--force", "HEAD")  # what git has, it has as committed
+    with chdir(project):
+        for stage in dvc_lock.read(commit).values():
+            for path in map(Path, stage.outputs):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        dvc_lock.LOCK.unlink()
+        # stronger than the commit's own setting, which could name a shared cache
+        Path(".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+    return project
+
+
+def environment(project: Path) -> dict[str, str]:
+    """The environment of this process, without what would show earlier results to a stage of the copy."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    if "FASHION_MNIST_DIR" in kept:
+        kept["FASHION_MNIST_DIR"] = str(Path(kept["FASHION_MNIST_DIR"]).resolve())
+    own = project / ".cache"
+    return kept | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]]),
+        "CHECKPOINT_DIR": str(own / "checkpoints"),
+        "DVC_NO_ANALYTICS": "1",
+        # the user's and the machine's settings may name a shared cache
+        **{f"DVC_{name}_DIR": str(own / "dvc") for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")},
+    }
+
+
+def run_stages(project: Path) -> None:
+    """Runs the pipeline of the copy, with the output on the terminal.
+
+    Raises:
+        InputError: a stage fails; its own line stands above.
+    """
+    status = subprocess.run(["dvc", "repro"], cwd=project, env=environment(project), check=False).returncode
+    if status:
+        raise InputError(f"every stage must succeed in {project}; dvc repro ended with {status}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit", metavar="COMMIT", nargs="?", default="HEAD", help="default: HEAD")
+    for name in OF_THIS_REPOSITORY:
+        os.environ.pop(name, None)
+    commit = revisions.resolve(parser.parse_args().commit).commit
+    if commit is None:
+        raise InputError(f"COMMIT must be a commit or an experiment; received {revisions.WORKSPACE}")
+    dvc_lock.read(commit)  # which must be there
+    if git("status", "--porcelain"):
+        print("Uncommitted changes are left out.")
+    with locks.exclusive(REBUILDS.with_suffix(".lock")):
+        project = copy(commit)
+        print(f"Rebuilding {commit[:7]} in {project}", flush=True)
+        run_stages(project)
+        with chdir(project):
+            results = Results.read()
+            assert results is not None  # the commit has dvc.lock, as read above
+            for stage in results.stages():
+                outputs = results.outputs(stage)
+                print(
+                    f"{stage:10}{len(outputs) - len(results.other_outputs(stage))} of {len(outputs)} outputs as committed"
+                )
+            print(verdict.report(results))
+    other = [path for stage in results.stages() for path in results.other_outputs(stage)] + results.edited
+    if other:
+        raise InputError(
+            f"a rebuild of {commit[:7]} must give every output as committed; received another {', '.join(other)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Whether the results here are the committed ones, and if not, why: the end of `make repro`.
+
+The hashes of all outputs in dvc.lock are held against those of the commit's dvc.lock. The verdict is
+
+- Reproduced: every byte as committed;
+- Other bytes, same result: chance explains how far the accuracies are apart;
+- Another result: they are farther apart than that.
+
+With other bytes it names the outputs, the cause, both accuracies, and what to do. Where the spread over
+seeds of the committed training is not measured, chance is unknown, and the result is not decided.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InputError
+
+import reproduction
+from reproduction import Results
+
+if TYPE_CHECKING:
+    from analysis.revisions import Revision
+
+MODEL = "models/model.keras"
+SAME, UNDECIDED, ANOTHER = "Other bytes, same result", "Other bytes, result not decided", "Another result"
+ROUNDING = 2e-4  # the metrics have four decimals
+
+
+def judge(before: "Revision", here: "Revision", part: str) -> tuple[bool | None, str]:
+    """Whether the accuracy on val or test is the same but for chance, and a line on it.
+
+    None where that is not known: the images are other ones, or nobody measured the spread over seeds of
+    the committed training.
+    """
+    from analysis import comparison
+
+    figures = [side.json(f"metrics/{part}.json") for side in (before, here)]
+    line = f"{part} accuracy: {figures[0]['accuracy']:.2%} in the commit, {figures[1]['accuracy']:.2%} here"
+    try:
+        table = comparison.predictions(before, here, part)
+    except InputError as error:  # which says how the images differ
+        return None, f"{line}. Not compared: {error}"
+    if any(side["images"] != len(table) for side in figures):
+        return None, f"{line}. Not compared: of other images"
+    found = comparison.overall(table, _spread(before, part, figures[0]))
+    if abs(figures[1]["accuracy"] - figures[0]["accuracy"] - found.value) > ROUNDING:
+        return False, f"{line}. The predictions contradict that: {found.reason}"
+    if found.p_seeds is None and found.gained + found.lost:
+        unknown = "the spread over seeds is not measured for the committed training (make noise)"
+        return None, f"{line}. Whether another seed explains that is not known: {unknown}"
+    chance = "" if found.p_seeds is None else f" p of another seed: {found.p_seeds:.2g}."
+    return found.verdict == "within noise", f"{line}: {found.verdict}. {found.reason}{chance}"
+
+
+def _spread(before: "Revision", part: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """The spread over seeds, if one of those seeds gave the committed figures."""
+    from analysis import comparison, metric_files
+
+    measures = list(metric_files.MEASURES)
+    runs = before.table("metrics/noise.csv", "part", *measures)
+    if runs is None:
+        return {}
+    runs = runs[runs["part"] == part]
+    own = (runs[measures] == [figures.get(name) for name in measures]).all(axis=1)
+    return comparison.noise((before,), part) if own.any() else {}
+
+
+def _is_evaluated(side: "Revision", part: str) -> bool:
+    return part in side.predicted() and {"accuracy", "images"} <= side.json(f"metrics/{part}.json").keys()
+
+
+def report(results: Results) -> str:
+    """The verdict, line by line."""
+    name = results.commit[:7]
+    every = [path for stage in results.stages() for path in results.outputs(stage)]
+    if results.is_reproduced():
+        hashes = {path: md5 for stage in results.here.values() for path, md5 in stage.outputs.items()}
+        model = f"; the MD5 hash of {MODEL} is {hashes[MODEL]}" if MODEL in hashes else ""
+        notes = [
+            f"Note: {cause.why}. No output changed."
+            for cause in reproduction.changed_inputs(results, results.stages())
+        ]
+        return "\n".join([f"Reproduced: every byte as committed in {name}{model}.", *notes])
+
+    from analysis.revisions import WORKSPACE, Revision
+
+    found = reproduction.causes(results)
+    before, here = Revision(name, results.commit), Revision(WORKSPACE, None)
+    # the test images decide nothing among experiments
+    parts = ("val",) if any(cause.is_experiment for cause in found) else ("val", "test")
+    judged = [
+        judge(before, here, part) for part in parts if all(_is_evaluated(side, part) for side in (before, here))
+    ]
+    verdicts = {verdict for verdict, _ in judged}
+    heading = ANOTHER if False in verdicts else UNDECIDED if None in verdicts or not judged else SAME
+    lines = [
+        f"  {stage:10}{path:24}{(committed or 'none')[:7]} in the commit, {(found_here or 'none')[:7]} here"
+        for stage in results.stages()
+        for path, (committed, found_here) in results.other_outputs(stage).items()
+    ]
+    lines += [f"  {path}: not as in the commit" for path in results.edited]
+    return "\n".join(
+        [
+            f"{heading}: {len(lines)} of {len(every)} outputs are not as in commit {name}.",
+            *lines,
+            *(f"Cause: {cause.why}." for cause in found),
+            *(line if line.endswith(".") else f"{line}." for _, line in judged),
+            *(f"What to do: {cause.advice}." for cause in found),
+        ]
+    )
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    results = Results.read()
+    print(report(results) if results else "No verdict: HEAD has no dvc.lock (commit it, with metrics).")
+
+
+if __name__ == "__main__":
+    main()
