@@ -3,7 +3,7 @@
 - keras: `predict` of models/model.keras, in batches of 1,000;
 - native: the same layers as PyTorch operations, by src/training/native_model.py;
 - onnx: models/model.onnx in ONNX Runtime with one thread, as in src/inference/classifier.py;
-- onnx, all threads: the same with train.threads, which keras and native use.
+- onnx, all threads: the same with a thread for each core, as keras and native have.
 
 Variants take turns, round by round, so that other load on the machine affects all of them; a figure is
 the median over the rounds. Start-up time is that of a whole program that predicts one picture.
@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common import arrays, files, params
+from common.backend import keras
 
-import keras
 import numpy as np
 import onnxruntime
 import torch
@@ -31,8 +31,9 @@ from PIL import Image
 
 import export
 from training import model_file
-from training.machine import machine, set_up
+from training.machine import cores, machine, set_up
 from training.native_model import NativeModel
+from training.shards import Adder
 
 RESULTS = Path("benchmarks/inference.json")
 BATCHES = {1: 200, 1000: 1}  # images at once: how often in a round
@@ -51,12 +52,12 @@ def native(model: keras.Model) -> Answer:
     """The layers between rescaling and softmax as PyTorch operations."""
     _, rescaling, network, _ = model.layers
     step = NativeModel(network.inputs, network.outputs[0])
-    step.prepare(keras.optimizers.SGD(), 0.0, "float32")
+    step.prepare(keras.optimizers.SGD(), 0.0, "float32", Adder(1, 1, "cpu"), [])
 
     @torch.inference_mode()
     def answer(images: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(images).float() * rescaling.scale + rescaling.offset
-        return step.logits(pixels, training=False).softmax(-1).numpy()
+        return step.logits(pixels).softmax(-1).numpy()
 
     return answer
 
@@ -108,8 +109,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     chosen = params.load()
-    threads = chosen.train.threads
-    set_up(threads)
+    threads, here = cores(), machine()
+    set_up("float32")
+    torch.set_num_threads(threads)
     images, _ = arrays.load("train")
     with keras.device("cpu"):
         model, _ = model_file.load(export.MODEL)
@@ -125,7 +127,7 @@ def main() -> None:
         }
     start = start_up(images[0], 5)
     result = {
-        "machine": machine() | {"onnxruntime": onnxruntime.__version__},
+        "machine": here | {"onnxruntime": onnxruntime.__version__},
         "architecture": chosen.model.architecture,
         "rounds": rounds,
         "milliseconds": measured,

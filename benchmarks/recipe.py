@@ -1,6 +1,7 @@
-"""The committed recipe: its accuracy against training time, and its accuracy when trained on every row.
+"""The committed recipe: its accuracy against training time, in bfloat16, and when trained on every row.
 
 - Budgets: only train.epochs changes; three seeds each, evaluated on val.
+- bfloat16: train.precision changes; three seeds, evaluated on val.
 - All rows: split.val_size 0; five seeds, evaluated on the test images, by which nothing is chosen.
 
 Seconds are those of the whole train stage, start-up included, on an otherwise idle machine.
@@ -28,11 +29,12 @@ FIGURE = Path("benchmarks/budgets.svg")
 RERUN = Path(".cache/recipe")
 
 
-def planned(budgets: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
+def planned(budgets: list[int], bfloat16: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
     """The changes to params.yaml of every run, in order; arguments are numbers of epochs."""
     on_val = [
-        {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]}
-        for count in budgets
+        {"train.epochs": count, "train.precision": precision, "train.seed": seed, "evaluate.parts": ["val"]}
+        for precision, counts in (("float32", budgets), ("bfloat16", bfloat16))
+        for count in counts
         for seed in range(3)
     ]
     on_test = [
@@ -51,10 +53,10 @@ def measure(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
-    """Mean val accuracy over mean seconds, with its standard deviation over seeds."""
+    """Mean val accuracy of float32 over mean seconds, with its standard deviation over seeds."""
     by_epochs: dict[int, list[dict[str, Any]]] = {}
     for run in runs:
-        if run["changes"]["evaluate.parts"] == ["val"]:
+        if run["changes"].get("train.precision") == "float32":
             by_epochs.setdefault(run["changes"]["train.epochs"], []).append(run)
     if not by_epochs:
         return
@@ -90,6 +92,14 @@ def main() -> None:
         "--epochs", nargs="*", type=int, default=[default], help="the budgets (default: train.epochs)"
     )
     parser.add_argument(
+        "--bfloat16",
+        nargs="*",
+        metavar="EPOCHS",
+        type=int,
+        default=[default],
+        help="trainings in bfloat16 (default: train.epochs)",
+    )
+    parser.add_argument(
         "--all-rows",
         nargs="*",
         metavar="EPOCHS",
@@ -106,7 +116,9 @@ def main() -> None:
         if all(earlier[key] == results[key] for key in ("machine", "training")):
             results = earlier
     done = [run["changes"] for run in results["runs"]]
-    missing = [changes for changes in planned(chosen.epochs, chosen.all_rows) if changes not in done]
+    missing = [
+        changes for changes in planned(chosen.epochs, chosen.bfloat16, chosen.all_rows) if changes not in done
+    ]
     for changes in missing:
         print(", ".join(f"{key} {value}" for key, value in changes.items()), flush=True)
         results["runs"].append(measure(changes))

@@ -28,7 +28,7 @@ def read(name: str, *needed: str, of_this_training: bool = False) -> dict[str, A
     found = metric_files.read(path, (*needed, "training") if of_this_training else needed)
     if of_this_training and found["training"] != rerun.key():
         raise InputError(
-            f"{path} must be of the training in dvc.lock (python benchmarks/{name}.py, or remove it); "
+            f"{path} must be of the training in dvc.lock (python {_program(name)}, or remove it); "
             "received results of another one"
         )
     return found
@@ -44,7 +44,12 @@ def as_written(name: str) -> Iterator[None]:
     """Within the block, a value that is not as benchmarks/NAME.py writes it is an InputError."""
     try:
         yield
-    except (AttributeError, LookupError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{BENCHMARKS / name}.json must be as benchmarks/{name}.py writes it; received: {error}"
+            f"{BENCHMARKS / name}.json must be as {_program(name)} writes it; received: {error}"
         ) from None
+
+
+def _program(name: str) -> str:
+    """What writes benchmarks/NAME.json: benchmarks/train_step.py writes those below train_step/."""
+    return f"benchmarks/{name.partition('/')[0]}.py"

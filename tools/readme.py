@@ -1,4 +1,4 @@
-"""Writes the figures of metrics/ and benchmarks/ into README.md and MODEL_CARD.md.
+"""Writes the figures of metrics/ and benchmarks/ into README.md, MODEL_CARD.md and docs/reproducibility.md.
 
 With --check it says whether they are there (src/analysis/marked_pages.py).
 """
@@ -14,10 +14,12 @@ import pandas as pd
 
 import benchmark_files
 import model_card
-from analysis import comparison, marked_pages, metric_files
+import reproducibility_page
+from analysis import marked_pages, metric_files
 
 README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
+REPRODUCIBILITY = Path("docs/reproducibility.md")
 METRICS = Path("metrics")
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *metric_files.MEASURES)
 
@@ -84,77 +86,27 @@ def budgets_table() -> str:
     return "\n\n".join([*blocks, f"Seconds on {machine}."])
 
 
-def determinism_table() -> str:
-    """Markdown: how a training differs where something other than its seed was changed.
-
-    Raises:
-        InputError: benchmarks/determinism.json is of another training than dvc.lock, or a part has no
-            figure in metrics/noise.json.
-    """
-    found = benchmark_files.read("determinism", "machine", "runs", of_this_training=True)
-    if found is None:
-        return "Not measured with this recipe (`python benchmarks/determinism.py`)."
-    spreads = metric_files.read(METRICS / "noise.json", ("test",))["test"]
-    with benchmark_files.as_written("determinism"):
-        spread = spreads["accuracy"]
-        by_seed, _ = comparison.another_seed(0.0, spread)
-        rows = [
-            {
-                "changed": name,
-                "model's bytes": "the same" if run["same bytes"] else "others",
-                "test predictions changed": f"{run['test']['predictions changed']:,}",
-                "test accuracy": f"{100 * run['test']['accuracy']:+.2f} points",
-                "p of another seed": f"{comparison.another_seed(run['test']['accuracy'], spread)[1]:.2f}",
-            }
-            for name, run in found["runs"].items()
-        ]
-        processor = found["machine"]["processor"]
-    return (
-        f"{marked_pages.markdown(pd.DataFrame(rows))}\n\nAnother seed alone moves it by up to "
-        f"{100 * by_seed:.2f} points in 95 of 100 cases. Measured on: {processor}."
-    )
-
-
-def processes_table() -> str:
-    """Markdown: the speed of several processes beside that of one, from benchmarks/processes.json."""
-    found = benchmark_files.read("processes", "machine", "results")
-    if found is None:
-        return "Not measured (`python benchmarks/processes.py`)."
-    with benchmark_files.as_written("processes"):
-        one = found["results"][0]["images_a_second"]
-        rows = [
-            {
-                "processes": result["train.processes"],
-                "threads of each": result["train.threads"],
-                "images a second": f"{result['images_a_second']:,.0f}",
-                "times": f"{result['images_a_second'] / one:.2f}",
-            }
-            for result in found["results"]
-        ]
-        machine = benchmark_files.machine(found)
-    return f"{marked_pages.markdown(pd.DataFrame(rows))}\n\nMeasured on {machine}."
-
-
 def _by_epochs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for each number of epochs: mean seconds, and accuracy over seeds."""
+    """One row for each number of epochs and precision: mean seconds, and accuracy over seeds."""
+    in_bfloat16 = runs.reindex(columns=["train.precision"])["train.precision"] == "bfloat16"
     return pd.DataFrame(
         [
             {
-                "epochs": f"{epochs:.0f}",
+                "epochs": f"{epochs:.0f}" + (" (`train.precision=bfloat16`)" if is_bfloat16 else ""),
                 "seconds": f"{same['seconds'].mean():.0f}",
                 column: f"{same['accuracy'].mean():.2%} ± {same['accuracy'].std():.2%} (n = {len(same)})",
             }
-            for epochs, same in runs.groupby("train.epochs")
+            for (is_bfloat16, epochs), same in runs.groupby([in_bfloat16, "train.epochs"])
         ]
     )
 
 
 PAGES: marked_pages.Pages = {
-    README: {
-        "results": results_table,
-        "budgets": budgets_table,
-        "determinism": determinism_table,
-        "processes": processes_table,
+    README: {"results": results_table, "budgets": budgets_table},
+    REPRODUCIBILITY: {
+        "runs": reproducibility_page.runs_table,
+        "processors": reproducibility_page.processors_table,
+        "speed": reproducibility_page.speed_table,
     },
     CARD: {
         "results": results_table,

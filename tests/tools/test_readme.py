@@ -32,8 +32,9 @@ FIGURES = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(readme.PAGES, readme.CARD)  # test_model_card.py
+    monkeypatch.delitem(readme.PAGES, readme.REPRODUCIBILITY)  # test_reproducibility_page.py
     write_params(tmp_path, {})
-    (tmp_path / "README.md").write_text(empty("results", "budgets", "determinism", "processes"))
+    (tmp_path / "README.md").write_text(empty("results", "budgets"))
     (tmp_path / "metrics").mkdir()
     for name, content in {"val": FIGURES, "test": {}, "train": {"epochs": 3}}.items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
@@ -269,6 +270,21 @@ def test_one_half_of_the_recipe_may_be_missing(folder: Path, monkeypatch: pytest
     assert "every row" not in text
 
 
+def test_trainings_in_bfloat16_are_rows_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = recipe_of(0.91234, epochs=4)
+    for run in content["runs"][:6]:
+        run["changes"]["train.precision"] = "float32"
+    fast = [run | {"changes": run["changes"] | {"train.precision": "bfloat16"}} for run in content["runs"][3:6]]
+    content["runs"] += [run | {"accuracy": run["accuracy"] - 0.01, "seconds": run["seconds"] / 2} for run in fast]
+    write_recipe(folder, monkeypatch, content)
+    call(monkeypatch)
+    text = page(folder)
+    assert (
+        "| 4 | 41 | 91.33% ± 0.10% (n = 3) |\n| 4 (`train.precision=bfloat16`) | 20 | 90.33% ± 0.10% (n = 3) |\n"
+    ) in text
+    assert "| 8 | 198 | 90.50% ± 0.71% (n = 2) |" in text
+
+
 def test_budgets_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
     assert "Not measured with this recipe" in (folder / "README.md").read_text()
@@ -290,77 +306,4 @@ def test_budgets_of_another_training_are_refused(
 ) -> None:
     write_recipe(folder, monkeypatch, content)
     with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
-        call(monkeypatch)
-
-
-# --- determinism ----------------------------------------------------------------------------------
-
-RUNS = {
-    "nothing": {"same bytes": True, "test": {"predictions changed": 0, "accuracy": 0.0}},
-    "threads": {"same bytes": False, "test": {"predictions changed": 1234, "accuracy": -0.0014}},
-}
-
-
-def write_determinism(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    monkeypatch.setattr(rerun, "key", lambda: "this training")
-    (folder / "benchmarks").mkdir()
-    (folder / "benchmarks/determinism.json").write_text(
-        json.dumps({"machine": {"processor": "some"}, "training": "this training", "runs": RUNS} | changes)
-    )
-    noise = {"accuracy": {"mean": 0.9, "std": 0.002, "n": 2}}
-    monkeypatch.setattr(readme, "noise", lambda seed: {})
-    (folder / "metrics/noise.json").write_text(json.dumps({"test": noise}))
-
-
-def test_what_another_machine_does_is_set_against_the_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_determinism(folder, monkeypatch)
-    call(monkeypatch)
-    text = page(folder)
-    assert "| nothing | the same | 0 | +0.00 points | 1.00 |" in text
-    assert "| threads | others | 1,234 | -0.14 points | 0.71 |" in text
-    # of two seeds: Student's t with one degree of freedom, 12.706 · √2 · 0.2
-    assert "up to 3.59 points in 95 of 100 cases. Measured on: some." in text
-
-
-@pytest.mark.parametrize(
-    "changes", [{"training": "another"}, {"runs": {"threads": {}}}, {"runs": []}, {"machine": {"x": 1}}]
-)
-def test_determinism_of_another_training_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
-) -> None:
-    write_determinism(folder, monkeypatch, **changes)
-    with pytest.raises(InputError, match=r"^benchmarks/determinism\.json must "):
-        call(monkeypatch)
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-SPEEDS: dict[str, object] = {
-    "machine": {"processor": "some", "threads": 2},
-    "results": [
-        {"train.processes": 1, "train.threads": 1, "images_a_second": 1000.0},
-        {"train.processes": 2, "train.threads": 1, "images_a_second": 1900.4},
-    ],
-}
-
-
-def write_speeds(folder: Path, changes: dict[str, object]) -> None:
-    (folder / "benchmarks").mkdir()
-    (folder / "benchmarks/processes.json").write_text(json.dumps(SPEEDS | changes))
-
-
-def test_the_speed_of_processes_is_set_against_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_speeds(folder, {})
-    call(monkeypatch)
-    text = page(folder)
-    assert "| 1 | 1 | 1,000 | 1.00 |\n| 2 | 1 | 1,900 | 1.90 |\n" in text
-    assert "Measured on 2 cores: some." in text
-
-
-@pytest.mark.parametrize("changes", [{"results": []}, {"results": [{}]}, {"machine": {"x": 1}}])
-def test_damaged_speeds_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
-) -> None:
-    write_speeds(folder, changes)
-    with pytest.raises(InputError, match=r"^benchmarks/processes\.json must be as .*; received: ."):
         call(monkeypatch)

@@ -1,0 +1,258 @@
+"""Whether a training gives the same bytes with other threads, processes, load, processors and libraries.
+
+`python benchmarks/sameness.py` (after `make repro`) repeats the committed training, whole and real, once for
+each of `RUNS`, and holds each model against dvc.lock. A run takes 15 to 25 minutes.
+
+`python benchmarks/sameness.py --small` runs all stages on few rows in a fresh folder, and takes one hash over
+every output. Then it does so on an imitated processor:
+
+    --under "qemu-x86_64 -cpu Haswell-v4" --name haswell    (20 to 100 times slower)
+    --under "env LD_PRELOAD=$PWD/fakecpu.so FAKE=zen2" --name zen2
+
+Each run is added to benchmarks/sameness.json, which so grows from several processors, Pythons and builds of
+PyTorch. A whole run that the file has for this training on this machine is left out.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from common import files, seal
+from common.errors import InputError
+
+import pandas as pd
+import torch
+
+from analysis import dvc_lock, metric_files, rerun
+from busy import busy_process
+from training.machine import machine
+
+RESULTS = Path("benchmarks/sameness.json")
+RERUN, SECOND = Path(".cache/sameness/whole"), Path(".cache/sameness/second")
+NATIVE, IMITATED = Path(".cache/sameness/native"), Path(".cache/sameness/imitated")
+MODEL = "models/model.keras"
+STAGES = ("fetch", "prepare", "split", "train", "evaluate", "export")
+OUTPUTS = ("data", "models", "metrics", "plots")
+
+
+@contextmanager
+def second_machine() -> Iterator[None]:
+    """Within the block, a second "machine" takes part in the training that the block starts.
+
+    Raises:
+        InputError: it fails.
+    """
+    rerun.prepare(SECOND, {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    both = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
+    with mock.patch.dict(os.environ, both | {"PET_NODE_RANK": "0"}):
+        words = [sys.executable, "-EB", str(rerun.SOURCE / "train.py")]
+        with subprocess.Popen(words, cwd=SECOND, env=os.environ | {"PET_NODE_RANK": "1"}) as process:
+            try:
+                yield
+                if process.wait():
+                    raise InputError(f"train must succeed in {SECOND}; it ended with {process.returncode}")
+            finally:
+                process.kill()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: who computes its shards, changes to params.yaml, what happens meanwhile."""
+
+    environment: dict[str, str]
+    changes: dict[str, Any] = field(default_factory=dict)
+    meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+RUNS = {
+    "1 thread": Run({"TRAIN_THREADS": "1"}),
+    "2 threads": Run({"TRAIN_THREADS": "2"}),
+    "3 threads": Run({"TRAIN_THREADS": "3"}),
+    "4 threads": Run({"TRAIN_THREADS": "4"}),
+    "2 processes": Run({"TRAIN_PROCESSES": "2", "TRAIN_THREADS": "1"}),
+    "2 machines (both on this one)": Run({"TRAIN_PROCESSES": "2", "TRAIN_THREADS": "1"}, meanwhile=second_machine),
+    "2 threads beside a busy process": Run({"TRAIN_THREADS": "2"}, meanwhile=busy_process),
+    "train.precision bfloat16": Run({"TRAIN_THREADS": "2"}, {"train.precision": "bfloat16"}),
+}
+
+
+def place() -> dict[str, str]:
+    """What the bytes could depend on and should not."""
+    known = machine()
+    return {
+        "processor": str(known["processor"]),
+        "vector instructions": str(known["bfloat16 and vector instructions"]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # with the build: "+cpu"
+        "C library": " ".join(platform.libc_ver()),
+    }
+
+
+def md5_hash(content: bytes) -> str:
+    """As in dvc.lock."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def read() -> dict[str, Any]:
+    """The results of this training so far.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    training = rerun.key()
+    if RESULTS.exists():
+        found = metric_files.read(RESULTS, ("training", "runs", "small"))
+        if found["training"] == training:
+            return found
+    return {"training": training, "runs": [], "small": []}
+
+
+def add(section: str, result: dict[str, Any], identity: Sequence[str]) -> None:
+    """Adds a result, in the place of one with the same values for the keys of `identity`."""
+    known = read()
+    for number, other in enumerate(known[section]):
+        if all(other[key] == result[key] for key in identity):
+            known[section][number] = result
+            break
+    else:
+        known[section].append(result)
+    files.write_json(RESULTS, known)
+
+
+# --- whole and real -------------------------------------------------------------------------------
+
+
+def repeat(run: Run) -> dict[str, Any]:
+    """Trains and evaluates once more; gives the model's hash and the seconds of the train stage."""
+    # In the re-run's folder, which each run empties: a fingerprint does not know threads and processes, so
+    # a run could go on from the state that another one left when it was killed.
+    environment = {"TRAIN_PROCESSES": "1", "CHECKPOINT_DIR": ".cache/checkpoints"} | run.environment
+    with mock.patch.dict(os.environ, environment), run.meanwhile():
+        seconds = rerun.run(RERUN, run.changes)
+    md5 = md5_hash((RERUN / MODEL).read_bytes())
+    return {
+        "md5": md5,
+        "as in dvc.lock": md5 == dvc_lock.read()["train"].outputs[MODEL],
+        "seconds": round(seconds),
+    }
+
+
+def on_test(one: Path, other: Path) -> dict[str, float]:
+    """How the results on test in folder `other` differ from those in `one`."""
+    accuracies = [
+        metric_files.read(folder / "metrics/test.json", ("accuracy",))["accuracy"] for folder in (one, other)
+    ]
+    classes = [pd.read_csv(folder / "metrics/predictions/test.csv")["predicted"] for folder in (one, other)]
+    return {
+        "predictions changed": int((classes[0] != classes[1]).sum()),
+        "accuracy": round(accuracies[1] - accuracies[0], 6),
+    }
+
+
+def measure_whole(names: Sequence[str]) -> None:
+    here = place()
+    for name in names:
+        identity = {"run": name} | here
+        if any(identity.items() <= known.items() for known in read()["runs"]):
+            continue
+        print(f"training: {name}", flush=True)
+        result = identity | repeat(RUNS[name])
+        if RUNS[name].changes:
+            result["test"] = on_test(Path(), RERUN)
+        add("runs", result, tuple(identity))
+        print(f"{name}: {result['md5']}, {'as' if result['as in dvc.lock'] else 'not as'} in dvc.lock", flush=True)
+
+
+# --- small, all stages ----------------------------------------------------------------------------
+
+
+def run_stages(folder: Path, changes: dict[str, Any], under: Sequence[str]) -> None:
+    """Runs the pipeline in an emptied folder, each stage under the command `under`.
+
+    The environment is sealed before a stage starts, and its mark names the process: so the stage has no need to
+    start once more (src/common/seal.py), which under qemu would end the emulation.
+
+    Raises:
+        InputError: a stage fails.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rerun.write_params(folder / "params.yaml", changes)
+    for stage in STAGES:
+        words = [*under, sys.executable, str(rerun.SOURCE / f"{stage}.py")]
+        start = ["sh", "-c", f'export {seal.SEALED}=$$; exec "$@"', "sh", *words]
+        status = subprocess.run(start, cwd=folder, env=seal.environment(), check=False).returncode
+        if status:
+            raise InputError(f"{stage} must succeed in {folder}; it ended with {status}")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The MD5 hash of every output, by path."""
+    paths = sorted(path for top in OUTPUTS for path in (folder / top).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): md5_hash(path.read_bytes()) for path in paths}
+
+
+def one_hash(of_outputs: dict[str, str]) -> str:
+    return md5_hash(repr(sorted(of_outputs.items())).encode())
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """The outputs that are not the same in both."""
+    return sorted(path for path in one | other if one.get(path) != other.get(path))
+
+
+def without_paths(command: str) -> str:
+    return re.sub(r"[^\s=]*/", "", command)
+
+
+def measure_small(rows: int, epochs: int, under: str, name: str) -> None:
+    """Runs the small pipeline here, then on the imitated processor where there is one."""
+    changes = {"split.train_size": rows, "train.epochs": epochs}
+    settings: dict[str, Any] = {"rows": rows, "epochs": epochs} | place()
+    native: dict[str, str] = {}
+    for folder, command, processor in [(NATIVE, "", ""), (IMITATED, under, name)][: 2 if under else 1]:
+        print(f"all stages: {processor or 'native'}", flush=True)
+        run_stages(folder, changes, shlex.split(command))
+        found = hashes(folder)
+        native = native or found
+        result = {"imitated": processor, "by": without_paths(command)} | settings
+        result |= {"hash": one_hash(found), "outputs": len(found), "differs": differing(native, found)}
+        add("small", result, ("imitated", "by", *settings))
+        print(f"{result['hash']}, {len(found)} outputs, {len(result['differs'])} not as native", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=RUNS, metavar="RUN", help=f"of: {', '.join(RUNS)}")
+    parser.add_argument("--small", action="store_true", help="all stages on few rows")
+    parser.add_argument("--under", default="", metavar="COMMAND", help="starts the interpreter of each stage")
+    parser.add_argument("--name", default="", help="of the processor that COMMAND imitates")
+    parser.add_argument("--rows", type=int, default=6000, help="for training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=2, help="(default: %(default)s)")
+    chosen = parser.parse_args()
+    if chosen.under and not (chosen.small and chosen.name):
+        raise InputError(f"--under must come with --small and --name; received {chosen.under}")
+    if chosen.small:
+        measure_small(chosen.rows, chosen.epochs, chosen.under, chosen.name)
+    else:
+        measure_whole(chosen.only or list(RUNS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+import pytest
+
+import readme
+import reproducibility_page
+from analysis import rerun
+from conftest import ROOT, squeezed
+
+PLACE = {
+    "processor": "some",
+    "vector instructions": "avx2",
+    "python": "3.11.7",
+    "torch": "2.13.0+cpu",
+    "C library": "glibc 2.36",
+}
+THE_SAME = {"run": "1 thread", **PLACE, "md5": "0123456789abcdef", "as in dvc.lock": True, "seconds": 1234}
+OTHERS = {
+    "run": "train.precision bfloat16",
+    **PLACE,
+    "md5": "fedcba9876543210",
+    "as in dvc.lock": False,
+    "seconds": 321,
+    "test": {"predictions changed": 1234, "accuracy": -0.0014},
+}
+NATIVE = {"imitated": "", "by": "", "rows": 6000, "epochs": 2, **PLACE}
+NATIVE |= {"hash": "aaaaaaaaaaaaaaaa", "outputs": 34, "differs": []}
+IMITATED = NATIVE | {"imitated": "haswell", "by": "qemu-x86_64 -cpu Haswell-v4"}
+SAMENESS = {"training": "this training", "runs": [THE_SAME, OTHERS], "small": [NATIVE, IMITATED]}
+STEP = {
+    "machine": {"processor": "some", "threads": 2},
+    "precisions": {
+        "float32": {
+            "results": [
+                {
+                    "batch_size": size,
+                    "images_a_second": {"ours": 12 * size},
+                    "ratios": {"ours / OpenMP": size / 100},
+                }
+                for size in (128, 256)
+            ]
+        },
+        "bfloat16": {
+            "results": [{"batch_size": 256, "images_a_second": {"ours": 9999}, "ratios": {"ours / OpenMP": 1.5}}]
+        },
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rerun, "key", lambda: "this training")
+    (tmp_path / "benchmarks/train_step").mkdir(parents=True)
+    (tmp_path / "metrics").mkdir()
+    return tmp_path
+
+
+def write(name: str, content: object) -> None:
+    Path(name).write_text(json.dumps(content))
+
+
+def test_what_was_not_measured_is_said_to_be() -> None:
+    for table in readme.PAGES[readme.REPRODUCIBILITY].values():
+        assert table().startswith("Not measured")
+    write("benchmarks/sameness.json", SAMENESS | {"small": []})
+    assert reproducibility_page.processors_table().startswith("Not measured")
+    assert not reproducibility_page.runs_table().startswith("Not measured")
+
+
+def test_each_run_is_held_against_the_committed_bytes() -> None:
+    write("benchmarks/sameness.json", SAMENESS)
+    text = squeezed(reproducibility_page.runs_table())
+    place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36"
+    assert f"| 1 thread | {place} | `0123456789ab…` | as committed | 1,234 |" in text
+    assert f"| train.precision bfloat16 | {place} | `fedcba987654…` | others | 321 |" in text
+
+
+def test_other_bytes_are_set_against_the_noise() -> None:
+    write("benchmarks/sameness.json", SAMENESS)
+    change = "bfloat16 on some: 1,234 test predictions changed, test accuracy -0.14 points"
+    assert f"{change}; the spread over seeds is not measured" in reproducibility_page.runs_table()
+    write("metrics/noise.json", {"test": {"accuracy": {"mean": 0.9, "std": 0.002, "n": 2}}})
+    text = reproducibility_page.runs_table()
+    # of two seeds: Student's t with one degree of freedom, 12.706 · √2 · 0.2
+    assert f"{change}. Another seed alone moves it by up to 3.59 points in 95 of 100 cases; p of another seed is 0.71." in text  # fmt: skip
+
+
+def test_outputs_of_imitated_processors_that_differ_are_named() -> None:
+    names = [f"plots/{number}.svg" for number in range(4)]
+    write("benchmarks/sameness.json", SAMENESS | {"small": [NATIVE, IMITATED | {"differs": names}]})
+    text = squeezed(reproducibility_page.processors_table())
+    place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36 | 6,000 rows, 2 epochs | `aaaaaaaaaaaa…`"
+    assert f"| itself | {place} | 0 of 34 |" in text
+    assert (
+        f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 4 of 34: plots/0.svg, plots/1.svg, plots/2.svg, … |"
+        in text
+    )
+
+
+def test_a_step_has_a_column_for_each_precision_and_batch() -> None:
+    write("benchmarks/train_step/some.json", STEP)
+    assert squeezed(reproducibility_page.speed_table()).splitlines() == [
+        "| | float32, batch 128 | float32, batch 256 | bfloat16, batch 256 |",
+        *squeezed(reproducibility_page.speed_table()).splitlines()[1:2],
+        "| images a second | 1,536 | 3,072 | 9,999 |",
+        "| ours / OpenMP | 1.28 | 2.56 | 1.50 |",
+        "",
+        "Measured on 2 cores: some.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "table"),
+    [
+        ("sameness", SAMENESS | {"training": "another"}, reproducibility_page.runs_table),
+        ("sameness", SAMENESS | {"training": "another"}, reproducibility_page.processors_table),
+        ("sameness", {"training": "this training"}, reproducibility_page.runs_table),
+        ("sameness", SAMENESS | {"runs": {"1 thread": {}}}, reproducibility_page.runs_table),
+        ("sameness", SAMENESS | {"runs": [THE_SAME | {"seconds": "long"}]}, reproducibility_page.runs_table),
+        ("sameness", SAMENESS | {"runs": [THE_SAME | {"test": {}}]}, reproducibility_page.runs_table),
+        ("sameness", SAMENESS | {"small": [{}]}, reproducibility_page.processors_table),
+        ("train_step/some", STEP | {"precisions": {"float32": {}}}, reproducibility_page.speed_table),
+        ("train_step/some", STEP | {"machine": {}}, reproducibility_page.speed_table),
+        ("train_step/some", {"machine": {}, "results": []}, reproducibility_page.speed_table),
+    ],
+)
+def test_what_others_have_written_is_refused(name: str, content: Any, table: Callable[[], str]) -> None:
+    write(f"benchmarks/{name}.json", content)
+    with pytest.raises(InputError, match=rf"^benchmarks/{name}\.json must "):
+        table()
+
+
+def test_the_committed_page_has_every_mark() -> None:
+    text = (ROOT / readme.REPRODUCIBILITY).read_text()
+    for name in readme.PAGES[readme.REPRODUCIBILITY]:
+        assert text.count(f"<!-- {name}: written by make readme -->") == 1
+        assert text.count(f"<!-- end of {name} -->") == 1

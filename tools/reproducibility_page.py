@@ -1,0 +1,118 @@
+"""The tables of docs/reproducibility.md, as Markdown, from benchmarks/."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import benchmark_files
+from analysis import comparison, marked_pages, metric_files
+
+METRICS = Path("metrics")
+NAMED = 3  # outputs that differ; more would hide the table
+
+
+def runs_table() -> str:
+    """The committed training, whole and real, once more: by whom it was computed, and its bytes.
+
+    Raises:
+        InputError: benchmarks/sameness.json is of another training than dvc.lock.
+    """
+    found = _sameness("runs")
+    if found is None:
+        return "Not measured with this recipe (`python benchmarks/sameness.py`)."
+    with benchmark_files.as_written("sameness"):
+        rows = [
+            {
+                "training": run["run"],
+                **_place(run),
+                "MD5 of models/model.keras": f"`{run['md5'][:12]}…`",
+                "bytes": "as committed" if run["as in dvc.lock"] else "others",
+                "seconds": f"{run['seconds']:,}",
+            }
+            for run in found["runs"]
+        ]
+        others = [_on_test(run) for run in found["runs"] if "test" in run]
+    return "\n\n".join([marked_pages.markdown(pd.DataFrame(rows)), *others])
+
+
+def _on_test(run: dict[str, Any]) -> str:
+    """How the predictions of a run with other bytes differ, beside the noise of seeds."""
+    change = run["test"]["accuracy"]
+    text = (
+        f"{run['run']} on {run['processor']}: {run['test']['predictions changed']:,} test predictions changed, "
+        f"test accuracy {100 * change:+.2f} points"
+    )
+    path = METRICS / "noise.json"
+    spread = metric_files.read(path).get("test") if path.exists() else None
+    if spread is None:
+        return f"{text}; the spread over seeds is not measured (`make noise`)."
+    by_seed, p = comparison.another_seed(change, spread["accuracy"])
+    return (
+        f"{text}. Another seed alone moves it by up to {100 * by_seed:.2f} points in 95 of 100 cases; p of another "
+        f"seed is {p:.2f}."
+    )
+
+
+def processors_table() -> str:
+    """All stages on few rows, natively and on imitated processors.
+
+    Raises:
+        InputError: benchmarks/sameness.json is of another training than dvc.lock.
+    """
+    found = _sameness("small")
+    if found is None:
+        return "Not measured with this recipe (`python benchmarks/sameness.py --small`)."
+    with benchmark_files.as_written("sameness"):
+        rows = [
+            {
+                "processor": f"{run['imitated']} (`{run['by']}`)" if run["imitated"] else "itself",
+                **_place(run),
+                "trained": f"{run['rows']:,} rows, {run['epochs']} epochs",
+                "hash of all outputs": f"`{run['hash'][:12]}…`",
+                "outputs unlike the native ones": _listed(run["differs"], run["outputs"]),
+            }
+            for run in found["small"]
+        ]
+    return marked_pages.markdown(pd.DataFrame(rows))
+
+
+def _sameness(section: str) -> dict[str, Any] | None:
+    """benchmarks/sameness.json, if the section has a run."""
+    found = benchmark_files.read("sameness", "runs", "small", of_this_training=True)
+    return found if found and found[section] else None
+
+
+def _place(run: dict[str, Any]) -> dict[str, str]:
+    """The machine of a run."""
+    return {
+        "computed on": f"{run['processor']} ({run['vector instructions']})",
+        "Python": run["python"],
+        "PyTorch": run["torch"],
+        "C library": run["C library"],
+    }
+
+
+def _listed(paths: list[str], outputs: int) -> str:
+    named = ", ".join(paths[:NAMED]) + (", …" if len(paths) > NAMED else "")
+    return f"{len(paths)} of {outputs}" + (f": {named}" if paths else "")
+
+
+def speed_table() -> str:
+    """A training step beside the alternatives: one table for each file of benchmarks/train_step/."""
+    tables = []
+    for path in sorted((benchmark_files.BENCHMARKS / "train_step").glob("*.json")):
+        name = f"train_step/{path.stem}"
+        found = benchmark_files.read(name, "machine", "precisions") or {}
+        with benchmark_files.as_written(name):
+            columns = {
+                f"{precision}, batch {result['batch_size']}": {
+                    "images a second": f"{result['images_a_second']['ours']:,}",
+                    **{ratio: f"{value:.2f}" for ratio, value in result["ratios"].items()},
+                }
+                for precision, measured in found["precisions"].items()
+                for result in measured["results"]
+            }
+            table = pd.DataFrame(columns).rename_axis("").reset_index()
+            tables.append(f"{marked_pages.markdown(table)}\n\nMeasured on {benchmark_files.machine(found)}.")
+    return "\n\n".join(tables) or "Not measured (`python benchmarks/train_step.py`)."
