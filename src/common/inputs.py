@@ -16,8 +16,9 @@ from typing import Any
 from common.errors import InputError
 from common.seal import SOURCE
 
-# beside the inputs: what dvclive reads of DVC and git, and the folders that environment variables name
-COMMON = (".cache", ".dvc", ".git")
+# beside the inputs: checkpoints, what dvclive reads of DVC and git, and the folders that variables name
+COMMON = (".cache",)
+COMMON_FOLDERS = {".dvc", ".git"}  # anywhere in the project, since a stage may run in a subfolder
 COMMON_NAMES = re.compile(r"params\.yaml|dvc\.yaml|dvc\.lock|\.(git|dvc)[a-z]+|.+\.(dvc|py)")  # in any folder
 FOLDER_VARIABLES = ("CHECKPOINT_DIR", "FASHION_MNIST_DIR", "TMPDIR")
 FOREIGN = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen"}
@@ -91,8 +92,13 @@ def declare(*paths: str) -> None:
         if flags & (os.O_WRONLY | os.O_RDWR):
             written.add(path)
             return
-        undeclared = _inside(path, project) and not (path in written or _inside(path, allowed))
-        if undeclared and not COMMON_NAMES.fullmatch(os.path.basename(path)) and os.path.isfile(path):
+        if not _inside(path, project) or path in written or _inside(path, allowed):
+            return
+        folders = {
+            name for place in project if _inside(path, [place]) for name in path[len(place) :].split(os.sep)
+        }
+        known = COMMON_NAMES.fullmatch(os.path.basename(path)) or COMMON_FOLDERS & folders
+        if not known and os.path.isfile(path):
             raise InputError(f"a stage must read only what it declares; received {path}")
 
     checks.append(check)
