@@ -21,7 +21,7 @@ from keras import layers
 
 from training import machine
 
-BATCH_SIZE = 500  # of `predict`
+BATCH_SIZE, MAX_THREADS = 100, 8  # of `predict`, whose memory grows with both
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
@@ -86,7 +86,8 @@ def predict(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
         outputs = keras.tree.flatten(model(torch.from_numpy(images[start : start + BATCH_SIZE])))
         return [output.numpy() for output in outputs]
 
-    with ThreadPoolExecutor(machine.cores(), initializer=machine.prepare_thread, initargs=("cpu",)) as pool:
+    threads = min(machine.cores(), MAX_THREADS)
+    with ThreadPoolExecutor(threads, initializer=machine.prepare_thread, initargs=("cpu",)) as pool:
         batches = pool.map(batch, range(0, len(images), BATCH_SIZE))
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 

@@ -126,7 +126,7 @@ def _batch_normalization(layer: Layer) -> LayerFunction | None:
         if count == 1:  # which PyTorch refuses in training
             return layer.call(x, training=bool(shard))
         training = shard is not None and layer.trainable  # frozen, a layer uses its moving statistics
-        mean, variance = (shard.value(v) if shard else v.value for v in (layer.moving_mean, layer.moving_variance))
+        mean, variance = layer.moving_mean.value, layer.moving_variance.value
         # copies, since they are updated in place
         new_mean, new_variance = (mean.clone(), variance.clone()) if training else (mean, variance)
         x = F.batch_norm(
