@@ -8,7 +8,6 @@ models/ against dvc.lock, byte for byte.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,13 @@ from typing import Any
 from common import params
 from common.errors import InputError
 
+import numpy as np
+import pandas as pd
+
 import reproduction
 import stage_dependencies
 from analysis import dvc_lock, metric_files, statistics
+from analysis.git import git, is_compiled, names
 
 PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
 LARGEST_IN_GIT = 1_000_000  # bytes
@@ -28,19 +31,12 @@ TRACKED_BY_DVC = ("data/", "models/")
 
 
 def lock_problems() -> Iterator[str]:
-    """DVC's own view. It says by its text alone whether a stage would run."""
+    """DVC's own view."""
     stages: list[str] = []
     for pipeline, command in PIPELINES.items():
-        done = subprocess.run(
-            ["dvc", "repro", "--allow-missing", "--dry", pipeline], capture_output=True, text=True, check=False
-        )
-        output = done.stdout + done.stderr
-        if "Data and pipelines are up to date" in output:
-            continue
-        # without data DVC fails at the first stage that would run, and names it
-        found = re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M)
-        yield f"{Path(pipeline).with_suffix('.lock')} is not up to date ({command}): {', '.join(found) or 'DVC cannot say what'} would run"
-        stages += found or [""]
+        if found := reproduction.would_run(pipeline, "--allow-missing"):
+            yield f"{Path(pipeline).with_suffix('.lock')} is not up to date ({command}): {', '.join(found)} would run"
+        stages += found
     if not stages:
         return
     status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=False).stdout
@@ -64,29 +60,34 @@ def figure_problems() -> Iterator[str]:
             if bool(result) != table.exists() or bool(result) != classes.exists():
                 yield f"{metrics}/{part}.json, {table} and {classes} must all have figures, or none"
             elif result:
-                for name, value in _follows(table, classes).items():
-                    if result[name] != value:
-                        yield f"{metrics}/{part}.json has {name} {result[name]}; {table} gives {value}"
+                figures, by_class = _follows(table, classes)
+                for name, value in figures.items():
+                    if result.get(name) != value:
+                        yield f"{metrics}/{part}.json has {name} {result.get(name)}; {table} gives {value}"
+                if classes.read_text("utf-8") != by_class:
+                    yield f"{classes} is not what {table} gives"
 
 
-def _follows(table: Path, classes: Path) -> dict[str, float | int]:
+def _follows(table: Path, classes: Path) -> tuple[dict[str, float | int], str]:
+    """The figures of all images, and the table of classes."""
+    known = metric_files.table(classes, ("class",), dtype=str)["class"]
     predictions = metric_files.table(table, ("label", "predicted"), dtype=str)
-    names = metric_files.table(classes, ("class",), dtype=str)["class"].to_numpy()
-    try:
-        labels, predicted = predictions.to_numpy().T
-        return statistics.counts(labels, predicted, names)
-    except ValueError as error:  # of scikit-learn
-        raise InputError(f"{table} and {classes} must be as evaluate writes them; received: {error}") from None
+    labels, predicted = (pd.Index(known).get_indexer(predictions[name]) for name in predictions)
+    if not len(labels) or min(*labels, *predicted) < 0:
+        raise InputError(f"{table} must have images, all of classes that {classes} has; received others")
+    by_class = statistics.per_class(labels, np.eye(len(known))[predicted], list(known))
+    return statistics.counts(labels, predicted, np.arange(len(known))), by_class.to_csv(index=False)
 
 
 def file_problems() -> Iterator[str]:
     """What git has and should not have."""
-    names = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True)
     owned = dvc_lock.cached_outputs()
-    for name in names.stdout.split("\0")[:-1]:
+    for name in names(git("ls-files", "-z")):
         path = Path(name)
         if any(name == out or name.startswith(f"{out}/") for out in owned):
             yield f"{name} is in git, and belongs to DVC"
+        elif is_compiled(name):
+            yield f"{name} is in git, and Python could run it in the place of its source"
         elif path.exists() and path.stat().st_size > LARGEST_IN_GIT:
             yield f"{name} is in git with {path.stat().st_size:,} bytes; what is large belongs to DVC"
 

@@ -16,7 +16,8 @@ from common.errors import InputError
 
 from ruamel.yaml import YAML
 
-from analysis.revisions import Revision, git
+from analysis.git import git, names
+from analysis.revisions import Revision
 
 DIVERGED = "must stay finite"  # as train says it
 
@@ -36,7 +37,7 @@ def missing_files() -> list[str]:
     written = {out for stage in stages for out in stage["outs"] if isinstance(out, str)}
     untracked = ("ls-files", "-z", "--others", "--exclude-standard")
     listed = git(*untracked) + git(*untracked, "--ignored", "--", *sorted(read - written))
-    return [name for name in listed.split("\0") if name and not _is_tracked_by_dvc(Path(name))]
+    return [name for name in names(listed) if not _is_tracked_by_dvc(Path(name))]
 
 
 def _is_tracked_by_dvc(path: Path) -> bool:

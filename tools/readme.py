@@ -21,6 +21,7 @@ README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
 REPRODUCIBILITY = Path("docs/reproducibility.md")
 METRICS = Path("metrics")
+NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *metric_files.MEASURES)
 
 
@@ -28,23 +29,29 @@ def noise(seed: int) -> dict[str, dict[str, Any]]:
     """By part and measure: mean, standard deviation and n over seeds, where they were measured.
 
     Raises:
-        InputError: metrics/noise.csv is of another training than the rest of metrics/, or does not
-            belong to metrics/noise.json.
+        InputError: metrics/noise.csv is of another training than the rest of metrics/, or it, noise.json and
+            noise_classes.csv do not belong together.
     """
-    if not (METRICS / "noise.csv").exists():
+    if not any((METRICS / name).exists() for name in NOISE):
         return {}
     kinds = {"seed": int, "part": str} | dict.fromkeys(metric_files.MEASURES, float)
     runs = metric_files.table(METRICS / "noise.csv", tuple(kinds), dtype=kinds)
     if runs[runs["seed"] == seed].to_dict("records") != metric_files.rows(METRICS, seed):
         raise InputError(
             f"{METRICS}/noise.csv must have the figures of {METRICS}/ for seed {seed} (make noise, or "
-            "remove it and noise.json); received different ones"
+            f"remove {', '.join(NOISE)}); received different ones"
         )
     summary = metric_files.summary(runs)
     if summary != metric_files.read(METRICS / "noise.json"):
         raise InputError(
             f"{METRICS}/noise.json must follow from noise.csv (make noise writes both); received different figures"
         )
+    columns = {"seed": int, "part": str, "class": str, "recall": float}
+    classes = metric_files.table(METRICS / NOISE[2], tuple(columns), dtype=columns)
+    own = classes[classes["seed"] == seed].to_dict("records")
+    of = [table[["seed", "part"]].drop_duplicates().to_numpy().tolist() for table in (classes, runs)]
+    if own != metric_files.recalls(METRICS, seed) or of[0] != of[1]:
+        raise InputError(f"{METRICS}/{NOISE[2]} must belong to noise.csv (make noise); received other recalls")
     return summary
 
 

@@ -2,29 +2,32 @@
 
 The copy has the commit's files alone, without results, in .cache/rebuild. It has its own DVC cache and
 checkpoints and DVC's default settings, so every stage runs. It shares this environment, the places that
-fetch looks in, and data/input where data.source needs it. The exit status is 1 where an output differs. A
-rebuild that was interrupted starts again.
+fetch looks in, and data/input where data.source needs it. The exit status is 1 where an input or an output
+differs. A rebuild that was interrupted starts again.
 """
 
 import argparse
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 from common import locks, params
 from common.errors import InputError
 
 import verdict
 from analysis import dvc_lock, revisions
-from analysis.git import git
-from reproduction import Results
+from analysis.git import git, is_compiled, names
+from reproduction import Results, listed
 
 REBUILDS = Path(".cache/rebuild")
 INPUT = Path("data/input")
+OWN = f".cache/{secrets.token_hex(8)}"  # for caches of a copy: a commit cannot bring what it cannot name
 # a hook of git sets them, and git would then write into this repository
 OF_THIS_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
@@ -41,7 +44,9 @@ def copy(commit: str) -> Path:
     git("init", "--quiet", str(repository))
     git("-C", str(repository), "fetch", "--quiet", "--depth=1", git("rev-parse", "--show-toplevel"), commit)
     git("-C", str(repository), "checkout", "--quiet", "--detach", "FETCH_HEAD")
-    if params.load(project / "params.yaml").data.source not in ("fashion-mnist", "synthetic"):
+    # not by the schema, which may have changed since the commit
+    chosen = params.read_yaml(project / "params.yaml", dict[str, dict[str, Any]])
+    if chosen["data"]["source"] not in ("fashion-mnist", "synthetic"):
         shutil.copytree(INPUT, project / INPUT, dirs_exist_ok=True)
         git("-C", str(repository), "checkout", "--quiet", "--force", "HEAD")  # what git has, it has as committed
     with chdir(project):
@@ -49,8 +54,10 @@ def copy(commit: str) -> Path:
             for path in map(Path, stage.outputs):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         dvc_lock.LOCK.unlink()
-        # stronger than the commit's own setting, which could name a shared cache
-        Path(".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+        # stronger than the commit's own setting, which could name a shared cache, or one that it brings
+        local = Path(".dvc/config.local")
+        local.unlink(missing_ok=True)
+        local.write_text(f"[cache]\n    dir = ../{OWN}/cache\n")
     return project
 
 
@@ -59,7 +66,7 @@ def environment(project: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
     if "FASHION_MNIST_DIR" in kept:
         kept["FASHION_MNIST_DIR"] = str(Path(kept["FASHION_MNIST_DIR"]).resolve())
-    own = project / ".cache"
+    own = project / OWN
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]]),
         "CHECKPOINT_DIR": str(own / "checkpoints"),
@@ -89,6 +96,8 @@ def main() -> None:
     if commit is None:
         raise InputError(f"COMMIT must be a commit or an experiment; received {revisions.WORKSPACE}")
     dvc_lock.read(commit)  # which must be there
+    for name in filter(is_compiled, names(git("ls-tree", "-rz", "--full-tree", "--name-only", commit))):
+        raise InputError(f"a commit must not have what Python runs in the place of source; received {name}")
     if git("status", "--porcelain"):
         print("Uncommitted changes are left out.")
     with locks.exclusive(REBUILDS.with_suffix(".lock")):
@@ -105,9 +114,11 @@ def main() -> None:
                 )
             print(verdict.report(results))
     other = [path for stage in results.stages() for path in results.other_outputs(stage)] + results.edited
+    other += [f"input {words}" for stage in results.stages() for words in results.other_inputs(stage).values()]
     if other:
         raise InputError(
-            f"a rebuild of {commit[:7]} must give every output as committed; received another {', '.join(other)}"
+            f"a rebuild of {commit[:7]} must give dvc.lock and every output as committed; "
+            f"received another {listed(list(dict.fromkeys(other)))}"
         )
 
 

@@ -4,6 +4,7 @@
 """
 
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from typing import Any
 from common.errors import shorten
 
 from analysis import dvc_lock
-from analysis.git import git
+from analysis.git import git, names
 
 CPUINFO = Path("/proc/cpuinfo")
 NAMED = 8  # of what differs; more would hide the rest
-RESTORE = "git restore dvc.lock metrics brings the committed figures back"
+RESTORE = (
+    "git restore dvc.lock metrics brings the committed figures back, dvc pull the files, where a remote has them"
+)
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,20 @@ class Results:
 
     @classmethod
     def read(cls) -> "Results | None":
-        """Beside HEAD; None where it has no dvc.lock."""
-        words = ("git", "rev-parse", "--verify", "--quiet", f"HEAD:./{dvc_lock.LOCK}")
-        if subprocess.run(words, capture_output=True, check=False).returncode:
+        """Beside HEAD; None where it has no dvc.lock.
+
+        Raises:
+            InputError: there is no commit, or git cannot read it.
+        """
+        commit = git("log", "-1", "--format=%H")
+        if not git("ls-tree", "--name-only", commit, "--", f"./{dvc_lock.LOCK}"):
             return None
-        commit = git("rev-parse", "HEAD")
         before, here = dvc_lock.read(commit), dvc_lock.read()
         outputs = [path for stage in here.values() for path in stage.outputs]
-        changed = _names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *outputs))
+        changed = names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *outputs))
         known = cls(commit, before, here, [])
         other = {path for stage in known.stages() for path in known.other_outputs(stage)}
-        return cls(commit, before, here, [path for path in changed if not _is_below(path, other)])
+        return cls(commit, before, here, [path for path in changed if not is_below(path, other)])
 
     def stages(self) -> list[str]:
         return [*self.before, *(stage for stage in self.here if stage not in self.before)]
@@ -86,16 +92,22 @@ class Results:
         return not self.edited and not any(self.other_outputs(stage) for stage in self.stages())
 
 
+def would_run(pipeline: str, *options: str) -> list[str]:
+    """The stages that `dvc repro` would run, as far as DVC names them; it says so by its text alone."""
+    words = ["dvc", "repro", "--dry", *options, pipeline]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    if "Data and pipelines are up to date" in output:
+        return []
+    # without data DVC fails at the first stage that would run, and names it
+    return re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M) or ["DVC cannot say what"]
+
+
 def _differing(before: dict, here: dict) -> list[Any]:
     return [key for key in before | here if before.get(key) != here.get(key)]
 
 
-def _names(listed: str) -> list[str]:
-    """The paths that git lists with -z."""
-    return [name for name in listed.split("\0") if name]
-
-
-def _is_below(path: str, folders: Iterable[str]) -> bool:
+def is_below(path: str, folders: Iterable[str]) -> bool:
     return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
@@ -107,17 +119,17 @@ def changed_inputs(results: Results, stages: Iterable[str]) -> list[Cause]:
     files = sorted({file for file, _ in changed})
     # data/input is ignored by git, so it may have what git does not know
     uncommitted = files and [
-        *_names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *files)),
-        *_names(git("ls-files", "--others", "-z", "--", *files)),
+        *names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *files)),
+        *names(git("ls-files", "--others", "-z", "--", *files)),
     ]
-    here = {key for key in changed if any(_is_below(path, key[:1]) for path in uncommitted)}
+    here = {key for key in changed if any(is_below(path, key[:1]) for path in uncommitted)}
     experiment = [text for key, text in changed.items() if key in here]
     stale = [text for key, text in changed.items() if key not in here]
     causes = []
     if experiment:
         causes.append(
             Cause(
-                f"uncommitted changes to {_listed(experiment)}: an experiment, not a fault",
+                f"uncommitted changes to {listed(experiment)}: an experiment, not a fault",
                 "make compare A=HEAD says which model is better. Commit the changes with dvc.lock and metrics, "
                 f"or take them back: git restore undoes the changes, {RESTORE}, then make repro",
                 is_experiment=True,
@@ -126,14 +138,14 @@ def changed_inputs(results: Results, stages: Iterable[str]) -> list[Cause]:
     if stale:
         causes.append(
             Cause(
-                f"the commit was made without its results: its dvc.lock is older than {_listed(stale)}",
+                f"the commit was made without its results: its dvc.lock is older than {listed(stale)}",
                 "commit dvc.lock and metrics as they are now",
             )
         )
     return causes
 
 
-def _listed(texts: list[str]) -> str:
+def listed(texts: list[str]) -> str:
     more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
     return ", ".join(texts[:NAMED]) + more
 
@@ -146,37 +158,37 @@ def causes(results: Results) -> list[Cause]:
     other = [stage for stage in results.stages() if results.other_outputs(stage)]
     found = changed_inputs(results, other)
     if results.edited:
-        names = _listed(results.edited)
         found.append(
             Cause(
-                f"{names} is not as committed, though dvc.lock is: one of the two files was edited by hand",
+                f"{listed(results.edited)} is not as committed, though dvc.lock is: one of the two files was edited by hand",
                 f"git restore {' '.join(results.edited[:NAMED])}, then make repro: what differs again was edited "
                 "before the commit",
             )
         )
-    if any(not results.other_inputs(stage) for stage in other):
-        found.append(_other_arithmetic(results.commit))
+    unexplained = [stage for stage in other if not results.other_inputs(stage)]
+    if unexplained:
+        found.append(_other_arithmetic(results.commit, unexplained))
     return found
 
 
-def _other_arithmetic(commit: str) -> Cause:
-    """Why a stage with the same inputs gave other outputs."""
+def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
+    """Why these stages, with the same inputs, gave other outputs."""
     from analysis.revisions import WORKSPACE, Revision
 
     before = Revision(commit[:7], commit)
     figures = [side.json("metrics/train.json") for side in (before, Revision(WORKSPACE, None))]
     committed, here = ({key: known.get(key) for key in ("precision", "device")} for known in figures)
     portable = "train.precision: float32 and train.device: cpu give the same bytes on every x86-64 processor"
-    if committed != here and all(committed.values()) and all(here.values()):
+    if "train" in stages and committed != here and all(committed.values()) and all(here.values()):
         why = "train computed in {precision} on {device} here".format_map(here)
         return Cause(f"{why}, in {{precision}} on {{device}} in the commit".format_map(committed), portable)
-    if here["precision"] == "bfloat16" or here["device"] == "cuda":
+    if "train" in stages and (here["precision"] == "bfloat16" or here["device"] == "cuda"):
         why = "train computed in {precision} on {device}, which gives other last bits on other machines"
         return Cause(why.format_map(here), portable)
     libraries = other_libraries((before.content("requirements.txt") or b"").decode())
     if libraries:
         return Cause(
-            f"the commit locks other libraries in requirements.txt than are installed: {_listed(libraries)}",
+            f"the commit locks other libraries in requirements.txt than are installed: {listed(libraries)}",
             "pip install -r requirements.txt, then dvc repro --force. If the upgrade is meant, "
             "docs/reproducibility.md says how to commit it",
         )
@@ -186,7 +198,7 @@ def _other_arithmetic(commit: str) -> Cause:
     from training.machine import processor
 
     return Cause(
-        "unknown. Inputs, precision, device, libraries and arithmetic are as committed: a stage is not "
+        f"unknown. Inputs, precision, device, libraries and arithmetic are as committed: {listed(stages)} is not "
         "reproducible here, or the committed files are not what the stages wrote",
         f"make rebuild on another machine tells which. Please report it with these lines and: Python {platform.python_version()}, "
         f"PyTorch {metadata.version('torch')}, {platform.platform()}, {processor()}",

@@ -13,6 +13,8 @@ import optuna
 import pydantic
 from pydantic import Field
 
+from analysis import dvc_lock
+
 LOWEST_WINS = ("loss", "calibration_error")
 # a change of these changes what a figure on val means, or its chance
 NOT_SEARCHED = ("data.", "split.", "evaluate.", "train.epochs", "train.seed")
@@ -100,7 +102,7 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
         InputError: the file is missing, is not YAML, or breaks a rule, its own or one of params.yaml.
     """
     search: Search = params.read_yaml(path, Search)
-    known = leaves(current.model_dump())
+    known = dvc_lock.leaves(current.model_dump())
     for key in search.space:
         if key not in known or key.startswith(NOT_SEARCHED):
             raise InputError(
@@ -114,12 +116,3 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
         except pydantic.ValidationError as error:
             raise InputError(f"{path}: space must give valid parameters; {params.first_rule(error)}") from None
     return search
-
-
-def leaves(section: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """The values of all sections by key, as in `train.epochs`."""
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        key = f"{above}{name}"
-        found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found

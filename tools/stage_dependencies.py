@@ -100,18 +100,15 @@ class Pipeline:
             deps = {dep for dep in listed if dep.startswith("src/")}
             inputs = declared_inputs(self.script(stage))
             keys = set().union(*(self.leaves(key) for key in self.declared(stage, "params")))
-            for name in sorted(modules - deps):
-                yield f"{stage} imports {name}, which dvc.yaml does not list"
-            for name in sorted(deps - modules):
-                yield f"dvc.yaml lists {name} for {stage}, which does not import it"
-            for name in sorted(inputs - listed):
-                yield f"{stage} declares the input {name}, which dvc.yaml does not list"
-            for name in sorted(listed - deps - inputs):
-                yield f"dvc.yaml lists {name} for {stage}, which does not declare it"
-            for key in sorted(parameters - keys):
-                yield f"{stage} reads the parameter {key}, which dvc.yaml does not list"
-            for key in sorted(keys - parameters):
-                yield f"dvc.yaml lists the parameter {key} for {stage}, which does not read it"
+            for words, names in {
+                f"{stage} imports {{}}, which dvc.yaml does not list": modules - deps,
+                f"dvc.yaml lists {{}} for {stage}, which does not import it": deps - modules,
+                f"{stage} declares the input {{}}, which dvc.yaml does not list": inputs - listed,
+                f"dvc.yaml lists {{}} for {stage}, which does not declare it": listed - deps - inputs,
+                f"{stage} reads the parameter {{}}, which dvc.yaml does not list": parameters - keys,
+                f"dvc.yaml lists the parameter {{}} for {stage}, which does not read it": keys - parameters,
+            }.items():
+                yield from map(words.format, sorted(names))
         for key in sorted(self.leaves() - read_by_any):
             yield f"nobody reads the parameter {key}"
 

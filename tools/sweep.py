@@ -28,6 +28,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 import dvc_experiments
 import search_space
+from analysis import dvc_lock
 from search_space import Search
 
 HERE = Path(".cache/sweep")
@@ -87,7 +88,7 @@ class Sweep:
         self.search = search
         self.state = dvc_experiments.state("sweep.yaml")
         self.name = f"sweep-{dvc_experiments.digest([self.state, search.model_dump(exclude={'trials'})])}"
-        known, space = search_space.leaves(current.model_dump()), search.space.items()
+        known, space = dvc_lock.leaves(current.model_dump()), search.space.items()
         self.baseline = {}  # the parameters of trial 0: params.yaml as it is, or nothing
         if all(values.contains(known[key]) for key, values in space):
             self.baseline = {key: values.encode(known[key]) for key, values in space}

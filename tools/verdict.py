@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MODEL = "models/model.keras"
 SAME, UNDECIDED, ANOTHER = "Other bytes, same result", "Other bytes, result not decided", "Another result"
-ROUNDING = 2e-4  # the metrics have four decimals
+ROUNDING = 2e-6  # the metrics have six decimals
 
 
 def judge(before: "Revision", here: "Revision", part: str) -> tuple[bool | None, str]:
@@ -46,7 +46,7 @@ def judge(before: "Revision", here: "Revision", part: str) -> tuple[bool | None,
     if abs(figures[1]["accuracy"] - figures[0]["accuracy"] - found.value) > ROUNDING:
         return False, f"{line}. The predictions contradict that: {found.reason}"
     if found.p_seeds is None and found.gained + found.lost:
-        unknown = "the spread over seeds is not measured for the committed training (make noise)"
+        unknown = "the commit has no spread over seeds of its training"
         return None, f"{line}. Whether another seed explains that is not known: {unknown}"
     chance = "" if found.p_seeds is None else f" p of another seed: {found.p_seeds:.2g}."
     return found.verdict == "within noise", f"{line}: {found.verdict}. {found.reason}{chance}"
@@ -98,11 +98,12 @@ def report(results: Results) -> str:
         for stage in results.stages()
         for path, (committed, found_here) in results.other_outputs(stage).items()
     ]
-    lines += [f"  {path}: not as in the commit" for path in results.edited]
+    other = sum(any(reproduction.is_below(path, [out]) for path in results.edited) for out in every) + len(lines)
     return "\n".join(
         [
-            f"{heading}: {len(lines)} of {len(every)} outputs are not as in commit {name}.",
+            f"{heading}: {other} of {len(every)} outputs are not as in commit {name}.",
             *lines,
+            *(f"  {path}: not as in the commit" for path in results.edited),
             *(f"Cause: {cause.why}." for cause in found),
             *(line if line.endswith(".") else f"{line}." for _, line in judged),
             *(f"What to do: {cause.advice}." for cause in found),
@@ -113,7 +114,12 @@ def report(results: Results) -> str:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = Results.read()
-    print(report(results) if results else "No verdict: HEAD has no dvc.lock (commit it, with metrics).")
+    if results is None:
+        print("No verdict: HEAD has no dvc.lock (commit it, with metrics).")
+    elif stages := reproduction.would_run("dvc.yaml"):
+        print(f"No verdict: what is here is not what dvc.lock says (make repro): {', '.join(stages)} would run.")
+    else:
+        print(report(results))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import InputError
+from common.errors import InputError, shorten
 
 import pandas as pd
 
 PARTS = ("val", "test")
 MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
+NUMBERS = {*MEASURES, "accuracy_low", "accuracy_high", "images", "epochs"}
 
 
 def read(path: Path, needed: tuple[str, ...] = (), or_nothing: bool = False) -> dict[str, Any]:
@@ -45,6 +46,9 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
         raise InputError(f"{name} must be JSON; received: {error}") from None
     if not isinstance(figures, dict):
         raise InputError(f"{name} must hold figures by name; received other JSON")
+    for key in NUMBERS & figures.keys():
+        if type(figures[key]) not in (int, float):
+            raise InputError(f"{key} in {name} must be a number; received {shorten(figures[key])}")
     return figures
 
 

@@ -46,7 +46,7 @@ class Revision:
         """The bytes of a file; None where it is not there."""
         if self.commit is None:
             return Path(path).read_bytes() if Path(path).exists() else None
-        done = subprocess.run(["git", "show", f"{self.commit}:{path}"], capture_output=True, check=False)
+        done = subprocess.run(["git", "show", f"{self.commit}:./{path}"], capture_output=True, check=False)
         return None if done.returncode else done.stdout
 
     def json(self, path: str) -> dict[str, Any]:

@@ -98,3 +98,11 @@ def test_a_class_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes/val.csv").write_text("class,recall\nNA,1\n01,0.5\n")
     assert [row["class"] for row in metric_files.recalls(tmp_path, 0)] == ["NA", "01"]
+
+
+@pytest.mark.parametrize("value", ["0.9", True, [0.9]])
+def test_a_figure_that_is_no_number_is_refused(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(FIGURES | {"accuracy": value}))
+    with pytest.raises(InputError, match=r"^accuracy in .*val\.json must be a number; received "):
+        metric_files.read(path)

@@ -104,6 +104,20 @@ def remove_classes() -> None:
     Path("metrics/classes/test.csv").unlink()
 
 
+def edit_a_class() -> None:
+    path = Path("metrics/classes/test.csv")
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, second.replace("0.", "0.9", 1), *rest]))
+    assert "0." in second
+
+
+def remove_an_interval() -> None:
+    path = Path("metrics/test.json")
+    figures = metric_files.read(path)
+    del figures["accuracy_low"]
+    path.write_text(json.dumps(figures))
+
+
 def commit_the_model() -> None:
     subprocess.run(["git", "add", "--force", MODEL], check=True)
 
@@ -156,6 +170,8 @@ def test_what_dvc_would_run_again_is_named(
     ("plant", "reasons"),
     [
         (edit_a_metric, ["metrics/test.json has accuracy 0.9", "metrics/predictions/test.csv gives 0."]),
+        (edit_a_class, ["metrics/classes/test.csv is not what metrics/predictions/test.csv gives"]),
+        (remove_an_interval, ["metrics/test.json has accuracy_low None; metrics/predictions/test.csv gives 0."]),
         (edit_a_published_metric, ["published/basic/metrics/predictions/val.csv gives 0."]),
         (remove_predictions, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
         (remove_classes, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
@@ -221,7 +237,8 @@ def test_with_data_every_byte_counts(
     with pytest.raises(InputError, match="received 2 faults"):
         check.main()
     assert capsys.readouterr().err.splitlines() == [
-        f"{path} was changed (dvc checkout --force brings back what dvc.lock says)" for path in (images, MODEL)
+        f"{path} was changed (dvc checkout --force brings back what dvc.lock says)"
+        for path in (images.parent, MODEL)
     ]
     monkeypatch.setattr(sys, "argv", ["check.py"])
     check.main()

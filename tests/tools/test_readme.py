@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -109,6 +110,10 @@ def measured(folder: Path) -> Path:
     spread = {name: {"mean": FIGURES[name], "std": 0.0, "n": 3} for name in MEASURES}
     spread["accuracy"] = {"mean": 0.91234, "std": 0.01, "n": 3}
     (folder / "metrics/noise.json").write_text(json.dumps({"val": spread}))
+    (folder / "metrics/classes").mkdir()
+    (folder / "metrics/classes/val.csv").write_text("class,recall\n1,0.5\n2,0.75\n")
+    recalls = [f"{seed},val,{name},{recall}" for seed in ACCURACIES for name, recall in ((1, 0.5), (2, 0.75))]
+    (folder / "metrics/noise_classes.csv").write_text("\n".join(["seed,part,class,recall", *recalls]) + "\n")
     return folder
 
 
@@ -132,6 +137,9 @@ def test_noise_is_shown_as_mean_deviation_and_count(measured: Path, monkeypatch:
     table.write_text(table.read_text() + "0,test,0.91234,0.3,0.9,0.01\n1,test,0.91234,0.3,0.9,0.01\n")
     summary = json.loads((measured / "metrics/noise.json").read_text())
     summary["test"] = {name: {"mean": FIGURES[name], "std": 0.0, "n": 2} for name in MEASURES}
+    (measured / "metrics/classes/test.csv").write_text("class,recall\n1,0.5\n")
+    table = measured / "metrics/noise_classes.csv"
+    table.write_text(table.read_text() + "0,test,1,0.5\n1,test,1,0.25\n")
     (measured / "metrics/noise.json").write_text(json.dumps(summary))
     call(monkeypatch)
     rows = rows_of(measured)
@@ -198,9 +206,36 @@ def test_noise_that_does_not_follow_from_its_runs_is_refused(
     assert_refused(measured, monkeypatch, r"noise\.json")
 
 
-def test_noise_without_its_summary_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (measured / "metrics/noise.json").unlink()
-    assert_refused(measured, monkeypatch, r"noise\.json")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0,val,1,0.5", "0,val,1,0.6"),
+        ("0,val,1,0.5\n", ""),
+        ("1,val,1,0.5\n1,val,2,0.75\n", ""),
+        ("2,val", "3,val"),
+    ],
+)
+def test_recalls_of_other_seeds_or_another_training_are_refused(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    path = measured / "metrics/noise_classes.csv"
+    path.write_text(path.read_text().replace(old, new))
+    assert_refused(measured, monkeypatch, r"noise_classes\.csv")
+
+
+@pytest.mark.parametrize("name", readme.NOISE)
+def test_noise_without_one_of_its_files_is_refused(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (measured / "metrics" / name).unlink()
+    assert_refused(measured, monkeypatch, re.escape(name))
+
+
+@pytest.mark.parametrize("name", readme.NOISE)
+def test_one_file_of_noise_alone_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for other in {*readme.NOISE} - {name}:
+        (measured / "metrics" / other).unlink()
+    assert_refused(measured, monkeypatch, r"noise\S*")
 
 
 # --- accuracy against time ------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from common.errors import InputError
 
 import pytest
 
+import check
 import rebuild
 from analysis import dvc_lock, metric_files
 from conftest import Clone, with_forks
@@ -55,12 +57,16 @@ def forge() -> None:
 
 @pytest.mark.slow
 def test_a_forged_figure_survives_check_and_no_rebuild(clone: Clone, tmp_path: Path) -> None:
-    """Also where the commit and the user name caches that have every result."""
+    """Also where the commit brings a cache, and commit and user name others that have every result."""
     forge()
+    path = clone.folder / ".dvc/cache/files/md5"
+    assert path.is_dir()
+    clone.git("add", "--force", ".dvc/cache")
     setting = f"[cache]\n    dir = {clone.folder}/.dvc/cache\n"
     edit(Path(".dvc/config"), "[core]\n", f"{setting}[core]\n")
     clone.commit("forge")
     assert "belong together" in clone.run("python", "tools/check.py")
+    assert clone.git("ls-files", ".dvc/cache")
     (tmp_path / "settings").mkdir()
     (tmp_path / "settings/config").write_text(setting)
     hostile = {"DVC_GLOBAL_CONFIG_DIR": tmp_path / "settings", "CHECKPOINT_DIR": tmp_path / "checkpoints"}
@@ -76,7 +82,7 @@ def test_a_forged_figure_survives_check_and_no_rebuild(clone: Clone, tmp_path: P
     commit = clone.git("rev-parse", "HEAD")[:7]
     assert f"1 of 18 outputs are not as in commit {commit}.\n  evaluate  {TEST} " in done.stdout
     assert done.stderr.endswith(
-        f"error: a rebuild of {commit} must give every output as committed; received another {TEST}\n"
+        f"error: a rebuild of {commit} must give dvc.lock and every output as committed; received another {TEST}\n"
     )
     assert not (tmp_path / "checkpoints").exists()
     assert clone.git("status", "--porcelain") == ""
@@ -101,7 +107,7 @@ def test_a_stage_that_dvc_lock_lacks_is_refused(clone: Clone, call: Callable[...
     text = dvc_lock.LOCK.read_text()
     dvc_lock.LOCK.write_text(text[: text.index(f"  {last}:\n")])
     clone.commit("lose a stage")
-    with pytest.raises(InputError, match=f"received another {', '.join(locked.outputs)}$"):
+    with pytest.raises(InputError, match=f"received another {', '.join(locked.outputs)}, input .* more$"):
         call()
 
 
@@ -112,8 +118,38 @@ def test_a_stage_that_dvc_yaml_lacks_is_refused(clone: Clone, call: Callable[...
         "  more:\n    cmd: ''\n    outs:\n    - path: more\n      md5: 00\n  export:\n",
     )
     clone.commit("add a stage")
-    with pytest.raises(InputError, match=r"received another more$"):
+    with pytest.raises(InputError, match=r"received another more, input the command of more "):
         call()
+
+
+def test_an_input_that_was_forged_is_refused(clone: Clone, call: Callable[..., str]) -> None:
+    md5 = dvc_lock.read()["train"].inputs["data/split", ""]
+    before, stage, after = dvc_lock.LOCK.read_text().partition("  train:\n")
+    dvc_lock.LOCK.write_text(before + stage + after.replace(md5, f"{'0' * 32}.dir"))
+    clone.commit("forge an input")
+    with pytest.raises(InputError, match=r"received another input data/split"):
+        call()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["src/common/__pycache__/arrays.cpython-311.pyc", "src/common/more.pyc", f"src/arrays{EXTENSION_SUFFIXES[0]}"],
+)
+def test_what_runs_in_the_place_of_source_is_refused(clone: Clone, call: Callable[..., str], name: str) -> None:
+    assert list(check.file_problems()) == []
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_bytes(b"")
+    clone.git("add", "--force", name)
+    assert list(check.file_problems()) == [f"{name} is in git, and Python could run it in the place of its source"]
+    clone.commit("compiled")
+    with pytest.raises(InputError, match=rf"^a commit must not have what Python runs .*; received {name}$"):
+        call()
+
+
+def test_a_commit_with_parameters_of_another_version_is_rebuilt(clone: Clone, call: Callable[..., str]) -> None:
+    edit(Path("params.yaml"), "precision: float32", "precision: auto")
+    clone.commit("as it was")
+    assert "Reproduced: every byte as committed" in call()
 
 
 def test_a_figure_that_the_commit_s_own_dvc_lock_lacks_is_refused(clone: Clone, call: Callable[..., str]) -> None:

@@ -29,7 +29,7 @@ OTHERS = {
     "test": {"predictions changed": 1234, "accuracy": -0.0014},
 }
 NATIVE = {"imitated": "", "by": "", "rows": 6000, "epochs": 2, **PLACE}
-NATIVE |= {"hash": "aaaaaaaaaaaaaaaa", "outputs": 34, "differs": []}
+NATIVE |= {"hash": "aaaaaaaaaaaaaaaa", "outputs": {f"plots/{number}.svg": "aa" for number in range(34)}}
 IMITATED = NATIVE | {"imitated": "haswell", "by": "qemu-x86_64 -cpu Haswell-v4"}
 SAMENESS = {"training": "this training", "runs": [THE_SAME, OTHERS], "small": [NATIVE, IMITATED]}
 STEP = {
@@ -91,12 +91,18 @@ def test_other_bytes_are_set_against_the_noise() -> None:
     assert f"{change}. Another seed alone moves it by up to 3.59 points in 95 of 100 cases; p of another seed is 0.71." in text  # fmt: skip
 
 
-def test_outputs_of_imitated_processors_that_differ_are_named() -> None:
-    names = [f"plots/{number}.svg" for number in range(4)]
-    write("benchmarks/sameness.json", SAMENESS | {"small": [NATIVE, IMITATED | {"differs": names}]})
+def test_outputs_unlike_those_of_the_first_run_are_named_natively_too() -> None:
+    others = NATIVE["outputs"] | {f"plots/{number}.svg": "bb" for number in range(4)}
+    longer = IMITATED | {"epochs": 3, "outputs": {"plots/0.svg": "cc"}}
+    second = NATIVE | {"python": "3.13.0", "outputs": {**NATIVE["outputs"], "plots/more.svg": "aa"}}
+    runs = [NATIVE, IMITATED | {"outputs": others}, longer, second, NATIVE | {"python": "3.12.1"}]
+    write("benchmarks/sameness.json", SAMENESS | {"small": runs})
     text = squeezed(reproducibility_page.processors_table())
     place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36 | 6,000 rows, 2 epochs | `aaaaaaaaaaaa…`"
-    assert f"| itself | {place} | 0 of 34 |" in text
+    assert f"| itself | {place} | |" in text
+    assert f"| itself | {place} | 0 of 34 |".replace("3.11.7", "3.12.1") in text
+    assert f"| itself | {place} | 1 of 35: plots/more.svg |".replace("3.11.7", "3.13.0") in text
+    assert f"{place} | |".replace("2 epochs", "3 epochs") in text
     assert (
         f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 4 of 34: plots/0.svg, plots/1.svg, plots/2.svg, … |"
         in text

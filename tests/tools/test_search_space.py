@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import search_space
+from analysis import dvc_lock
 from conftest import ROOT, TINY, write_params
 from search_space import Values
 
@@ -35,7 +36,7 @@ def test_the_committed_sweep_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     current = params.load()
     committed = search_space.load(current)
-    known = search_space.leaves(current.model_dump())
+    known = dvc_lock.leaves(current.model_dump())
     assert all(values.contains(known[key]) for key, values in committed.space.items())
 
 

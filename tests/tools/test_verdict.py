@@ -1,10 +1,13 @@
 """Verdicts on results that were changed by hand in a small pipeline, whose hashes in dvc.lock follow."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from common.errors import InputError
 
 import pandas as pd
 import pytest
@@ -22,6 +25,7 @@ def clone(reproduced: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     clone = reproduced.copied(tmp_path / "clone")
     monkeypatch.chdir(clone.folder)
     monkeypatch.setattr(reproduction, "other_processor", lambda: None)  # takes seconds
+    monkeypatch.setattr(reproduction, "would_run", lambda pipeline: [])  # hashes are edited without their files
     return clone
 
 
@@ -93,16 +97,66 @@ def test_make_repro_ends_with_the_verdict(clone: Clone) -> None:
     assert said.splitlines()[-1].startswith("Reproduced: every byte as committed")
 
 
-@pytest.mark.parametrize("lost", ["dvc.lock", ".git", "HEAD"])
-def test_without_a_commit_to_compare_with_one_line_says_so(clone: Clone, said: Callable, lost: str) -> None:
+def test_without_a_committed_dvc_lock_there_is_no_verdict(clone: Clone, said: Callable) -> None:
+    clone.git("rm", "--quiet", "--cached", "dvc.lock")
+    clone.git("commit", "--quiet", "--message", "no results")
+    assert said() == "No verdict: HEAD has no dvc.lock (commit it, with metrics).\n"
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [(".git", "not a git repository"), ("HEAD", "your current branch 'empty' does not have any")],
+)
+def test_where_git_has_no_commit_its_own_line_says_so(
+    clone: Clone, said: Callable, lost: str, reason: str
+) -> None:
     if lost == "HEAD":
         clone.git("switch", "--quiet", "--orphan", "empty")
-    elif lost == "dvc.lock":
-        clone.git("rm", "--quiet", "--cached", "dvc.lock")
-        clone.git("commit", "--quiet", "--message", "no results")
     else:
         (clone.folder / ".git").rename(clone.folder / "git")
-    assert said() == "No verdict: HEAD has no dvc.lock (commit it, with metrics).\n"
+    with pytest.raises(InputError, match=rf"^git log .* must succeed; it said: fatal: {reason}"):
+        said()
+
+
+def lose_the_model() -> None:
+    Path(verdict.MODEL).unlink()
+
+
+def other_model() -> None:
+    Path(verdict.MODEL).write_text("other")
+
+
+def train_for_longer() -> None:
+    edit(Path("params.yaml"), "epochs: 2", "epochs: 3")
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"), [(lose_the_model, "train"), (train_for_longer, "train"), (other_model, "train")]
+)
+def test_what_dvc_lock_does_not_describe_has_no_verdict(
+    clone: Clone, change: Callable[[], None], stages: str
+) -> None:
+    change()
+    said = clone.run("python", "tools/verdict.py")
+    assert said.startswith(f"No verdict: what is here is not what dvc.lock says (make repro): {stages}")
+    assert len(said.splitlines()) == 1
+
+
+def test_in_a_subfolder_of_a_larger_repository_the_commit_is_read_too(
+    clone: Clone, said: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_figures(clone)
+    shutil.rmtree(".git")
+    larger = Clone(tmp_path / "larger")
+    shutil.copytree(clone.folder, larger.folder / "below")
+    larger.git("init", "--quiet")
+    larger.git("add", "--all")
+    larger.commit("as a part")
+    monkeypatch.chdir(larger.folder / "below")
+    retrain()
+    text = said()
+    assert text.startswith("Other bytes, same result: 3 of ")
+    assert "\nval accuracy: 80.00% in the commit, 81.00% here: within noise. " in text
 
 
 def test_other_bytes_within_the_noise_are_the_same_result(clone: Clone, said: Callable) -> None:
@@ -141,7 +195,7 @@ def test_without_the_noise_of_this_training_nothing_is_decided(
     retrain()
     text = said()
     assert text.startswith("Other bytes, result not decided: ")
-    assert "81.00% here. Whether another seed explains that is not known: the spread over seeds is not" in text
+    assert "81.00% here. Whether another seed explains that is not known: the commit has no spread over" in text
 
 
 def test_other_images_are_not_compared(clone: Clone, said: Callable) -> None:
@@ -265,6 +319,16 @@ def test_another_precision_or_device_is_named(clone: Clone) -> None:
     assert named() == ["train computed in bfloat16 on cuda, which gives other last bits on other machines"]
 
 
+def test_how_train_computes_is_no_cause_of_other_data(clone: Clone) -> None:
+    compute("bfloat16", "cpu")
+    clone.commit("figures")
+    other_hash("data/prepared/train")
+    (why,) = named()
+    assert why.startswith(
+        "unknown. Inputs, precision, device, libraries and arithmetic are as committed: prepare is"
+    )
+
+
 def test_other_libraries_than_the_commit_locks_are_named(clone: Clone) -> None:
     path = Path("requirements.txt")
     path.write_text(path.read_text().replace("keras==", "keras==0.") + "no-such-library==1\n")
@@ -277,7 +341,7 @@ def test_other_libraries_than_the_commit_locks_are_named(clone: Clone) -> None:
     assert why.endswith(", no-such-library not installed (locked: 1)")
 
 
-def test_the_libraries_of_this_environment_are_those_that_are_locked() -> None:
+def test_a_library_in_another_version_is_found_among_comments_and_markers() -> None:
     locked = "keras==9 ; python_full_version < '3'\n# torch==9\ntorch==2.13.0 \\\n    --hash=sha256:00\n"
     assert reproduction.other_libraries(locked) == []
     assert [text.split()[0] for text in reproduction.other_libraries("torch==2.12.0")] == ["torch"]
