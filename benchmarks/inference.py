@@ -114,7 +114,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     images, _ = arrays.load("train")
     with keras.device("cpu"):
-        model, _ = model_file.load(export.MODEL)
+        model, _ = model_file.load(export.MODEL, images.shape[1:])
         variants: dict[str, Answer] = {
             "keras": lambda batch: model.predict(batch, batch_size=1000, verbose=0),
             "native": native(model),

@@ -106,7 +106,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     classifier = Classifier(MODEL)
     images, labels = arrays.load("train")
-    rows = arrays.load_rows("val")
+    rows = arrays.load_rows("val", len(images))
     val, val_labels = images[rows][..., 0], labels[rows]  # (N, 28, 28), (N,)
 
     def predictions(pictures: Iterable[Image.Image], form: str = "PNG") -> list[Prediction]:

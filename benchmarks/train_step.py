@@ -16,6 +16,7 @@ benchmarks/train_step/PROCESSOR.json, beside that of the other precision: a proc
 
 import argparse
 import copy
+import os
 import re
 import time
 from collections import defaultdict
@@ -23,6 +24,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+# Threads that wait for each other spin for this many rounds (under a millisecond), then sleep. The default of
+# libgomp, PyTorch's thread pool on Linux, makes a step with OpenMP ten times as slow where one other process is
+# busy; sleeping at once makes it half as fast where none is. Read when PyTorch is loaded.
+os.environ["GOMP_SPINCOUNT"] = "10000"
 
 from common import files
 from common.backend import keras

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from common import arrays, files, inputs, locks, params
 from common.backend import keras
-from common.errors import InputError
 
 import numpy as np
 
@@ -19,28 +18,13 @@ METRICS = Path("metrics")
 MODEL = Path("models/model.keras")
 
 
-def load_model(path: Path, image_shape: tuple[int, ...], class_count: int) -> keras.Model:
-    """The model for images of this shape (H, W, C) and so many classes.
-
-    Raises:
-        InputError: as from `model_file.load`, or the model is for other images or classes.
-    """
-    model, _ = model_file.load(path)
-    expected = ((None, *image_shape), (None, class_count))
-    if (model.input_shape, model.output_shape) != expected:
-        raise InputError(
-            f"{path} must map {expected[0]} to {expected[1]}; received {model.input_shape} to {model.output_shape}"
-        )
-    return model
-
-
 def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row numbers (N,) in the prepared arrays, images (N, H, W, C) and labels (N,) of val or test."""
     if part == "test":
         images, labels = arrays.load("test")
         return np.arange(len(labels)), images, labels
     images, labels = arrays.load("train")
-    rows = arrays.load_rows("val")
+    rows = arrays.load_rows("val", len(images))
     return rows, images[rows], labels[rows]
 
 
@@ -60,7 +44,7 @@ def main() -> None:
         results: dict[str, dict] = {"val": {}, "test": {}}
         for part in chosen.evaluate.parts:
             rows, images, labels = select(part)
-            model = model or load_model(MODEL, images.shape[1:], len(names))
+            model = model or model_file.load(MODEL, images.shape[1:], len(names))[0]
             (probabilities,) = model_file.predict(model, images)  # (N, classes)
             results[part] = {"source": chosen.data.source} | statistics.summary(labels, probabilities)
             statistics.predictions(rows, labels, probabilities, names).to_csv(

@@ -41,9 +41,9 @@ def main() -> None:
     # images of these sources were fitted by src/prepare.py, or in a way that only their authors know
     form = "fitted" if chosen.data.source in ("folder", "idx") else "fashion-mnist"
     images, _ = arrays.load("train")
-    train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
+    train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     with keras.device("cpu"):
-        model, class_names = model_file.load(MODEL)
+        model, class_names = model_file.load(MODEL, images.shape[1:])
         converted = onnx_file.convert(model)
         sample = train_rows[:: -(-len(train_rows) // SAMPLE)]  # evenly spaced
         of_train, of_val = (energies(model, images[rows]) for rows in (sample, val_rows))

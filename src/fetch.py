@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from common import files, idx, inputs, locks, params
 from common.errors import InputError
@@ -20,35 +19,12 @@ from common.errors import InputError
 RAW = Path("data/raw")
 
 
-class Published(NamedTuple):
-    """One file of the dataset as published."""
-
-    sha256: str  # of the unpacked content, the same from every place
-    bytes: int  # unpacked
-    md5_gz: str  # of upstream's .gz file
-
-
+# SHA-256 and size of each file, unpacked
 FILES = {
-    "train-images-idx3-ubyte": Published(
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        47_040_016,
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    ),
-    "train-labels-idx1-ubyte": Published(
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        60_008,
-        "25c81989df183df01b3e8a0aad5dffbe",
-    ),
-    "t10k-images-idx3-ubyte": Published(
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        7_840_016,
-        "bef4ecab320f06d8554ea6380940ec79",
-    ),
-    "t10k-labels-idx1-ubyte": Published(
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        10_008,
-        "bb300cfdad3c16e7a12a480ee83cd310",
-    ),
+    "train-images-idx3-ubyte": ("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47_040_016),
+    "train-labels-idx1-ubyte": ("bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60_008),
+    "t10k-images-idx3-ubyte": ("5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7_840_016),
+    "t10k-labels-idx1-ubyte": ("0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10_008),
 }
 UPSTREAM = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -72,15 +48,15 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     if not os.path.isdir(folder):  # pathlib's own raises where it may not look
         raise NotThere(f"no folder {folder}")
     contents = {}
-    for name, published in FILES.items():
+    for name, (published, size) in FILES.items():
         path = idx.packed_or_not(folder / name)
         if not os.path.exists(path):
             raise NotThere(f"{folder} has no {name} or {name}.gz")
-        content = idx.read_bytes(path, limit=published.bytes)
+        content = idx.read_bytes(path, limit=size)
         digest = hashlib.sha256(content).hexdigest()
-        if digest != published.sha256:
+        if digest != published:
             raise InputError(
-                f"{path} must unpack to the published {name} (SHA-256 {published.sha256}); received {digest}"
+                f"{path} must unpack to the published {name} (SHA-256 {published}); received {digest}"
             )
         contents[name] = content
     return contents
@@ -109,19 +85,17 @@ def from_upstream(
             source = pooch.create(
                 path=folder,
                 base_url=address,
-                registry={f"{name}.gz": f"md5:{published.md5_gz}" for name, published in FILES.items()},
+                registry={f"{name}.gz": None for name in FILES},  # `read_folder` checks the content
                 retry_if_failed=retries,
             )
             download = pooch.HTTPDownloader(progressbar=True, timeout=timeout_s)
             try:
                 for name in source.registry:
                     source.fetch(name, downloader=download)
-            except (requests.RequestException, ValueError) as error:
-                wrong_hash = type(error) is ValueError  # as pooch reports it
-                reason = "not the published file" if wrong_hash else type(error).__name__
-                failures.append(f"{address}: {reason}")
-                continue
-            return read_folder(Path(folder))
+                return read_folder(Path(folder))
+            except (requests.RequestException, InputError) as error:
+                other = isinstance(error, InputError)
+                failures.append(f"{address}: {'not the published files' if other else type(error).__name__}")
     raise NotThere("; ".join(failures))
 
 

@@ -105,7 +105,7 @@ def set_up() -> Training:
     arithmetic = machine.arithmetic(settings.precision, device)
     if (settings.precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
         print(
-            f"{arithmetic} is not the portable arithmetic of x86-64 processors with AVX2: "
+            f"{machine.processor()} does not compute as x86-64 processors with AVX2 do: "
             "the last bits will be others than there",
             file=sys.stderr,
         )
@@ -129,7 +129,7 @@ def load_batches(
     """Of train and val; with the mean and standard deviation (C,) that normalise both."""
     settings = params.load().train
     images, labels = arrays.load("train")
-    train_rows, val_rows = arrays.load_rows("train"), arrays.load_rows("val")
+    train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     train_images = images[train_rows]
     mean, std = normalisation(train_images, settings.normalisation)
     augmentation = Augmentation(
@@ -273,7 +273,7 @@ def main() -> None:
 def read_options() -> None:
     """Options of the command line are other names for environment variables, which DVC passes on."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", help="TRAIN_THREADS: of each process (default: all cores)")
+    parser.add_argument("--threads", help="TRAIN_THREADS: of each process (default: its share of the cores)")
     parser.add_argument("--processes", help="TRAIN_PROCESSES: on all machines together (default: 1)")
     for name, value in vars(parser.parse_args()).items():
         if value is not None:

@@ -54,7 +54,7 @@ TINY = {
 HOSTILE = {
     "ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA",
     "KERAS_BACKEND": "none", "KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1", "LANG": "de_DE.ISO-8859-1",
-    "LANGUAGE": "de", "LC_ALL": "POSIX", "MKL_CBWR": "SSE4_2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "module://none",
+    "LANGUAGE": "de", "LC_ALL": "POSIX", "LD_PRELOAD": "libm.so.6", "MKL_CBWR": "SSE4_2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "module://none",
     "NPY_DISABLE_CPU_FEATURES": "X86_V3", "OMP_NUM_THREADS": "3", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
     "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Nehalem", "PYTHONHASHSEED": "5", "PYTHONSAFEPATH": "1",
     "PYTHONUTF8": "0", "PYTORCH_JIT": "0", "TORCH_LOGS": "+dynamo", "TZ": "Asia/Kolkata",

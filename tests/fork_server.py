@@ -40,7 +40,7 @@ CLIENT = """#!{sys.executable} -IS
 import json, os, signal, socket, sys
 words = [{dvc!r}] * sys.argv[0].endswith("/dvc") + sys.argv[1:]
 read = {{key: value for key, value in os.environ.items() if key.startswith({READ_AT_START!r})}}
-script = words[words[:1] == ["-E"]:]
+script = words[words[:1] == ["-EB"]:]
 if read != {read!r} or not script or not script[0].endswith((".py", "/dvc")):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 passed_on = {{signal.SIGINT, signal.SIGTERM}}

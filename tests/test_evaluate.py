@@ -151,10 +151,10 @@ def missing(path: Path) -> None:
 def test_other_models_are_refused_in_one_line(tmp_path: Path, damage: Callable[[Path], None], rule: str) -> None:
     path = tmp_path / "model.keras"
     save_model(path)
-    evaluate.load_model(path, SHAPE, 10)  # good so far
+    model_file.load(path, SHAPE, 10)  # good so far
     damage(path)
     with pytest.raises(InputError, match=f"^{path} must {rule}; received") as refusal:
-        evaluate.load_model(path, SHAPE, 10)
+        model_file.load(path, SHAPE, 10)
     assert len(str(refusal.value).splitlines()) == 1
 
 

@@ -48,6 +48,15 @@ def result() -> dict[str, Any]:
     return json.loads(Path("metrics/unlikeness.json").read_text())
 
 
+def test_a_model_of_other_images_or_with_other_names_is_refused(workspace: Path) -> None:
+    prepare(workspace)
+    for shape, names in (((32, 32, 1), NAMES), ((28, 28, 1), NAMES[:2])):
+        model_file.save(untrained(shape, 3), names, export.MODEL)
+        with pytest.raises(InputError, match=r"^models/model\.keras must map \(None, 28, 28, 1\) to \(None, "):
+            export.main()
+        assert not ONNX.exists()
+
+
 def test_the_limit_is_of_train_rows_and_counted_on_val(workspace: Path) -> None:
     prepare(workspace)
     export.main()

@@ -156,7 +156,7 @@ def test_no_stage_but_prepare_and_evaluate_opens_the_test_images(
 def test_train_val_and_test_share_no_image(reproduced: Clone) -> None:
     with chdir(reproduced.folder):
         images, test = (arrays.load(part)[0] for part in ("train", "test"))
-        parts = [images[arrays.load_rows(name)] for name in ("train", "val")] + [test]
+        parts = [images[arrays.load_rows(name, len(images))] for name in ("train", "val")] + [test]
     found = [{image.tobytes() for image in part} for part in parts]
     assert [len(each) for each in found] == [300, 100, 100]
     assert len(set.union(*found)) == 500

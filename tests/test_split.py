@@ -110,7 +110,7 @@ def test_the_stage_writes_the_rows(
     np.save(arrays.PREPARED / "train" / "labels.npy", EVEN)
     split.main()
     train, val = split.split(EVEN, 300, 200, seed=3)
-    np.testing.assert_array_equal(arrays.load_rows("train"), train, strict=True)
-    np.testing.assert_array_equal(arrays.load_rows("val"), val, strict=True)
+    np.testing.assert_array_equal(arrays.load_rows("train", 10_000), train, strict=True)
+    np.testing.assert_array_equal(arrays.load_rows("val", 10_000), val, strict=True)
     assert sorted(path.name for path in arrays.SPLIT.iterdir()) == ["train.npy", "val.npy"]
     assert capsys.readouterr().out == "300 of 1,000 rows for training, 200 for validation\n"

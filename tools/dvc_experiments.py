@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from analysis.git import git, names
 from analysis.revisions import Revision
+from reproduction import is_below
 
 DIVERGED = "must stay finite"  # as train says it
 
@@ -37,11 +38,8 @@ def missing_files() -> list[str]:
     written = {out for stage in stages for out in stage["outs"] if isinstance(out, str)}
     untracked = ("ls-files", "-z", "--others", "--exclude-standard")
     listed = git(*untracked) + git(*untracked, "--ignored", "--", *sorted(read - written))
-    return [name for name in names(listed) if not _is_tracked_by_dvc(Path(name))]
-
-
-def _is_tracked_by_dvc(path: Path) -> bool:
-    return any(Path(f"{part}.dvc").exists() for part in (path, *path.parents))
+    tracked_by_dvc = [path.removesuffix(".dvc") for path in names(git("ls-files", "-z", "*.dvc"))]
+    return [name for name in names(listed) if not is_below(name, tracked_by_dvc)]
 
 
 def state(*excluded: str) -> str:

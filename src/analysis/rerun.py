@@ -47,7 +47,7 @@ def run_stage(name: str, folder: Path) -> float:
     start = time.perf_counter()
     # where a stage of DVC's starts the re-run, its outputs do not lie in this folder
     environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
-    done = subprocess.run([sys.executable, "-E", SOURCE / f"{name}.py"], cwd=folder, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-EB", SOURCE / f"{name}.py"], cwd=folder, env=environment, check=False)
     if done.returncode:
         raise InputError(f"{name} must succeed in {folder}; it ended with {done.returncode}")
     return time.perf_counter() - start

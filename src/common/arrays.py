@@ -52,9 +52,24 @@ def load_labels(part: str) -> np.ndarray:
     return load_array(PREPARED / part / "labels.npy", np.uint8, 1)
 
 
-def load_rows(name: str) -> np.ndarray:
-    """The row numbers (N,) int64 of `name`, train or val, into the prepared train arrays."""
-    return load_array(SPLIT / f"{name}.npy", np.int64, 1)
+def load_rows(name: str, count: int) -> np.ndarray:
+    """The row numbers (N,) int64 of `name`, train or val, into the prepared train arrays.
+
+    Args:
+        count: of rows in these arrays.
+
+    Raises:
+        InputError: the file is missing, damaged, or of other arrays; or train has no row.
+    """
+    path = SPLIT / f"{name}.npy"
+    rows = load_array(path, np.int64, 1)
+    if name == "train" and not len(rows):
+        raise InputError(f"{path} must have rows; received none")
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise InputError(
+            f"{path} must have rows below {count}, the number of images; received {rows.min()} to {rows.max()}"
+        )
+    return rows
 
 
 def load_class_names() -> list[str]:

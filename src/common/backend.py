@@ -18,11 +18,6 @@ os.environ |= {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "COMPATIBLE",
-    # Threads that wait for each other spin for this many rounds (under a millisecond), then sleep. The
-    # default of libgomp, PyTorch's thread pool on Linux, makes a step ten times as slow where one other
-    # process is busy; sleeping at once makes it half as fast where none is. Read when PyTorch is loaded;
-    # the results are the same.
-    "GOMP_SPINCOUNT": "10000",
 }
 
 # Keras imports these where they are installed, for wrappers and drawings that nothing here uses: it

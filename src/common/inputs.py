@@ -89,7 +89,7 @@ def declare(*paths: str) -> None:
     written: set[str] = set()
 
     def check(path: str, flags: int) -> None:
-        if flags & (os.O_WRONLY | os.O_RDWR):
+        if flags & (os.O_WRONLY | os.O_RDWR) and (flags & os.O_TRUNC or not os.path.lexists(path)):
             written.add(path)
             return
         if not _inside(path, project) or path in written or _inside(path, allowed):

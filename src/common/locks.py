@@ -23,13 +23,15 @@ def exclusive(path: Path = STAGE) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        with FileLock(path.with_suffix(f".waiting-{os.getpid()}")):
+        marker = path.with_suffix(f".waiting-{os.getpid()}")
+        with FileLock(marker):
             print(
                 f"waiting until process {path.read_text()} ends, which writes here too",
                 file=sys.stderr,
                 flush=True,
             )
             lock.acquire()
+            marker.unlink(missing_ok=True)
     try:
         path.write_text(str(os.getpid()))
         yield

@@ -1,5 +1,6 @@
 """Seals scripts: no environment, user configuration, locale or search path of a machine reaches an output.
 
+(But for LD_LIBRARY_PATH, which some interpreters need: it chooses the C library, as the system does.)
 A script of src/ starts once more in its own process, with an environment that holds what `ALLOWED` names
 and fixed values: so what the C library and the interpreter read when they start is gone too. tools/ and
 tests keep their environment, and get the fixed values for libraries alone.
@@ -12,7 +13,7 @@ SOURCE = os.path.realpath(os.path.join(__file__, "../.."))
 SEALED = "SEALED_PROCESS"  # holds the id of the process that has started once more
 
 ALLOWED = {
-    "PATH", "TERM", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD",
+    "PATH", "TERM", "TMPDIR", "LD_LIBRARY_PATH",
     # fetch: the folder of the dataset, and the way to the network
     "FASHION_MNIST_DIR", "SSL_CERT_DIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",

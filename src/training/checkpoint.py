@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from common.backend import keras
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from training import processes
 from training.batches import Batches
@@ -76,12 +77,10 @@ def state_file(training: str) -> Iterator[Path]:
     with locks.exclusive(lock):
         for path in folder.glob("*.lock"):
             old = path.with_suffix("")
-            if (
-                old.exists()
-                and time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400
-                and locks.remove_if_free(path)
-            ):
-                old.unlink()
+            with suppress(FileNotFoundError, Timeout), FileLock(path, timeout=0):
+                if time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400:
+                    old.unlink()
+                    path.unlink()
         yield file
         if not locks.is_awaited(lock):
             file.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import platform
+import re
 import sys
 import threading
 from importlib.metadata import version
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 
 PORTABLE = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"  # as common/backend.py sets them
 _thread = threading.local()
+CPUINFO = Path("/proc/cpuinfo")
+VECTORS = re.compile(r"(sse|avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm)\w*$")  # of x86-64 and ARM
 KNOWN_STEP = "faa58bdc60944715"  # PyTorch 2.13, any x86-64 processor with AVX2
 
 
@@ -46,7 +49,7 @@ def prepare_thread(device: str) -> None:
 
 
 def threads(processes: int) -> int:
-    """The number of threads of each of so many processes: TRAIN_THREADS, or all cores.
+    """The number of threads of each of so many processes: TRAIN_THREADS, or its share of the cores.
 
     Raises:
         InputError: TRAIN_THREADS is no number.
@@ -80,22 +83,28 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
+def _cpuinfo() -> list[str]:
+    """The lines of all processors."""
+    return CPUINFO.read_text("utf-8").splitlines() if CPUINFO.exists() else []
+
+
 def processor() -> str:
     """The name of the processor model, as far as the system knows it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    names = (line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def vector_instructions() -> list[str]:
+    """Those that the processors have, as Linux calls them."""
+    return sorted({word for line in _cpuinfo() for word in line.split() if VECTORS.match(word)})
 
 
 def machine() -> dict[str, str | int]:
     """What a measured time depends on: processor, its vector instructions, threads, versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     vectors = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     return {
         "processor": processor(),
-        "bfloat16 and vector instructions": " ".join(name for name in vectors if name in flags),
+        "bfloat16 and vector instructions": " ".join(name for name in vectors if name in vector_instructions()),
         "threads": cores(),
         "torch": torch.__version__.partition("+")[0],
         "keras": version("keras"),
@@ -114,7 +123,8 @@ def arithmetic(precision: str, device: str) -> str:
     """A name for how this machine computes: where it is the same, a training gives the same bytes."""
     if precision == "float32" and device == "cpu" and is_portable():
         return "portable"
-    return f"{precision} on {torch.cuda.get_device_name() if device == 'cuda' else processor()}"
+    place = [torch.cuda.get_device_name()] if device == "cuda" else [processor(), *vector_instructions()]
+    return " ".join([precision, "on", *place])
 
 
 def is_portable() -> bool:

@@ -57,11 +57,15 @@ def save(model: keras.Model, class_names: list[str], path: Path) -> None:
                 target.writestr(zipfile.ZipInfo(name, EPOCH), content)
 
 
-def load(path: Path) -> tuple[keras.Model, list[str]]:
+def load(path: Path, image_shape: tuple[int, ...], classes: int | None = None) -> tuple[keras.Model, list[str]]:
     """A model that `save` wrote, and its class names. Safe mode refuses layers that are not Keras' own.
 
+    Args:
+        image_shape: (H, W, C) of the images that it must take.
+        classes: how many it must have; by default as many as names.
+
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: there is no such file, it holds something else, or a model for other images or classes.
     """
     rule = f"{path} must be a model as train writes it"
     try:
@@ -72,6 +76,11 @@ def load(path: Path) -> tuple[keras.Model, list[str]]:
         raise InputError(f"{rule}; received: {first_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise InputError(f"{rule}; received a {type(model).__name__}")
+    expected = ((None, *image_shape), (None, classes or len(class_names)))
+    if (model.input_shape, model.output_shape) != expected:
+        raise InputError(
+            f"{path} must map {expected[0]} to {expected[1]}; received {model.input_shape} to {model.output_shape}"
+        )
     return model, class_names
 
 

@@ -33,6 +33,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from training import machine
+
 LOST_CONNECTION = re.compile("gloo/transport|NCCL|TCPStore")  # in PyTorch's errors
 PR_SET_PDEATHSIG = 1  # option of prctl(2): the signal that a process receives when its parent dies
 ERRORS = "TRAINING_ERRORS"  # names the folder in which each process writes the error that ends it
@@ -44,16 +46,21 @@ def is_distributed() -> bool:
 
 
 def count() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return machine.number("WORLD_SIZE", 1)
 
 
 def on_this_machine() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return machine.number("LOCAL_WORLD_SIZE", 1) if is_distributed() else 1
 
 
 def rank() -> int:
     """The number of this process, from 0. Process 0 writes all outputs."""
-    return int(os.environ.get("RANK", "0"))
+    text = os.environ.get("RANK", "") if is_distributed() else "0"
+    if not text.isdecimal() or int(text) >= count():
+        raise InputError(
+            f"RANK must be below WORLD_SIZE, {count()}, as torchrun sets both; received {text or 'none'}"
+        )
+    return int(text)
 
 
 def should_launch(processes: int) -> bool:
@@ -136,7 +143,7 @@ def _exit_with_cause(error: ChildFailedError, folder: Path, processes: int, one_
 
 def report_error_to_launcher() -> None:
     """Where `launch` started this process: hands it the error that ends this process, and ends with it."""
-    if ERRORS not in os.environ:
+    if ERRORS not in os.environ or not is_distributed():
         return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -158,7 +165,7 @@ def join(device: str) -> None:
     """Joins the process group, where there are several processes.
 
     Raises:
-        InputError: this machine has fewer GPUs than processes.
+        InputError: this machine has fewer GPUs than processes, or a setting of torchrun's is missing.
     """
     if not is_distributed():
         return
@@ -169,7 +176,10 @@ def join(device: str) -> None:
                 f"each process must have a GPU, of which there are {gpus}; received {own + 1} or more processes"
             )
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    except ValueError as error:
+        raise InputError(f"torchrun must start the processes; received: {first_line(error)}") from None
     # before the interpreter shuts down: if gloo's threads free tensors during the shutdown, the process
     # aborts (https://github.com/pytorch/pytorch/pull/179291)
     atexit.register(distributed.destroy_process_group)

@@ -26,7 +26,7 @@ def cut(rows: int, batch_size: int, shards: int) -> list[slice]:
 
     A batch of fewer than `batch_size` rows has fewer shards, not smaller ones.
     """
-    count = math.ceil(rows / math.ceil(batch_size / shards))
+    count = min(rows, math.ceil(rows * shards / batch_size))
     return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
 
 

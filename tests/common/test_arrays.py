@@ -65,7 +65,7 @@ def test_round_trip(folder: Path) -> None:
     np.testing.assert_array_equal(images, IMAGES, strict=True)
     np.testing.assert_array_equal(labels, LABELS, strict=True)
     np.testing.assert_array_equal(arrays.load_labels("train"), LABELS, strict=True)
-    np.testing.assert_array_equal(arrays.load_rows("val"), ROWS, strict=True)
+    np.testing.assert_array_equal(arrays.load_rows("val", 100), ROWS, strict=True)
 
 
 def test_objects_are_not_saved(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_missing_file_says_where_it_comes_from(folder: Path) -> None:
     with pytest.raises(InputError, match=r"^data/prepared/test/images.npy must exist .*dvc repro"):
         arrays.load("test")
     with pytest.raises(InputError, match=r"^data/split/train.npy must exist .*dvc repro"):
-        arrays.load_rows("train")
+        arrays.load_rows("train", 100)
 
 
 def test_unequal_lengths_are_refused(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_another_type_or_number_of_dimensions_is_refused(tmp_path: Path, array: 
 def test_bytes_in_another_order_are_refused(folder: Path) -> None:
     np.save(arrays.SPLIT / "val.npy", ROWS.astype(">i8"))
     with pytest.raises(InputError, match="int64 in 1 dimensions; received >i8"):
-        arrays.load_rows("val")
+        arrays.load_rows("val", 100)
 
 
 def test_a_pickled_array_is_refused_and_not_executed(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_is_refused(folder: Path) -> None:
     (arrays.SPLIT / "train.npy").mkdir()
     with pytest.raises(InputError, match=r"data/split/train.npy must .*Is a directory"):
-        arrays.load_rows("train")
+        arrays.load_rows("train", 100)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[", b"\xff", b"{}", b'["a", 1]', b"[" * 100_000])
@@ -166,3 +166,22 @@ def test_class_names_are_a_list_of_text(
     with pytest.raises(InputError, match=r"^data/prepared/classes\.json must be a JSON list") as caught:
         arrays.load_class_names()
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "rule"),
+    [
+        ("train", [], "train.npy must have rows; received none"),
+        ("train", [0, 5], "train.npy must have rows below 5, the number of images; received 0 to 5"),
+        ("val", [-1, 3], "val.npy must have rows below 5, the number of images; received -1 to 3"),
+    ],
+)
+def test_rows_of_other_arrays_are_refused(folder: Path, name: str, rows: list[int], rule: str) -> None:
+    arrays.save_array(arrays.SPLIT / f"{name}.npy", np.array(rows, np.int64))
+    with pytest.raises(InputError, match=f"^data/split/{rule}$"):
+        arrays.load_rows(name, 5)
+
+
+def test_val_may_be_empty(folder: Path) -> None:
+    arrays.save_array(arrays.SPLIT / "val.npy", np.array([], np.int64))
+    assert len(arrays.load_rows("val", 5)) == 0

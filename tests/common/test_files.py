@@ -1,8 +1,13 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from common import files
 
 import pytest
+
+from conftest import ROOT
 
 
 class Interrupted(BaseException):
@@ -65,6 +70,38 @@ def test_an_exception_in_an_atomic_folder_changes_nothing(tmp_path: Path, old: s
         raise Interrupted
     assert everything(tmp_path) == ({"data", "data/old"} if old else set())
     assert not old or (path / old).read_text() == old
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from common import files
+
+def remove_and_die(folder, ignore_errors=False):
+    names = sorted(folder.iterdir()) if folder.exists() else []
+    if names:
+        names[0].unlink()
+        os._exit(9)
+
+path = Path("out")
+with files.atomic_folder(path) as part:
+    for name in "xyz":
+        (part / name).write_text(name)
+    shutil.rmtree = remove_and_die
+"""
+
+
+def test_a_folder_that_is_replaced_is_never_there_in_part(tmp_path: Path) -> None:
+    with files.atomic_folder(tmp_path / "out") as part:
+        for name in "abc":
+            (part / name).write_text(name)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 9
+    assert everything(tmp_path / "out") == {"x", "y", "z"}
+    with files.atomic_folder(tmp_path / "out") as part:
+        (part / "new").touch()
+    assert everything(tmp_path) == {"out", "out/new"}
 
 
 def test_the_remains_of_a_killed_run_are_not_taken_over(tmp_path: Path) -> None:

@@ -70,6 +70,37 @@ def test_a_stage_reads_what_it_declares_and_has_written(tmp_path: Path) -> None:
     assert done.stdout.split() == [name for name in refused for _ in range(4)]
 
 
+UPDATE_EACH = """
+import os, sys
+from common import inputs
+from common.errors import InputError
+inputs.declare("declared.txt")
+for name in sys.argv[1:]:
+    for mode in ("r+", "a", "a+"):
+        try:
+            open(name, mode).close()
+        except InputError:
+            print(name)
+    open(name).close() if name != "undeclared.txt" else None
+open("undeclared.txt", "w").close()
+open("undeclared.txt").close()
+"""
+
+
+def test_a_file_that_is_only_added_to_is_read_too(tmp_path: Path) -> None:
+    for name in ("declared.txt", "undeclared.txt"):
+        (tmp_path / name).touch()
+    done = subprocess.run(
+        [sys.executable, "-c", UPDATE_EACH, "declared.txt", "undeclared.txt"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["undeclared.txt"] * 3
+
+
 # --- architectures --------------------------------------------------------------------------------
 
 BUILD = """

@@ -91,6 +91,7 @@ def test_each_waiter_counts_until_it_has_the_lock_or_is_killed(
     holder.communicate("\n")
     assert line(waiters[2].stdout) == "holds\n"
     assert not locks.is_awaited(lock)
+    assert not list(lock.parent.glob("*.waiting-*"))
     waiters[2].communicate("\n")
 
 

@@ -29,7 +29,8 @@ OTHERS = {
     "test": {"predictions changed": 1234, "accuracy": -0.0014},
 }
 NATIVE = {"imitated": "", "by": "", "rows": 6000, "epochs": 2, **PLACE}
-NATIVE |= {"hash": "aaaaaaaaaaaaaaaa", "outputs": {f"plots/{number}.svg": "aa" for number in range(34)}}
+OUTPUTS = {f"plots/{number}.svg": "aa" for number in range(34)}
+NATIVE |= {"hash": "aaaaaaaaaaaaaaaa", "outputs": OUTPUTS}
 IMITATED = NATIVE | {"imitated": "haswell", "by": "qemu-x86_64 -cpu Haswell-v4"}
 SAMENESS = {"training": "this training", "runs": [THE_SAME, OTHERS], "small": [NATIVE, IMITATED]}
 STEP = {
@@ -92,9 +93,9 @@ def test_other_bytes_are_set_against_the_noise() -> None:
 
 
 def test_outputs_unlike_those_of_the_first_run_are_named_natively_too() -> None:
-    others = NATIVE["outputs"] | {f"plots/{number}.svg": "bb" for number in range(4)}
+    others = OUTPUTS | {f"plots/{number}.svg": "bb" for number in range(4)}
     longer = IMITATED | {"epochs": 3, "outputs": {"plots/0.svg": "cc"}}
-    second = NATIVE | {"python": "3.13.0", "outputs": {**NATIVE["outputs"], "plots/more.svg": "aa"}}
+    second = NATIVE | {"python": "3.13.0", "outputs": {**OUTPUTS, "plots/more.svg": "aa"}}
     runs = [NATIVE, IMITATED | {"outputs": others}, longer, second, NATIVE | {"python": "3.12.1"}]
     write("benchmarks/sameness.json", SAMENESS | {"small": runs})
     text = squeezed(reproducibility_page.processors_table())

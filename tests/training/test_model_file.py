@@ -158,7 +158,7 @@ def test_predictions_are_those_of_keras_on_any_number_of_cores(
 ) -> None:
     monkeypatch.setattr(model_file, "BATCH_SIZE", 7)  # the last batch has 1 row
     images = np.random.default_rng(1).integers(0, 256, (50, *SHAPE), np.uint8).astype(dtype)
-    model, _ = model_file.load(saved)
+    model, _ = model_file.load(saved, SHAPE)
     both = keras.Model(model.input, [model.layers[-1].input, model.output])
     found = {}
     before = torch.get_num_threads()
@@ -279,7 +279,7 @@ def without_class_names(path: Path) -> None:
 
 
 def test_it_is_loaded_with_its_class_names(saved: Path, images: np.ndarray) -> None:
-    model, class_names = model_file.load(saved)
+    model, class_names = model_file.load(saved, SHAPE)
     assert class_names == CLASSES
     np.testing.assert_allclose(model.predict(images, verbose=0), expected(images), rtol=1e-5, atol=1e-5)
 
@@ -309,7 +309,7 @@ def test_other_files_are_refused_in_one_line(saved: Path, tmp_path: Path, damage
     path.write_bytes(saved.read_bytes())
     damage(path)
     with pytest.raises(InputError, match=f"^{path} must .*; received") as refusal:
-        model_file.load(path)
+        model_file.load(path, SHAPE)
     message = str(refusal.value)
     assert not message.endswith(("received: ", "received"))
     assert "\n" not in message

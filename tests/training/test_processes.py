@@ -77,6 +77,39 @@ def test_who_launches(
     assert processes.should_launch(wanted) == launches
 
 
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a number from 1; received x"),
+        ({"WORLD_SIZE": "2"}, "RANK must be below WORLD_SIZE, 2, as torchrun sets both; received none"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK must be below WORLD_SIZE, 2, as torchrun sets both; received 2"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be below WORLD_SIZE, 2, as torchrun sets both; received -1"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "0"},
+         "LOCAL_WORLD_SIZE must be a number from 1; received 0"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "torchrun must start the processes; received: .*MASTER_ADDR"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_not_torchrun_s_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], error: str
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{error}"):
+        assert processes.rank() + processes.on_this_machine()
+        processes.join("cpu")
+
+
+def test_the_rank_of_a_process_that_is_alone_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv(processes.ERRORS, "nowhere")
+    hook = sys.excepthook
+    processes.report_error_to_launcher()
+    assert (processes.rank(), processes.on_this_machine(), sys.excepthook) == (0, 1, hook)
+
+
 # --- whole trainings ----------------------------------------------------------------------------
 
 

@@ -34,13 +34,14 @@ def test_each_row_is_in_one_shard_and_shards_are_alike(rows: int, more: int, cou
     assert max(sizes) - min(sizes) <= 1
     assert len(parts) <= count
     assert max(sizes) <= -(-batch_size // count)  # not larger than those of a full batch
-    assert len(parts) == -(-rows // -(-batch_size // count))  # and no more of them than that needs
+    assert len(shards.cut(batch_size, batch_size, count)) == min(batch_size, count)
+    assert len(parts) == min(rows, -(-rows * count // batch_size))  # and no more of them than that needs
 
 
 @pytest.mark.parametrize(
     ("rows", "batch_size", "count", "sizes"),
     [(256, 256, 4, [64] * 4), (256, 256, 5, [51, 51, 51, 51, 52]), (1, 256, 4, [1]), (65, 256, 4, [32, 33]),
-     (3, 3, 8, [1, 1, 1]), (7, 100, 1, [7]), (10, 10, 4, [2, 3, 2, 3])],
+     (3, 3, 8, [1, 1, 1]), (7, 100, 1, [7]), (10, 10, 4, [2, 3, 2, 3]), (10, 10, 8, [1, 1, 1, 2, 1, 1, 1, 2])],
 )  # fmt: skip
 def test_sizes_of_shards(rows: int, batch_size: int, count: int, sizes: list[int]) -> None:
     assert [len(range(rows)[part]) for part in shards.cut(rows, batch_size, count)] == sizes
