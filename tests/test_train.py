@@ -235,7 +235,9 @@ def test_float32_that_is_not_portable_is_said_in_one_line(
     assert capfd.readouterr().err == ""
     run(epochs=1)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("some processor does not compute as x86-64 processors with AVX2 do: the last bits will be")
+    assert line.startswith(
+        "some processor does not compute as x86-64 processors with AVX2 do: the last bits will be"
+    )
 
 
 def test_the_fingerprint_is_of_the_processor_where_arithmetic_is_not_portable(
