@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -63,6 +64,7 @@ HOSTILE = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """One fork server for all processes that run tests; it does nothing before the first request."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if "PYTEST_XDIST_WORKER" not in os.environ and sys.platform == "linux":
         server, folder = fork_server.start()
         os.environ[FORKED_PROGRAMS] = str(folder)

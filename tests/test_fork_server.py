@@ -93,7 +93,7 @@ def test_what_is_read_at_the_start_demands_a_real_interpreter(folder: Path, name
 
 def test_it_takes_the_option_that_stages_are_started_with(folder: Path) -> None:
     Path("script.py").write_text(IS_FORK)
-    assert subprocess.check_output(["python", "-E", "script.py"], env=with_forks(), text=True) == "True\n"
+    assert subprocess.check_output(["python", "-EB", "script.py"], env=with_forks(), text=True) == "True\n"
 
 
 @pytest.mark.parametrize("words", [["-c", IS_FORK], ["-u", "script.py"]])

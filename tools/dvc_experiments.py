@@ -18,7 +18,6 @@ from ruamel.yaml import YAML
 
 from analysis.git import git, names
 from analysis.revisions import Revision
-from reproduction import is_below
 
 DIVERGED = "must stay finite"  # as train says it
 
@@ -38,8 +37,8 @@ def missing_files() -> list[str]:
     written = {out for stage in stages for out in stage["outs"] if isinstance(out, str)}
     untracked = ("ls-files", "-z", "--others", "--exclude-standard")
     listed = git(*untracked) + git(*untracked, "--ignored", "--", *sorted(read - written))
-    tracked_by_dvc = [path.removesuffix(".dvc") for path in names(git("ls-files", "-z", "*.dvc"))]
-    return [name for name in names(listed) if not is_below(name, tracked_by_dvc)]
+    # but for those that DVC tracks
+    return [n for n in names(listed) if not any(Path(f"{part}.dvc").exists() for part in (n, *Path(n).parents))]
 
 
 def state(*excluded: str) -> str:
