@@ -73,12 +73,9 @@ def measured(folder: Path) -> dict[str, Any]:
         "training_flops": flops * images * epochs,
         "train_accuracy": round(float(curves["train"][epoch]), 6),  # in the saved model's epoch
     }
-    for part in ("val", "test"):
-        result = metric_files.read(folder / f"metrics/{part}.json", (*INTERVAL, "images"), or_nothing=True)
+    for part, result in metric_files.by_part(folder / "metrics", (*INTERVAL, "images")).items():
         names = INTERVAL if part == "test" else INTERVAL[:1]
-        found |= {f"{part}_{name}": result[name] for name in names if result}
-        if result:
-            found[f"{part}_images"] = result["images"]
+        found |= {f"{part}_{name}": result[name] for name in (*names, "images")}
     return found
 
 
