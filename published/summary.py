@@ -139,16 +139,7 @@ def short_table() -> str:
     Raises:
         InputError: published/results.json is missing or damaged.
     """
-    rows = [
-        {
-            "system": name,
-            "claimed test": percent(found.get("claimed_test_accuracy")),
-            "test (95 % interval)": _test_accuracy(found),
-            "verdict": found.get("verdict", ""),
-        }
-        for name, found in _results().items()
-    ]
-    return marked_pages.markdown(pd.DataFrame(rows))
+    return marked_pages.markdown(_systems()[["system", "claimed test", "test (95 % interval)", "verdict"]])
 
 
 def full_table() -> str:
@@ -157,8 +148,15 @@ def full_table() -> str:
     Raises:
         InputError: published/results.json is missing or damaged.
     """
-    rows, reasons = [], []
+    reasons = [f"`{name}` was not reached: {found['why']}" for name, found in _results().items() if "why" in found]
+    return "\n\n".join([marked_pages.markdown(_systems()), *reasons])
+
+
+def _systems() -> pd.DataFrame:
+    """One row for each published system and the default; a figure that is missing is an empty cell."""
+    rows = []
     for name, found in _results().items():
+        accuracy, low, high = (percent(found.get(f"test_accuracy{end}")) for end in ("", "_low", "_high"))
         digits, exponent = f"{found['training_flops']:.1e}".split("e")
         rows.append(
             {
@@ -172,13 +170,11 @@ def full_table() -> str:
                 "chosen on test images": found.get("chose_on_test", "no"),
                 "train": percent(found.get("train_accuracy")),
                 "val": percent(found.get("val_accuracy")),
-                "test (95 % interval)": _test_accuracy(found),
+                "test (95 % interval)": accuracy and f"{accuracy} ({low} – {high})",
                 "verdict": found.get("verdict", ""),
             }
         )
-        if "why" in found:
-            reasons.append(f"`{name}` was not reached: {found['why']}")
-    return "\n\n".join([marked_pages.markdown(pd.DataFrame(rows)), *reasons])
+    return pd.DataFrame(rows)
 
 
 def optimizers_table() -> str:
@@ -217,12 +213,6 @@ def _results() -> dict[str, dict]:
                 f"{path} must be as published/summary.py writes it; {', '.join(missing)} of {name} is missing"
             )
     return found
-
-
-def _test_accuracy(found: dict) -> str:
-    """Test accuracy and its interval; empty if the test images were not evaluated."""
-    accuracy, low, high = (percent(found.get(f"test_accuracy{end}")) for end in ("", "_low", "_high"))
-    return accuracy and f"{accuracy} ({low} – {high})"
 
 
 PAGES: marked_pages.Pages = {
