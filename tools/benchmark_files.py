@@ -12,44 +12,35 @@ from analysis import metric_files, rerun
 BENCHMARKS = Path("benchmarks")
 
 
-def read(name: str, *needed: str, of_this_training: bool = False) -> dict[str, Any] | None:
-    """The results of benchmarks/NAME.py; None where it was not run.
+@contextmanager
+def results(name: str, *needed: str, of_this_training: bool = False) -> Iterator[dict[str, Any] | None]:
+    """Gives the results of benchmarks/NAME.py; None where it was not run.
 
     Args:
         needed: keys that the file must have.
         of_this_training: whether the training that they belong to must be the one in dvc.lock.
 
     Raises:
-        InputError: the file is damaged, lacks a key, or is of another training.
+        InputError: the file is damaged, lacks a key, or is of another training; or, from the block, a value
+            is not as benchmarks/NAME.py writes it.
     """
     path = BENCHMARKS / f"{name}.json"
     if not path.exists():
-        return None
+        yield None
+        return
+    program = f"benchmarks/{name.partition('/')[0]}.py"  # train_step.py writes the files below train_step/
     found = metric_files.read(path, (*needed, "training") if of_this_training else needed)
     if of_this_training and found["training"] != rerun.key():
         raise InputError(
-            f"{path} must be of the training in dvc.lock (python {_program(name)}, or remove it); "
+            f"{path} must be of the training in dvc.lock (python {program}, or remove it); "
             "received results of another one"
         )
-    return found
+    try:
+        yield found
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} must be as {program} writes it; received: {error}") from None
 
 
 def machine(found: dict[str, Any]) -> str:
     """The machine on which results were measured."""
     return "{threads} cores: {processor}".format_map(found["machine"])
-
-
-@contextmanager
-def as_written(name: str) -> Iterator[None]:
-    """Within the block, a value that is not as benchmarks/NAME.py writes it is an InputError."""
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{BENCHMARKS / name}.json must be as {_program(name)} writes it; received: {error}"
-        ) from None
-
-
-def _program(name: str) -> str:
-    """What writes benchmarks/NAME.json: benchmarks/train_step.py writes those below train_step/."""
-    return f"benchmarks/{name.partition('/')[0]}.py"

@@ -80,10 +80,9 @@ def unlike_table() -> str:
     shares = {f"training images, which set the limit ({limit['train_images']:,})": "1 in 100, by definition"}
     if "val_unlike" in limit:
         shares[f"val images ({limit['val_images']:,})"] = f"{limit['val_unlike']:.1%}"
-    found = benchmark_files.read("pictures", "unlike", "val", of_this_training=True)
     note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
-    if found is not None:
-        with benchmark_files.as_written("pictures"):
+    with benchmark_files.results("pictures", "unlike", "val", of_this_training=True) as found:
+        if found is not None:
             again = found["val"]
             shares[f"val images made photographs again ({again['images']:,})"] = (
                 f"{again['unlike as photographs']:.1%}"
@@ -104,10 +103,9 @@ def unlike_table() -> str:
 def speed_table() -> str:
     """Latency and throughput, from benchmarks/inference.json, if it is of the chosen architecture."""
     architecture = params.load().model.architecture
-    found = benchmark_files.read("inference")
-    if found is None or found.get("architecture") != architecture:
-        return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
-    with benchmark_files.as_written("inference"):
+    with benchmark_files.results("inference") as found:
+        if found is None or found.get("architecture") != architecture:
+            return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
         one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
         start = found["seconds from start to answer"]
         rows = [

@@ -73,10 +73,9 @@ def budgets_table() -> str:
     Raises:
         InputError: the file is of another training than dvc.lock.
     """
-    recipe = benchmark_files.read("recipe", "machine", "runs", of_this_training=True)
-    if recipe is None:
-        return "Not measured with this recipe (`python benchmarks/recipe.py`)."
-    with benchmark_files.as_written("recipe"):
+    with benchmark_files.results("recipe", "machine", "runs", of_this_training=True) as recipe:
+        if recipe is None:
+            return "Not measured with this recipe (`python benchmarks/recipe.py`)."
         runs = pd.DataFrame([run["changes"] | run for run in recipe["runs"]])
         parts = runs["evaluate.parts"].map("".join)
         budgets, all_rows = runs[parts == "val"], runs[parts == "test"]

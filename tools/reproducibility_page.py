@@ -18,10 +18,9 @@ def runs_table() -> str:
     Raises:
         InputError: benchmarks/sameness.json is of another training than dvc.lock.
     """
-    found = _sameness("runs")
-    if found is None:
-        return "Not measured with this recipe (`python benchmarks/sameness.py`)."
-    with benchmark_files.as_written("sameness"):
+    with benchmark_files.results("sameness", "runs", "small", of_this_training=True) as found:
+        if not found or not found["runs"]:
+            return "Not measured with this recipe (`python benchmarks/sameness.py`)."
         rows = [
             {
                 "training": run["run"],
@@ -60,10 +59,9 @@ def processors_table() -> str:
     Raises:
         InputError: benchmarks/sameness.json is of another training than dvc.lock.
     """
-    found = _sameness("small")
-    if found is None:
-        return "Not measured with this recipe (`python benchmarks/sameness.py --small`)."
-    with benchmark_files.as_written("sameness"):
+    with benchmark_files.results("sameness", "runs", "small", of_this_training=True) as found:
+        if not found or not found["small"]:
+            return "Not measured with this recipe (`python benchmarks/sameness.py --small`)."
         first: dict[tuple[int, int], dict[str, str]] = {}  # the outputs, by what was trained
         rows = [
             {
@@ -78,12 +76,6 @@ def processors_table() -> str:
             for run in found["small"]
         ]
     return marked_pages.markdown(pd.DataFrame(rows))
-
-
-def _sameness(section: str) -> dict[str, Any] | None:
-    """benchmarks/sameness.json, if the section has a run."""
-    found = benchmark_files.read("sameness", "runs", "small", of_this_training=True)
-    return found if found and found[section] else None
 
 
 def _place(run: dict[str, Any]) -> dict[str, str]:
@@ -109,9 +101,8 @@ def speed_table() -> str:
     """A training step beside the alternatives: one table for each file of benchmarks/train_step/."""
     tables = []
     for path in sorted((benchmark_files.BENCHMARKS / "train_step").glob("*.json")):
-        name = f"train_step/{path.stem}"
-        found = benchmark_files.read(name, "machine", "precisions") or {}
-        with benchmark_files.as_written(name):
+        with benchmark_files.results(f"train_step/{path.stem}", "machine", "precisions") as found:
+            assert found is not None  # the file is there
             columns = {
                 f"{precision}, batch {result['batch_size']}": {
                     "images a second": f"{result['images_a_second']['ours']:,}",
