@@ -140,14 +140,6 @@ def summary(runs: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     Args:
         runs: rows as from `rows`, of several seeds.
     """
-    return {
-        str(part): {
-            name: {
-                "mean": round(float(group[name].mean()), 6),
-                "std": round(float(group[name].std()), 6),
-                "n": len(group),
-            }
-            for name in MEASURES
-        }
-        for part, group in runs.groupby("part", sort=False)
-    }
+    figures = runs.melt("part", MEASURES, var_name="measure").groupby(["part", "measure"], sort=False)["value"]
+    spread = figures.agg(mean="mean", std="std", n="size").round(6)
+    return {part: spread.loc[part].to_dict("index") for part in runs["part"].unique()}
