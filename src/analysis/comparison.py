@@ -130,20 +130,14 @@ def predictions(before: Revision, after: Revision, part: str) -> pd.DataFrame:
         tables.append(table.set_index("id"))
     images = f"data/prepared/{'test' if part == 'test' else 'train'}"
     data = [revision.outputs().get(images) for revision in (before, after)]
-    both = tables[0].join(tables[1], suffixes=("", "_after"), how="inner")
-    if data[0] != data[1] or both.empty or (both["label"] != both["label_after"]).any():
+    both = tables[0].join(tables[1], suffixes=("_before", ""), how="inner")
+    if data[0] != data[1] or both.empty or (both["label_before"] != both["label"]).any():
         raise InputError(
             f"{before} and {after} must have predictions for the same {part} images; received "
             f"{images} {data[0]} and {data[1]}, {len(both)} rows in common"
         )
-    return pd.DataFrame(
-        {
-            "label": both["label"],
-            "before": both["predicted"],
-            "after": both["predicted_after"],
-            "confidence": both["confidence_after"],
-        }
-    )
+    both = both.rename(columns={"predicted_before": "before", "predicted": "after"})
+    return both[["label", "before", "after", "confidence"]]
 
 
 def noise(revisions: tuple[Revision, ...], part: str) -> dict[str, Any]:
