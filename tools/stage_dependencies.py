@@ -1,6 +1,7 @@
 """What a stage's code imports, declares as inputs and reads from params.yaml, to be held against dvc.yaml."""
 
 import ast
+import operator
 from collections.abc import Iterator
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -38,10 +39,7 @@ class Pipeline:
         return {path.as_posix() for path in used}
 
     def value(self, key: str) -> Any:
-        section: Any = self.params
-        for name in key.split(".") if key else []:
-            section = getattr(section, name)
-        return section
+        return operator.attrgetter(key)(self.params) if key else self.params
 
     def leaves(self, key: str = "") -> set[str]:
         """The keys of all values below a section, "" for all sections."""
@@ -56,18 +54,14 @@ class Pipeline:
 
         A section as text, which stands for it in keys and messages, reads none of its values.
         """
-        bound: dict[str, str] = {}  # variable: key of the section that it holds, "" for all
+        bound = {"params.load()": ""}  # expression: key of the section that it gives, "" for all
 
         def key_of(node: ast.AST) -> str | None:
-            if ast.unparse(node) == "params.load()":
-                return ""
-            if isinstance(node, ast.Name):
-                return bound.get(node.id)
             if isinstance(node, ast.Attribute):
                 outer = key_of(node.value)
                 if outer is not None and isinstance(self.value(outer), params.Section):
                     return f"{outer}.{node.attr}".lstrip(".")
-            return None
+            return bound.get(ast.unparse(node))
 
         read: set[str] = set()
 
@@ -79,11 +73,9 @@ class Pipeline:
                     return
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "str":
                 return
-            if isinstance(node, ast.Name | ast.Attribute | ast.Call):
-                key = key_of(node)
-                if key is not None:
-                    read.update(self.leaves(key))
-                    return
+            if isinstance(node, ast.expr) and (key := key_of(node)) is not None:
+                read.update(self.leaves(key))
+                return
             for child in ast.iter_child_nodes(node):
                 visit(child)
 
