@@ -47,11 +47,9 @@ def open_storage() -> optuna.storages.BaseStorage:
     url = os.environ.get("OPTUNA_STORAGE")
     if not url:
         journal = HERE / "journal.log"
-        if journal.exists():  # a half-written line would become part of the next one
-            lines, _, rest = journal.read_bytes().rpartition(b"\n")
-            if rest:
-                with files.atomic_file(journal) as part:
-                    part.write_bytes(lines + b"\n" if lines else b"")
+        if journal.exists():
+            with journal.open("r+b") as file:  # a half-written line would become part of the next one
+                file.truncate(file.read().rfind(b"\n") + 1)
         return JournalStorage(JournalFileBackend(str(journal)))
     try:
         for _ in range(OPENINGS - 1):
