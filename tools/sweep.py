@@ -91,12 +91,17 @@ class Sweep:
         if all(values.contains(known[key]) for key, values in space):
             self.baseline = {key: values.encode(known[key]) for key, values in space}
         self.clone = this_clone()
-        self.storage = open_storage()
         self.claiming, self.starting = threading.Lock(), threading.Lock()
         self.claimed: set[int] = set()  # numbers of the trials that run in this process
         self.stopped = threading.Event()
-        optuna.create_study(
-            study_name=self.name, storage=self.storage, direction=search.direction, load_if_exists=True
+        self.study = optuna.create_study(
+            study_name=self.name,
+            storage=open_storage(),
+            direction=search.direction,
+            load_if_exists=True,
+            pruner=optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=search.epochs[0], reduction_factor=search.factor
+            ),
         )
 
     def check_state(self) -> None:
@@ -108,35 +113,29 @@ class Sweep:
                 "begin another sweep); received different ones"
             )
 
-    def study(self) -> optuna.Study:
-        pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=self.search.epochs[0], reduction_factor=self.search.factor
-        )
-        return optuna.load_study(study_name=self.name, storage=self.storage, pruner=pruner)
-
-    def claim(self, study: optuna.Study) -> FrozenTrial | None:
+    def claim(self) -> FrozenTrial | None:
         """A trial that this clone began and nobody runs now, else a new one; None when none is left.
 
         A new trial has its clone's name from the start, so that a kill at any moment loses none.
         """
         while True:
-            for trial in study.get_trials(states=[TrialState.RUNNING]):
+            for trial in self.study.get_trials(states=[TrialState.RUNNING]):
                 if trial.user_attrs["clone"] == self.clone and trial.number not in self.claimed:
                     if trial.number < self.search.trials:
                         self.claimed.add(trial.number)
                         return trial
-                    study.tell(trial.number, state=TrialState.FAIL)  # another clone was faster
-            if len(study.get_trials()) >= self.search.trials:
+                    self.study.tell(trial.number, state=TrialState.FAIL)  # another clone was faster
+            if len(self.study.get_trials()) >= self.search.trials:
                 return None
-            study.add_trial(optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": self.clone}))
+            self.study.add_trial(optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": self.clone}))
 
-    def propose(self, study: optuna.Study, known: FrozenTrial) -> optuna.Trial:
+    def propose(self, known: FrozenTrial) -> optuna.Trial:
         """The trial with its parameters, which follow from the seed, its number and the other trials.
 
         With one generator for all trials, the first ones after a kill would repeat those before it.
         """
         chosen = self.baseline if known.number == 0 else {}
-        others = [trial for trial in study.get_trials() if trial.number != known.number]
+        others = [trial for trial in self.study.get_trials() if trial.number != known.number]
         for attempt in range(ATTEMPTS):
             if chosen and chosen not in [trial.params for trial in others]:
                 break
@@ -145,8 +144,8 @@ class Sweep:
             draft = optuna.create_study(direction=self.search.direction, sampler=sampler)
             draft.add_trials(others)
             chosen = self.fill(draft.ask()).params
-        study.sampler = optuna.samplers.PartialFixedSampler(chosen, optuna.samplers.RandomSampler())
-        return self.fill(optuna.Trial(study, known._trial_id))
+        self.study.sampler = optuna.samplers.PartialFixedSampler(chosen, optuna.samplers.RandomSampler())
+        return self.fill(optuna.Trial(self.study, known._trial_id))
 
     def fill(self, trial: optuna.Trial) -> optuna.Trial:
         """Gives each parameter its value."""
@@ -154,7 +153,7 @@ class Sweep:
             values.suggest(trial, key)
         return trial
 
-    def run(self, study: optuna.Study, trial: optuna.Trial, reported: dict[int, float]) -> str:
+    def run(self, trial: optuna.Trial, reported: dict[int, float]) -> str:
         """Runs a trial to its end, tells Optuna, and returns how it ended.
 
         It goes on to the second and later numbers of epochs only where the pruner lets it.
@@ -168,32 +167,31 @@ class Sweep:
             try:
                 found = dvc_experiments.run(experiment, changes, label, self.starting, self.check_state)
             except dvc_experiments.Diverged:
-                study.tell(trial, state=TrialState.PRUNED)
+                self.study.tell(trial, state=TrialState.PRUNED)
                 return f"{label}: diverged"
             value = found[self.search.metric]
             if epochs not in reported:
                 trial.report(value, epochs)
             if epochs < self.search.epochs[-1] and trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
+                self.study.tell(trial, state=TrialState.PRUNED)
                 return f"{label}: {self.search.metric} {value} after {epochs} epochs, not among the best"  # fmt: skip
-        study.tell(trial, value)
+        self.study.tell(trial, value)
         return f"{label}: {self.search.metric} {value} ({experiment})"
 
     def work(self) -> None:
         """Runs one trial after the other until none is left."""
-        study = self.study()
         while not self.stopped.is_set():
             with self.claiming:
-                known = self.claim(study)
+                known = self.claim()
                 if known is None:
                     return
-                trial = self.propose(study, known)
-            print(self.run(study, trial, known.intermediate_values), flush=True)
+                trial = self.propose(known)
+            print(self.run(trial, known.intermediate_values), flush=True)
 
 
 def show(sweep: Sweep) -> None:
     """Prints the best trial, beside params.yaml as it is."""
-    study, metric = sweep.study(), sweep.search.metric
+    study, metric = sweep.study, sweep.search.metric
     ended = study.get_trials(states=FINISHED)
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     print(f"{sweep.name}: {len(ended)} of {sweep.search.trials} trials have ended, {len(complete)} of them complete")  # fmt: skip
