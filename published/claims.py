@@ -1,7 +1,7 @@
 """The claims of the published systems' authors, and the curves of the systems as trained here."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from common import params
 from common.errors import InputError
@@ -57,29 +57,28 @@ def optimizer_curves(name: Optimizer) -> pd.DataFrame:
     """
     folder = PUBLISHED / "heinit"
     if name == CHOSEN:
-        parts = {f"{part}_accuracy": accuracies(folder, part) for part in ("train", "val")}
+        parts = {f"{part}_accuracy": curve(folder, part) for part in ("train", "val")}
         return pd.DataFrame(parts).loc[:EPOCHS]
-    path = folder / f"metrics/optimizers/{name}.csv"
-    return _by_epoch(path, metric_files.table(path, ("epoch", "train_accuracy", "val_accuracy"), dtype=float))
+    return _by_epoch(folder / f"metrics/optimizers/{name}.csv", ("epoch", "train_accuracy", "val_accuracy"))
 
 
-def accuracies(folder: Path, part: str) -> pd.Series:
-    """Accuracy on train or val by epoch, counted from 1.
+def curve(folder: Path, part: str, measure: str = "accuracy") -> pd.Series:
+    """Accuracy or loss on train or val by epoch, counted from 1, as dvclive logged it.
 
     Args:
         folder: has the metrics of the training.
         part: train or val.
+        measure: accuracy or loss.
 
     Raises:
         InputError: the table is missing or damaged.
     """
-    path = folder / f"metrics/curves/plots/metrics/{part}/accuracy.tsv"
-    table = metric_files.table(path, ("step", "accuracy"), sep="\t", dtype=float)
-    return _by_epoch(path, table)["accuracy"]
+    path = folder / f"metrics/curves/plots/metrics/{part}/{measure}.tsv"
+    return _by_epoch(path, ("step", measure), sep="\t")[measure]
 
 
-def _by_epoch(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+def _by_epoch(path: Path, columns: tuple[str, ...], **options: Any) -> pd.DataFrame:
+    table = metric_files.table(path, columns, dtype=float, **options)
     if table.empty:
         raise InputError(f"{path} must have a row for each epoch; received none")
-    epoch = table.columns[0]
-    return table.astype({epoch: int}).set_index(epoch)
+    return table.astype({columns[0]: int}).set_index(columns[0])

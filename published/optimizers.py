@@ -22,12 +22,12 @@ RERUNS = Path(".cache/optimizers")
 
 def curves(folder: Path) -> pd.DataFrame:
     """One row an epoch, counted from 1: loss and accuracy on train and val, as dvclive logged them."""
-    columns = {}
-    for part in ("train", "val"):
-        for measure in ("loss", "accuracy"):
-            logged = pd.read_csv(folder / f"plots/metrics/{part}/{measure}.tsv", sep="\t")
-            columns[f"{part}_{measure}"] = logged.set_index("step")[measure].round(6)
-    return pd.DataFrame(columns).rename_axis("epoch")
+    columns = {
+        f"{part}_{measure}": claims.curve(folder, part, measure)
+        for part in ("train", "val")
+        for measure in ("loss", "accuracy")
+    }
+    return pd.DataFrame(columns).round(6).rename_axis("epoch")
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     rerun.prepare(folder, changes)
     rerun.run_stage("train", folder)
     with locks.exclusive(), files.atomic_file(Path(f"metrics/optimizers/{name}.csv")) as part:
-        curves(folder / "metrics/curves").to_csv(part)
+        curves(folder).to_csv(part)
     shutil.rmtree(folder)
 
 

@@ -54,7 +54,7 @@ def measured(folder: Path) -> dict[str, Any]:
         InputError: a file is missing or damaged.
     """
     chosen = params.load(folder / "params.yaml")
-    curves = {part: claims.accuracies(folder, part) for part in PARTS}
+    curves = {part: claims.curve(folder, part) for part in PARTS}
     epochs = len(curves["val"])
     epoch = curves["val"].idxmax() if chosen.train.keep == "best" else epochs
     if epoch not in curves["train"].index:
@@ -229,10 +229,7 @@ def write(folder: Path) -> None:
     """
     files.write_json(folder / "results.json", results())
     draw(
-        {
-            name: {part: claims.accuracies(claims.PUBLISHED / name, part) for part in PARTS}
-            for name in claims.claims()
-        },
+        {name: {part: claims.curve(claims.PUBLISHED / name, part) for part in PARTS} for name in claims.claims()},
         folder / "curves.svg",
     )
     compared = {name: claims.optimizer_curves(name) for name in claims.OPTIMIZERS}
