@@ -5,7 +5,6 @@ val after each epoch. The learning rate is Keras' default for the optimizer.
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -40,8 +39,6 @@ def main() -> None:
         "train.learning_rate": round(float(keras.optimizers.get(name).learning_rate), 6),
         "train.epochs": claims.EPOCHS,
     }
-    # outside the re-run's folder, which each run empties
-    os.environ.setdefault("CHECKPOINT_DIR", str(Path(".cache/checkpoints").resolve()))
     folder = RERUNS / name
     rerun.prepare(folder, changes)
     rerun.run_stage("train", folder)

@@ -6,7 +6,6 @@ train.seed, whose figures the pipeline has already; the next four are trained he
 second call goes on where it was stopped.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -24,8 +23,6 @@ RERUNS = Path(".cache/noise")
 def main() -> None:
     first = params.load().train.seed
     folder = RERUNS / rerun.key()
-    # outside the folders of the re-runs, which each re-run empties
-    os.environ.setdefault("CHECKPOINT_DIR", str(Path(".cache/checkpoints").resolve()))
     rows, recalls = metric_files.rows(METRICS, first), metric_files.recalls(METRICS, first)
     for seed in range(first + 1, first + SEEDS):
         trained = folder / str(seed)

@@ -45,8 +45,9 @@ def run_stage(name: str, folder: Path) -> float:
         InputError: it failed; its own line stands above.
     """
     start = time.perf_counter()
-    # where a stage of DVC's starts the re-run, its outputs do not lie in this folder
-    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    # outside this folder, which each re-run empties
+    environment = {"CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve()), **os.environ}
+    environment.pop("DVC_STAGE", None)  # where a stage of DVC's starts the re-run, its outputs lie elsewhere
     done = subprocess.run([sys.executable, "-EB", SOURCE / f"{name}.py"], cwd=folder, env=environment, check=False)
     if done.returncode:
         raise InputError(f"{name} must succeed in {folder}; it ended with {done.returncode}")
