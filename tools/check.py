@@ -84,7 +84,7 @@ def file_problems() -> Iterator[str]:
     owned = dvc_lock.cached_outputs()
     for name in names(git("ls-files", "-z")):
         path = Path(name)
-        if any(name == out or name.startswith(f"{out}/") for out in owned):
+        if any(path.is_relative_to(out) for out in owned):
             yield f"{name} is in git, and belongs to DVC"
         elif is_compiled(name):
             yield f"{name} is in git, and Python could run it in the place of its source"

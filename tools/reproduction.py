@@ -63,10 +63,11 @@ class Results:
         changed = names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *outputs))
         known = cls(commit, before, here, [])
         other = {path for stage in known.stages() for path in known.other_outputs(stage)}
-        return cls(commit, before, here, [path for path in changed if not is_below(path, other)])
+        edited = [path for path in changed if not any(Path(path).is_relative_to(out) for out in other)]
+        return cls(commit, before, here, edited)
 
     def stages(self) -> list[str]:
-        return [*self.before, *(stage for stage in self.here if stage not in self.before)]
+        return [*(self.before | self.here)]
 
     def _both(self, stage: str) -> list[dvc_lock.Stage]:
         return [stages.get(stage, dvc_lock.Stage()) for stages in (self.before, self.here)]
@@ -107,10 +108,6 @@ def _differing(before: dict, here: dict) -> list[Any]:
     return [key for key in before | here if before.get(key) != here.get(key)]
 
 
-def is_below(path: str, folders: Iterable[str]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
-
-
 def changed_inputs(results: Results, stages: Iterable[str]) -> list[Cause]:
     """What these stages depend on and no stage writes, as far as it differs."""
     written = {path for stage in results.stages() for path in results.outputs(stage)}
@@ -122,7 +119,7 @@ def changed_inputs(results: Results, stages: Iterable[str]) -> list[Cause]:
         *names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *files)),
         *names(git("ls-files", "--others", "-z", "--", *files)),
     ]
-    here = {key for key in changed if any(is_below(path, key[:1]) for path in uncommitted)}
+    here = {key for key in changed if any(Path(path).is_relative_to(key[0]) for path in uncommitted)}
     experiment = [text for key, text in changed.items() if key in here]
     stale = [text for key, text in changed.items() if key not in here]
     causes = []

@@ -11,6 +11,7 @@ seeds of the committed training is not measured, chance is unknown, and the resu
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
@@ -98,7 +99,7 @@ def report(results: Results) -> str:
         for stage in results.stages()
         for path, (committed, found_here) in results.other_outputs(stage).items()
     ]
-    other = sum(any(reproduction.is_below(path, [out]) for path in results.edited) for out in every) + len(lines)
+    other = sum(any(Path(path).is_relative_to(out) for path in results.edited) for out in every) + len(lines)
     return "\n".join(
         [
             f"{heading}: {other} of {len(every)} outputs are not as in commit {name}.",
