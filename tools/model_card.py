@@ -15,21 +15,12 @@ MISTAKES = 6
 
 def classes_table() -> str:
     """Precision, recall and F1 of each class, part by part."""
+    formats = {"class": "{}", "images": "{:,}", "precision": "{:.2%}", "recall": "{:.2%}", "f1": "{:.4f}"}
     tables = []
     for part in metric_files.by_part(METRICS):
-        table = metric_files.table(
-            METRICS / f"classes/{part}.csv", ("class", "images", "precision", "recall", "f1")
-        )
-        shown = pd.DataFrame(
-            {
-                f"class, {part}": table["class"],
-                "images": table["images"].map("{:,}".format),
-                "precision": table["precision"].map("{:.2%}".format),
-                "recall": table["recall"].map("{:.2%}".format),
-                "F1": table["f1"].map("{:.4f}".format),
-            }
-        )
-        tables.append(marked_pages.markdown(shown))
+        table = metric_files.table(METRICS / f"classes/{part}.csv", tuple(formats))
+        shown = table.transform({name: text.format for name, text in formats.items()})
+        tables.append(marked_pages.markdown(shown.rename(columns={"class": f"class, {part}", "f1": "F1"})))
     return "\n\n".join(tables)
 
 
@@ -58,16 +49,9 @@ def mistakes_table() -> str:
     images = table["label"].value_counts()
     wrong = table[table["label"] != table["predicted"]]
     pairs = wrong.value_counts(["label", "predicted"]).sort_index().sort_values(ascending=False, kind="stable")  # fmt: skip
-    rows = [
-        {
-            f"true class, {part}": label,
-            "predicted": predicted,
-            "images": count,
-            "of its class": f"{count / images[label]:.1%}",
-        }
-        for (label, predicted), count in pairs.head(MISTAKES).items()
-    ]
-    return marked_pages.markdown(pd.DataFrame(rows))
+    shown = pairs.head(MISTAKES).reset_index(name="images")
+    shown["of its class"] = (shown["images"] / shown["label"].map(images)).map("{:.1%}".format)
+    return marked_pages.markdown(shown.rename(columns={"label": f"true class, {part}"}))
 
 
 def unlike_table() -> str:
