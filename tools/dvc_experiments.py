@@ -52,12 +52,8 @@ def state(*excluded: str) -> str:
 
 
 def name(state: str, changes: dict[str, Any]) -> str:
-    """The experiment's name, the same for the same state and changes: a hash of both."""
-    return f"sweep-{digest([state, changes])}"
-
-
-def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    """A name of an experiment or a sweep, the same for the same state and changes: a hash of both."""
+    return f"sweep-{hashlib.sha256(json.dumps([state, changes]).encode()).hexdigest()[:8]}"
 
 
 def figures(experiment: str) -> dict[str, Any] | None:

@@ -85,7 +85,7 @@ class Sweep:
     def __init__(self, search: Search, current: params.Params):
         self.search = search
         self.state = dvc_experiments.state("sweep.yaml")
-        self.name = f"sweep-{dvc_experiments.digest([self.state, search.model_dump(exclude={'trials'})])}"
+        self.name = dvc_experiments.name(self.state, search.model_dump(exclude={"trials"}))
         known, space = dvc_lock.leaves(current.model_dump()), search.space.items()
         self.baseline = {}  # the parameters of trial 0: params.yaml as it is, or nothing
         if all(values.contains(known[key]) for key, values in space):
