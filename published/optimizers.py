@@ -19,16 +19,6 @@ from analysis import rerun
 RERUNS = Path(".cache/optimizers")
 
 
-def curves(folder: Path) -> pd.DataFrame:
-    """One row an epoch, counted from 1: loss and accuracy on train and val, as dvclive logged them."""
-    columns = {
-        f"{part}_{measure}": claims.curve(folder, part, measure)
-        for part in ("train", "val")
-        for measure in ("loss", "accuracy")
-    }
-    return pd.DataFrame(columns).round(6).rename_axis("epoch")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     choices = [name for name in claims.OPTIMIZERS if name != claims.CHOSEN]
@@ -42,8 +32,13 @@ def main() -> None:
     folder = RERUNS / name
     rerun.prepare(folder, changes)
     rerun.run_stage("train", folder)
-    with locks.exclusive(), files.atomic_file(Path(f"metrics/optimizers/{name}.csv")) as part:
-        curves(folder).to_csv(part)
+    curves = {
+        f"{part}_{measure}": claims.curve(folder, part, measure)
+        for part in ("train", "val")
+        for measure in ("loss", "accuracy")
+    }
+    with locks.exclusive(), files.atomic_file(Path(f"metrics/optimizers/{name}.csv")) as unfinished:
+        pd.DataFrame(curves).round(6).to_csv(unfinished, index_label="epoch")
     shutil.rmtree(folder)
 
 
