@@ -80,16 +80,12 @@ def budgets_table() -> str:
         parts = runs["evaluate.parts"].map("".join)
         budgets, all_rows = runs[parts == "val"], runs[parts == "test"]
         machine = benchmark_files.machine(recipe)
-    blocks = []
-    if len(budgets):
-        blocks += [
-            "![Val accuracy against seconds](benchmarks/budgets.svg)",
-            marked_pages.markdown(_by_epochs(budgets, "val accuracy")),
-        ]
-    if len(all_rows):
-        column = "test accuracy, trained on every row (`split.val_size=0`)"
-        blocks.append(marked_pages.markdown(_by_epochs(all_rows, column)))
-    return "\n\n".join([*blocks, f"Seconds on {machine}."])
+    picture = "![Val accuracy against seconds](benchmarks/budgets.svg)" if len(budgets) else ""
+    tables = [
+        marked_pages.markdown(_by_epochs(budgets, "val accuracy")),
+        marked_pages.markdown(_by_epochs(all_rows, "test accuracy, trained on every row (`split.val_size=0`)")),
+    ]
+    return "\n\n".join(filter(None, [picture, *tables, f"Seconds on {machine}."]))
 
 
 def _by_epochs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
