@@ -19,14 +19,13 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.params = params.load()
-        self.stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+        text = Path("dvc.yaml").read_text("utf-8").replace("${model.architecture}", self.params.model.architecture)
+        self.stages = YAML(typ="safe").load(text)["stages"]
 
     def declared(self, stage: str, kind: str) -> list[str]:
         """Paths or keys under deps, outs, metrics or params of a stage, templates filled in."""
         entries = self.stages[stage].get(kind, [])
-        names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
-        architecture = self.params.model.architecture
-        return [name.replace("${model.architecture}", architecture) for name in names]
+        return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
     def script(self, stage: str) -> Path:
         return Path(self.stages[stage]["cmd"].split()[-1])
