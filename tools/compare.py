@@ -15,8 +15,7 @@ def choose_part(before: Revision, after: Revision) -> tuple[str, str]:
     """Val or test, and why: the test images do not choose among experiments."""
     for revision in (before, after):
         if revision.is_experiment or revision.commit is None:
-            reason = f"{revision} may still be chosen or dropped, which the test images must not decide"
-            return "val", reason
+            return "val", f"{revision} may still be chosen or dropped, which the test images must not decide"
     return "test", "both are commits, and nothing is chosen"
 
 

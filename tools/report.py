@@ -148,12 +148,11 @@ def as_data(path: Path) -> str:
 
 def made(here: Revision) -> str:
     """Parameters, hashes and versions, as text."""
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     facts = {
         "commit": revisions.git("rev-parse", "HEAD"),
         "uncommitted changes": bool(revisions.git("status", "--porcelain")),
         "python": platform.python_version(),
-        **versions,
+        **{name: importlib.metadata.version(name) for name in VERSIONS},
         **here.outputs(),
     }
     width = max(map(len, facts))

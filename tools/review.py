@@ -137,10 +137,8 @@ def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
 def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, Any]:
     """The verdict and all that follows from predictions, or why there is none."""
     part, why = "test", "nothing is chosen among changes here"
-    for revision in (before, after):
-        if "test" not in revision.predicted():
-            part, why = "val", f"{revision} has no predictions on test"
-            break
+    if lacking := [revision for revision in (before, after) if "test" not in revision.predicted()]:
+        part, why = "val", f"{lacking[0]} has no predictions on test"
     try:
         table = comparison.predictions(before, after, part)
     except InputError as error:
