@@ -5,6 +5,7 @@ of the zip members, and memory addresses as `shared_object_id` in config.json.
 """
 
 import json
+import re
 import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,7 @@ def save(model: keras.Model, class_names: list[str], path: Path) -> None:
             for name in sorted(source.namelist()):
                 content = source.read(name)
                 if name == "config.json":
-                    content = _dump(_renumbered(json.loads(content), {}))
+                    content = _renumbered(_dump(json.loads(content)))
                 elif name == "metadata.json":
                     metadata = json.loads(content)
                     del metadata["date_saved"]
@@ -105,15 +106,9 @@ def _dump(content: Any) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
-def _renumbered(config: Any, numbers: dict[int, int]) -> Any:
+def _renumbered(config: bytes) -> bytes:
     """Replaces each `shared_object_id` by the order of its first appearance."""
-    if isinstance(config, list):
-        return [_renumbered(item, numbers) for item in config]
-    if isinstance(config, dict):
-        return {
-            key: numbers.setdefault(value, len(numbers))
-            if key == "shared_object_id"
-            else _renumbered(value, numbers)
-            for key, value in sorted(config.items())
-        }
-    return config
+    numbers: dict[bytes, int] = {}
+    return re.sub(
+        rb'(?<="shared_object_id": )\d+', lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), config
+    )
