@@ -45,7 +45,7 @@ def main() -> None:
         for part in chosen.evaluate.parts:
             rows, images, labels = select(part)
             model = model or model_file.load(MODEL, images.shape[1:], len(names))[0]
-            (probabilities,) = model_file.predict(model, images)  # (N, classes)
+            probabilities = model_file.predict(model, images)  # (N, classes)
             results[part] = {"source": chosen.data.source} | statistics.summary(labels, probabilities)
             statistics.predictions(rows, labels, probabilities, names).to_csv(
                 predictions / f"{part}.csv", index=False

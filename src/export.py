@@ -30,7 +30,7 @@ def energies(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """
     if not len(images):
         return np.empty(0, np.float32)
-    (logits,) = model_file.predict(keras.Model(model.input, model.layers[-1].input), images)  # (N, classes)
+    logits = model_file.predict(keras.Model(model.input, model.layers[-1].input), images)  # (N, classes)
     torch.set_num_threads(1)
     return -torch.from_numpy(logits).logsumexp(-1).numpy()
 

@@ -85,21 +85,19 @@ def load(path: Path, image_shape: tuple[int, ...], classes: int | None = None) -
     return model, class_names
 
 
-def predict(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    """The output of `model` for images (N, H, W, C), or each of its outputs.
+def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The output of `model` for images (N, H, W, C).
 
     As from `model.predict`, whose operations have several threads; here each batch has one.
     """
 
     @torch.no_grad()
-    def batch(start: int) -> list[np.ndarray]:
-        outputs = keras.tree.flatten(model(torch.from_numpy(images[start : start + BATCH_SIZE])))
-        return [output.numpy() for output in outputs]
+    def batch(start: int) -> np.ndarray:
+        return model(torch.from_numpy(images[start : start + BATCH_SIZE])).numpy()
 
     threads = min(machine.cores(), MAX_THREADS)
     with ThreadPoolExecutor(threads, initializer=machine.prepare_thread, initargs=("cpu",)) as pool:
-        batches = pool.map(batch, range(0, len(images), BATCH_SIZE))
-        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+        return np.concatenate(list(pool.map(batch, range(0, len(images), BATCH_SIZE))))
 
 
 def _dump(content: Any) -> bytes:
