@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from importlib.util import cache_from_source
+from pkgutil import iter_modules
 from typing import Any
 
 from common.errors import InputError
@@ -63,13 +64,9 @@ def refuse_shadows() -> None:
     Raises:
         InputError: one has.
     """
-
-    def is_module(name: str, folders: Iterable[str]) -> bool:
-        spec = PathFinder.find_spec(name, [*folders])
-        return spec is not None and spec.origin is not None
-
-    for name in sorted({entry.partition(".")[0] for entry in os.listdir(SOURCE)}):
-        if is_module(name, [SOURCE]) and (name in sys.stdlib_module_names or is_module(name, _libraries())):
+    for _, name, _ in iter_modules([SOURCE]):
+        installed = PathFinder.find_spec(name, [*_libraries()])
+        if name in sys.stdlib_module_names or (installed and installed.origin):
             raise InputError(
                 f"a module in src/ must not have the name of a standard or installed module; received {name}"
             )
