@@ -7,8 +7,10 @@ from common import seal
 
 is_sealed = seal.seal()
 
+import sys
+
 from common import errors, inputs
 
-errors.install()
+sys.excepthook = errors.print_one_line
 if is_sealed:
     inputs.refuse_shadows()

@@ -29,13 +29,8 @@ def shorten(value: Any, length: int = 200) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
-def install() -> None:
-    """Makes `print_one_line` the hook for errors that nothing has caught; `import common` calls it."""
-    sys.excepthook = print_one_line
-
-
 def print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A `sys.excepthook`; Python still chooses the exit status (1; 130 for Ctrl-C)."""
+    """The `sys.excepthook` that `import common` sets; Python still chooses the exit status (1; 130 for Ctrl-C)."""
     # DVC removes a stage's outputs before it runs the command, and names the stage in DVC_STAGE.
     restore = (
         f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {_metrics()}"
