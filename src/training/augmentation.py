@@ -43,24 +43,22 @@ class Augmentation:
     def _shift(self, images: torch.Tensor) -> torch.Tensor:
         batch, height, width, _ = images.shape
         padded = F.pad(images, (0, 0, self.shift, self.shift, self.shift, self.shift))
-        top, left = self._draw(2 * self.shift + 1, batch, images.device)
+        top, left = (self._draw(2 * self.shift + 1, images) for _ in range(2))
         y = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
         x = left[:, None] + torch.arange(width, device=images.device)  # (B, W)
         image = torch.arange(batch, device=images.device)[:, None, None]
         return padded[image, y[:, :, None], x[:, None, :]]  # (B, H + 2s, W + 2s, C) -> (B, H, W, C)
 
     def _cutout(self, images: torch.Tensor) -> torch.Tensor:
-        batch, height, width, _ = images.shape
-        (y,), (x,) = (self._draw(height, batch, images.device, 1), self._draw(width, batch, images.device, 1))
-        in_rows = self._inside(y, height, images.device)  # (B, H)
-        in_columns = self._inside(x, width, images.device)  # (B, W)
+        in_rows, in_columns = (self._inside(length, images) for length in images.shape[1:3])  # (B, H), (B, W)
         inside = in_rows[:, :, None] & in_columns[:, None, :]  # (B, H, W)
         return images.masked_fill(inside[..., None], 0)
 
-    def _inside(self, centre: torch.Tensor, length: int, device: torch.device) -> torch.Tensor:
-        start = centre[:, None] - self.cutout // 2
-        position = torch.arange(length, device=device)
+    def _inside(self, length: int, images: torch.Tensor) -> torch.Tensor:
+        start = self._draw(length, images)[:, None] - self.cutout // 2
+        position = torch.arange(length, device=images.device)
         return (position >= start) & (position < start + self.cutout)
 
-    def _draw(self, below: int, batch: int, device: torch.device, count: int = 2) -> torch.Tensor:
-        return torch.randint(below, (count, batch), generator=self.generator).to(device)
+    def _draw(self, below: int, images: torch.Tensor) -> torch.Tensor:
+        """A number for each image."""
+        return torch.randint(below, (len(images),), generator=self.generator).to(images.device)
