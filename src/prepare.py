@@ -13,26 +13,18 @@ from analysis import figures
 
 RAW = Path("data/raw")
 INPUT = Path("data/input")
-IDX_PREFIX = {"train": "train", "test": "t10k"}
+PARTS = {"train": "train", "test": "t10k"}  # and how names of IDX files begin
 Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and labels (N,), both uint8
 
 
-def read_csv() -> tuple[list[str], dict[str, Part]]:
-    """The two Kaggle files in data/input/."""
-    names = list(classes.FASHION_MNIST)
-    return names, {
-        part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv", len(names)) for part in ("train", "test")
-    }
-
-
-def read_idx(folder: Path, names: list[str]) -> tuple[list[str], dict[str, Part]]:
-    """The four IDX files in `folder`.
+def read_idx(folder: Path, count: int) -> dict[str, Part]:
+    """The four IDX files in `folder`, with labels of `count` classes.
 
     Raises:
-        InputError: a file is damaged, two files do not fit each other, or a label has no name.
+        InputError: a file is damaged, two files do not fit each other, or a label has no class.
     """
     parts = {}
-    for part, prefix in IDX_PREFIX.items():
+    for part, prefix in PARTS.items():
         images_file = idx.packed_or_not(folder / f"{prefix}-images-idx3-ubyte")
         labels_file = idx.packed_or_not(folder / f"{prefix}-labels-idx1-ubyte")
         images = idx.decode(idx.read_bytes(images_file), str(images_file))
@@ -45,13 +37,13 @@ def read_idx(folder: Path, names: list[str]) -> tuple[list[str], dict[str, Part]
             raise InputError(
                 f"{images_file} must hold one image a label ({len(labels):,}); received {len(images):,}"
             )
-        if (wrong := np.flatnonzero(labels >= len(names))).size:
+        if (wrong := np.flatnonzero(labels >= count)).size:
             raise InputError(
-                f"{labels_file} must hold labels from 0 to {len(names) - 1}; "
+                f"{labels_file} must hold labels from 0 to {count - 1}; "
                 f"received {labels[wrong[0]]} in row {wrong[0]}"
             )
         parts[part] = images[..., None], labels  # (N, H, W) -> (N, H, W, 1)
-    return names, parts
+    return parts
 
 
 def class_names() -> list[str]:
@@ -147,15 +139,18 @@ def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
 def main() -> None:
     chosen = params.load()
     data = chosen.data
+    shape = (data.height, data.width, data.channels)
+    names = list(classes.FASHION_MNIST)
     if data.source == "csv":
-        names, parts = read_csv()
+        parts = {part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv", len(names)) for part in PARTS}
     elif data.source == "folder":
-        names, parts = image_folder.read(INPUT, (data.height, data.width, data.channels))
+        names, parts = image_folder.read(INPUT, shape)
     elif data.source == "idx":
-        names, parts = read_idx(INPUT, class_names())
+        names = class_names()
+        parts = read_idx(INPUT, len(names))
     else:
-        names, parts = read_idx(RAW, list(classes.FASHION_MNIST))
-    check(names, parts, (data.height, data.width, data.channels), "test" in chosen.evaluate.parts)
+        parts = read_idx(RAW, len(names))
+    check(names, parts, shape, "test" in chosen.evaluate.parts)
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])
     copies = duplicates(parts)
