@@ -38,7 +38,6 @@ def _conv2d(layer: Layer) -> LayerFunction | None:
     if not plain or (layer.padding == "same" and not odd_square):
         return None
     kernel, bias = layer.kernel.value, layer.bias.value if layer.use_bias else None
-    padding = layer.kernel_size[0] // 2 if layer.padding == "same" else 0
     activation = _activation(layer.activation)
     with torch.no_grad():  # in memory (out, h, w, in): else it would be copied at each step
         kernel.data = kernel.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
@@ -48,7 +47,7 @@ def _conv2d(layer: Layer) -> LayerFunction | None:
         # (h, w, in, out) -> (out, in, h, w), in memory channels_last already; where images have one
         # channel, the layout of the weight alone tells PyTorch to go on so
         weight = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-        x = F.conv2d(x, weight, bias, padding=padding)
+        x = F.conv2d(x, weight, bias, padding=layer.padding)
         return activation(x.permute(0, 2, 3, 1))
 
     return run
@@ -58,11 +57,7 @@ def _max_pooling(layer: Layer) -> LayerFunction | None:
     if layer.padding != "valid":
         return None
     size, strides = layer.pool_size, layer.strides
-
-    def run(x: torch.Tensor, shard: Shard | None) -> torch.Tensor:
-        return F.max_pool2d(x.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
-
-    return run
+    return lambda x, shard: F.max_pool2d(x.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
 
 
 def _global_max_pooling(layer: Layer) -> LayerFunction:
@@ -88,11 +83,7 @@ def _activation_layer(layer: Layer) -> LayerFunction:
 def _dense(layer: Layer) -> LayerFunction:
     kernel, bias = layer.kernel.value, layer.bias.value if layer.use_bias else None
     activation = _activation(layer.activation)
-
-    def run(x: torch.Tensor, shard: Shard | None) -> torch.Tensor:
-        return activation(F.linear(x, kernel.t(), bias))
-
-    return run
+    return lambda x, shard: activation(F.linear(x, kernel.t(), bias))
 
 
 def _dropout(layer: Layer) -> LayerFunction | None:
