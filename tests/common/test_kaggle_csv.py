@@ -30,7 +30,7 @@ def refusal(path: Path, content: str | bytes) -> str:
     """What is said about a file of this content: one line, without the path that begins it."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # pandas only warns where it leaves something out
+        warnings.simplefilter("error")  # parsers may only warn where they leave something out
         with pytest.raises(InputError) as caught:
             kaggle_csv.read(path, CLASSES)
     message = str(caught.value)
@@ -52,20 +52,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "file.csv"
 
 
-@pytest.fixture(params=[2, 5_000])
-def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(kaggle_csv, "_CHUNK_ROWS", request.param)
-    return request.param
-
-
 def random_part(count: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 28, 28, 1), np.uint8)
     return images, generator.integers(0, 10, count).astype(np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])  # less than a chunk, whole chunks, and a rest
-def test_round_trip(path: Path, chunk_rows: int, count: int) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_round_trip(path: Path, count: int) -> None:
     images, labels = random_part(count)
     kaggle_csv.write(path, images, labels)
     read_images, read_labels = kaggle_csv.read(path, CLASSES)
@@ -207,7 +201,7 @@ NOT_INTEGERS = [
 ]
 
 
-@pytest.mark.parametrize("everywhere", [False, True])  # pandas gives the column another type
+@pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.parametrize("cell", NOT_INTEGERS)
 def test_a_cell_that_is_no_integer_is_refused(path: Path, cell: str, everywhere: bool) -> None:
     other = row(cell=cell) if everywhere else row()
@@ -259,9 +253,7 @@ SHORT = ",".join(ROW[:-1])
         pytest.param((row(), HEADER, row()), 3, id="header once more"),
     ],
 )
-def test_a_row_without_785_values_is_refused(
-    path: Path, chunk_rows: int, rows: tuple[str, ...], line: int
-) -> None:
+def test_a_row_without_785_values_is_refused(path: Path, rows: tuple[str, ...], line: int) -> None:
     assert refused_at(refusal(path, csv(*rows))) == line
 
 
@@ -271,16 +263,13 @@ def test_a_row_without_785_values_is_refused(
     [
         pytest.param((True, False, False, False), 2, id="first"),
         pytest.param((False, True, False, False), 3, id="second"),
-        pytest.param((False, False, True, False), 4, id="third"),  # begins a chunk of two rows
+        pytest.param((False, False, True, False), 4, id="third"),
         pytest.param((False, False, False, True), 5, id="last"),
         pytest.param((True, True, True, True), 2, id="all"),
         pytest.param((True,), 2, id="only"),
     ],
 )
-def test_a_row_that_is_too_long_is_refused(
-    path: Path, chunk_rows: int, more: str, lengths: tuple[bool, ...], line: int
-) -> None:
-    """pandas takes the width from the first row, and may leave out what is too much in it."""
+def test_a_row_that_is_too_long_is_refused(path: Path, more: str, lengths: tuple[bool, ...], line: int) -> None:
     message = refusal(path, csv(*(row() + more * too_long for too_long in lengths)))
     assert refused_at(message) == line
 
@@ -295,18 +284,15 @@ def test_a_row_that_is_too_long_is_refused(
         ({"last": "-1"}, "must hold pixels from 0 to 255; received -1 as pixel784"),
     ],
 )
-@pytest.mark.parametrize("line", [2, 4, 5, 8])  # at the ends of chunks
-def test_the_line_is_right_in_every_chunk(
-    path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], words: str, line: int
-) -> None:
-    monkeypatch.setattr(kaggle_csv, "_CHUNK_ROWS", 3)
+@pytest.mark.parametrize("line", [2, 4, 5, 8])
+def test_the_line_is_right_everywhere(path: Path, changes: dict[str, str], words: str, line: int) -> None:
     rows = [row() for _ in range(7)]
     rows[line - 2] = row(**changes)
     assert refusal(path, csv(*rows)) == f"{words} in line {line}"
 
 
 @pytest.mark.parametrize("line", [2, 3, 4, 5])
-def test_an_unbalanced_quote_is_refused_with_its_line(path: Path, chunk_rows: int, line: int) -> None:
+def test_an_unbalanced_quote_is_refused_with_its_line(path: Path, line: int) -> None:
     rows = [row() for _ in range(4)]
     rows[line - 2] = row(cell='"1')
     assert refused_at(refusal(path, csv(*rows))) == line

@@ -66,7 +66,6 @@ def limits() -> Iterator[None]:
     old = signal.signal(signal.SIGALRM, hangs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_folder, "MAX_PIXELS", MAX_PIXELS)
-        patch.setattr(kaggle_csv, "_CHUNK_ROWS", 2)
         yield
     signal.signal(signal.SIGALRM, old)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MAX_KIB
