@@ -51,16 +51,6 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
     return names, {"train": _read_part(train, names, shape), "test": _read_part(test, names, shape)}
 
 
-def to_array(path: Path, shape: Shape) -> np.ndarray:
-    """One picture (H, W, C) uint8, as `opened` and `fit` make it.
-
-    Raises:
-        InputError: as from `opened`.
-    """
-    with opened(path) as picture:
-        return fit(picture, shape)
-
-
 def fit(picture: Image.Image, shape: Shape) -> np.ndarray:
     """A picture as (H, W, C) uint8: on black where it is transparent, scaled to fit without distortion,
     with black bars where its aspect ratio differs.
@@ -134,7 +124,8 @@ def _read_part(folder: Path, names: list[str], shape: Shape) -> tuple[np.ndarray
         labels += [label] * len(pictures)
     images = np.empty((len(files), *shape), np.uint8)
     for row, path in enumerate(files):
-        images[row] = to_array(path, shape)
+        with opened(path) as picture:
+            images[row] = fit(picture, shape)
     return images, np.array(labels, np.uint8)
 
 

@@ -21,10 +21,15 @@ def image(value: Any, mode: str, size: tuple[int, int] = (SIDE, SIDE)) -> Image.
     return Image.new(mode, size, value)
 
 
+def to_array(path: Path, shape: image_folder.Shape) -> np.ndarray:
+    with image_folder.opened(path) as picture:
+        return image_folder.fit(picture, shape)
+
+
 def refusal(path: Path, shape: image_folder.Shape = GREY) -> str:
     """What is said about a picture: one line, without the path that begins it."""
     with pytest.raises(InputError) as caught:
-        image_folder.to_array(path, shape)
+        to_array(path, shape)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert message.startswith(f"{path} must ")
@@ -55,8 +60,8 @@ def test_formats(
     path = tmp_path / f"file.{suffix}"
     image(value, mode).save(path)
     tolerance = 4 if suffix in ("jpg", "webp") else 1
-    assert_filled(image_folder.to_array(path, GREY), GREY, grey, tolerance)
-    assert_filled(image_folder.to_array(path, COLOUR), COLOUR, colour, tolerance)
+    assert_filled(to_array(path, GREY), GREY, grey, tolerance)
+    assert_filled(to_array(path, COLOUR), COLOUR, colour, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +87,12 @@ def test_modes(tmp_path: Path, picture: Image.Image, suffix: str, colour: tuple[
     with Image.open(path) as saved:
         assert picture.mode in (saved.mode, "I;16B")  # it tests what it says
     tolerance = 4 if suffix == "jpg" else 1
-    assert_filled(image_folder.to_array(path, COLOUR), COLOUR, colour, tolerance)
+    assert_filled(to_array(path, COLOUR), COLOUR, colour, tolerance)
 
 
 def test_of_16_bits_a_shade_stands_for_257(tmp_path: Path) -> None:
     image(254 * 257 + 100, "I;16").save(tmp_path / "a.png")
-    assert_filled(image_folder.to_array(tmp_path / "a.png", GREY), GREY, 254, 0)
+    assert_filled(to_array(tmp_path / "a.png", GREY), GREY, 254, 0)
 
 
 LEFT_ONLY = [0] * 4 + [1] * 4  # the transparent or left half, then the other
@@ -99,7 +104,7 @@ def test_a_palette_with_transparency(tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png", transparency=0)
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode == "P"
-    array = image_folder.to_array(tmp_path / "a.png", COLOUR)
+    array = to_array(tmp_path / "a.png", COLOUR)
     assert_filled(array[:, :4], (SIDE, 4, 3), BLACK, 0)
     assert_filled(array[:, 4:], (SIDE, 4, 3), ORANGE, 0)
 
@@ -111,7 +116,7 @@ def test_a_transparent_shade_of_grey(tmp_path: Path, depth: int, value: int) -> 
     row = struct.pack(form, value) * 4 + struct.pack(form, 2 * value) * 4
     path = tmp_path / "a.png"
     path.write_bytes(png(SIDE, SIDE, depth, 0, *[row] * SIDE, key=struct.pack(">H", value)))
-    array = image_folder.to_array(path, GREY)
+    array = to_array(path, GREY)
     assert_filled(array[:, :4], (SIDE, 4, 1), 0, 0)
     assert_filled(array[:, 4:], (SIDE, 4, 1), 200, 0)
 
@@ -119,7 +124,7 @@ def test_a_transparent_shade_of_grey(tmp_path: Path, depth: int, value: int) -> 
 def test_16_bit_colour(tmp_path: Path) -> None:
     row = struct.pack(">3H", *(257 * value for value in ORANGE)) * SIDE
     (tmp_path / "a.png").write_bytes(png(SIDE, SIDE, 16, 2, *[row] * SIDE))
-    assert_filled(image_folder.to_array(tmp_path / "a.png", COLOUR), COLOUR, ORANGE, 1)
+    assert_filled(to_array(tmp_path / "a.png", COLOUR), COLOUR, ORANGE, 1)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_more_than_16_bits_are_scaled_or_refused(tmp_path: Path, name: str, cont
     else:
         content.save(path)
     try:
-        array = image_folder.to_array(path, GREY)
+        array = to_array(path, GREY)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     else:
@@ -148,7 +153,7 @@ def test_more_than_16_bits_are_scaled_or_refused(tmp_path: Path, name: str, cont
 def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
     frames = [image(value, "L") for value in (10, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert_filled(image_folder.to_array(tmp_path / "a.gif", GREY), GREY, 10, 0)
+    assert_filled(to_array(tmp_path / "a.gif", GREY), GREY, 10, 0)
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16"])
@@ -172,7 +177,7 @@ def test_a_picture_is_turned_as_its_exif_data_says(tmp_path: Path, mode: str, tu
     exif = Image.Exif()
     exif[0x0112] = turn
     picture.save(tmp_path / "a.png", exif=exif)
-    array = image_folder.to_array(tmp_path / "a.png", GREY)
+    array = to_array(tmp_path / "a.png", GREY)
     np.testing.assert_array_equal(array[..., 0], upright)
 
 
@@ -198,12 +203,12 @@ def test_the_form_is_kept_between_black_bars(
     image(255, "L", size).save(tmp_path / "a.png")
     expected = np.zeros(shape, np.uint8)
     expected[slice(*rows), slice(*columns)] = 255
-    np.testing.assert_array_equal(image_folder.to_array(tmp_path / "a.png", shape), expected)
+    np.testing.assert_array_equal(to_array(tmp_path / "a.png", shape), expected)
 
 
 def test_height_comes_before_width(tmp_path: Path) -> None:
     image(255, "L", (10, 10)).save(tmp_path / "a.png")
-    array = image_folder.to_array(tmp_path / "a.png", (8, 12, 1))  # (H, W, C)
+    array = to_array(tmp_path / "a.png", (8, 12, 1))  # (H, W, C)
     assert array.shape == (8, 12, 1)
     assert array[..., 0].any(0).tolist() == [False] * 2 + [True] * 8 + [False] * 2
 
@@ -212,7 +217,7 @@ def test_height_comes_before_width(tmp_path: Path) -> None:
 def test_something_is_left_of_a_very_narrow_picture(tmp_path: Path, size: tuple[int, int]) -> None:
     """Scaled without distortion it is less than a pixel wide."""
     image(255, "L", size).save(tmp_path / "a.png")
-    assert image_folder.to_array(tmp_path / "a.png", GREY).max() > 0
+    assert to_array(tmp_path / "a.png", GREY).max() > 0
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -250,7 +255,7 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, form: str, share: float)
     content = encoded(form)
     path = tmp_path / "a"
     path.write_bytes(content)
-    image_folder.to_array(path, COLOUR)
+    to_array(path, COLOUR)
     path.write_bytes(content[: int(len(content) * share)])
     assert refusal(path).startswith(
         ("must be a whole picture; received: ", "must be a picture that Pillow reads; ")
@@ -269,12 +274,12 @@ def test_a_changed_byte_in_a_png_is_found_or_does_no_harm(tmp_path: Path, positi
     content = bytearray(png(8, 8, 8, 2, *(NOISE[row, :8].tobytes() for row in range(8))))
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    expected = image_folder.to_array(path, COLOUR)
+    expected = to_array(path, COLOUR)
     np.testing.assert_array_equal(expected, NOISE[:8, :8])
     content[position % len(content)] ^= 0x20
     path.write_bytes(content)
     try:
-        array = image_folder.to_array(path, COLOUR)
+        array = to_array(path, COLOUR)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     else:

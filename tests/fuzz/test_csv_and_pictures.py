@@ -22,6 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from inference import pictures
+
 TESTS = 6  # in this file, each with its share of the examples
 fuzz = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "500")) * 2 // 5 // TESTS,
@@ -31,7 +33,7 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.too_slow],  # speed is the machine's, not the code's
 )
 
-# What pandas and Pillow print about odd input is not under test.
+# What Pillow prints about odd input is not under test.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 MAX_PIXELS = 1_000_000
@@ -177,7 +179,7 @@ shapes = st.sampled_from([(8, 8, 1), (28, 20, 3)])
 
 def read_picture(path: Path, content: bytes, shape: image_folder.Shape) -> bool:
     path.write_bytes(content)
-    array = value_or_refusal(lambda: image_folder.to_array(path, shape))
+    array = value_or_refusal(lambda: pictures.read(path, "fitted", shape))
     assert array is None or (array.shape, array.dtype) == (shape, np.uint8)
     return array is not None
 

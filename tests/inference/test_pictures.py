@@ -183,7 +183,8 @@ def test_other_models_see_what_they_were_trained_with(tmp_path: Path, shape: tup
     path = tmp_path / "a.png"
     Image.fromarray(GENERATOR.integers(0, 256, (50, 70, 4), np.uint8)).save(path)
     seen = pictures.read(path, "fitted", shape)
-    np.testing.assert_array_equal(seen, image_folder.to_array(path, shape))
+    with image_folder.opened(path) as picture:
+        np.testing.assert_array_equal(seen, image_folder.fit(picture, shape))
 
 
 @pytest.mark.parametrize("form", pictures.FORMS)
