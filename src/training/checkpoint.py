@@ -54,11 +54,9 @@ def fingerprint(settings: Any, arrays: Sequence[np.ndarray]) -> str:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    loaded = [Path(name) for name in names if name]
-    # by folder, since there are thousands of modules
-    ours = {f for f in {path.parent for path in loaded} if f.resolve().is_relative_to(SOURCE)}
-    for path in sorted({path.resolve() for path in loaded if path.parent in ours}):
-        digest.update(path.read_bytes())
+    for path in sorted({Path(name).resolve() for name in names if name}):
+        if path.is_relative_to(SOURCE):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
