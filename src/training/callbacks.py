@@ -155,11 +155,8 @@ class Curves(keras.callbacks.Callback):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.folder = folder
         self.last: dict[str, float] = {}  # figures of the last epoch
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self.live = dvclive.Live(str(self.folder), dvcyaml=None, report=None, save_dvc_exp=False)
+        self.live = dvclive.Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.live.step = self.last["epochs"] = epoch + 1
