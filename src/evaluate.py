@@ -20,11 +20,8 @@ MODEL = Path("models/model.keras")
 
 def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row numbers (N,) in the prepared arrays, images (N, H, W, C) and labels (N,) of val or test."""
-    if part == "test":
-        images, labels = arrays.load("test")
-        return np.arange(len(labels)), images, labels
-    images, labels = arrays.load("train")
-    rows = arrays.load_rows("val", len(images))
+    images, labels = arrays.load("train" if part == "val" else "test")
+    rows = arrays.load_rows("val", len(images)) if part == "val" else np.arange(len(images))
     return rows, images[rows], labels[rows]
 
 
