@@ -28,8 +28,6 @@ def energies(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
     In PyTorch, since ONNX Runtime's last bits depend on the processor.
     """
-    if not len(images):
-        return np.empty(0, np.float32)
     logits = model_file.predict(keras.Model(model.input, model.layers[-1].input), images)  # (N, classes)
     torch.set_num_threads(1)
     return -torch.from_numpy(logits).logsumexp(-1).numpy()
@@ -46,11 +44,11 @@ def main() -> None:
         model, class_names = model_file.load(MODEL, images.shape[1:])
         converted = onnx_file.convert(model)
         sample = train_rows[:: -(-len(train_rows) // SAMPLE)]  # evenly spaced
-        of_train, of_val = (energies(model, images[rows]) for rows in (sample, val_rows))
-    limit = round(float(np.quantile(of_train, 1 - SHARE)), 4)
-    result: dict[str, float | int] = {"energy_limit": limit, "train_images": len(sample)}
-    if len(val_rows):
-        result |= {"val_images": len(val_rows), "val_unlike": round(float((of_val > limit).mean()), 4)}
+        limit = round(float(np.quantile(energies(model, images[sample]), 1 - SHARE)), 4)
+        result: dict[str, float | int] = {"energy_limit": limit, "train_images": len(sample)}
+        if len(val_rows):
+            unlike = energies(model, images[val_rows]) > limit
+            result |= {"val_images": len(val_rows), "val_unlike": round(float(unlike.mean()), 4)}
 
     metadata = {
         "class_names": json.dumps(class_names, ensure_ascii=False),
