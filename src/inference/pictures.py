@@ -90,8 +90,6 @@ def _on_white_or_black(picture: Image.Image) -> Image.Image:
     """RGBA to RGB."""
     pixels = np.asarray(picture)  # (H, W, 4)
     alpha = pixels[..., 3].astype(np.float32)
-    if alpha.min() == 255:
-        return picture.convert("RGB")
     grey = np.asarray(picture.convert("L"))
     dark = (grey * alpha).sum() < LIGHT * alpha.sum()  # what is visible, on the average
     backdrop = Image.new("RGBA", picture.size, (*[WHITE if dark else BLACK] * 3, 255))
