@@ -20,9 +20,6 @@ from ruamel.yaml import YAML
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-# keyed by the name that they belong to
-ModelOptions = dict[str, dict[str, Any]]
-OptimizerOptions = dict[str, dict[str, bool | float | None]]
 
 
 class Section(pydantic.BaseModel):
@@ -72,7 +69,7 @@ class Split(Section):
 
 class Model(Section):
     architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file name, never a path
-    options: ModelOptions
+    options: dict[str, dict[str, Any]]  # by architecture
 
 
 class Augmentation(Section):
@@ -91,7 +88,7 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     optimizer: Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion"]
-    optimizer_options: OptimizerOptions
+    optimizer_options: dict[str, dict[str, bool | float | None]]  # by optimizer
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
