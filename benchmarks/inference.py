@@ -30,8 +30,9 @@ import torch
 from PIL import Image
 
 import export
+from conditions import machine
 from training import model_file
-from training.machine import cores, machine, set_up
+from training.machine import cores, set_up
 from training.native_model import NativeModel
 from training.shards import Adder
 

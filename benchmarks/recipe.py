@@ -22,7 +22,7 @@ from common import files, params
 import matplotlib.pyplot as plt
 
 from analysis import rerun
-from training.machine import machine
+from conditions import machine
 
 RESULTS = Path("benchmarks/recipe.json")
 FIGURE = Path("benchmarks/budgets.svg")

@@ -38,7 +38,7 @@ import torch
 
 from analysis import dvc_lock, metric_files, rerun
 from busy import busy_process
-from training.machine import machine
+from conditions import machine
 
 RESULTS = Path("benchmarks/sameness.json")
 RERUN, SECOND = Path(".cache/sameness/whole"), Path(".cache/sameness/second")

@@ -42,9 +42,10 @@ from torch.nn import functional as F
 import architectures
 from analysis import metric_files
 from busy import busy_process
+from conditions import machine
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches
-from training.machine import cores, machine, processor, set_up
+from training.machine import cores, processor, set_up
 from training.native_model import NativeModel
 from training.shards import Adder
 

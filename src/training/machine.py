@@ -8,7 +8,6 @@ import platform
 import re
 import sys
 import threading
-from importlib.metadata import version
 from pathlib import Path
 
 from common.backend import keras
@@ -97,19 +96,6 @@ def processor() -> str:
 def vector_instructions() -> list[str]:
     """Those that the processors have, as Linux calls them."""
     return sorted({word for line in _cpuinfo() for word in line.split() if VECTORS.match(word)})
-
-
-def machine() -> dict[str, str | int]:
-    """What a measured time depends on: processor, its vector instructions, threads, versions."""
-    vectors = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return {
-        "processor": processor(),
-        "bfloat16 and vector instructions": " ".join(name for name in vectors if name in vector_instructions()),
-        "threads": cores(),
-        "torch": torch.__version__.partition("+")[0],
-        "keras": version("keras"),
-        "python": platform.python_version(),
-    }
 
 
 def choose_device(setting: str) -> str:
