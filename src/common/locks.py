@@ -25,11 +25,7 @@ def exclusive(path: Path = STAGE) -> Iterator[None]:
     except Timeout:
         marker = path.with_suffix(f".waiting-{os.getpid()}")
         with FileLock(marker):
-            print(
-                f"waiting until process {path.read_text()} ends, which writes here too",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"waiting until process {path.read_text()} ends, which writes here too", file=sys.stderr)
             lock.acquire()
             marker.unlink(missing_ok=True)
     try:
