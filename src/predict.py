@@ -76,14 +76,9 @@ def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
 
 
 def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
-    row = {
-        "picture": printable(path),
-        "energy": f"{prediction.energy:.4f}",
-        "out_of_distribution": prediction.out_of_distribution,
-    }
-    for rank, (name, probability) in enumerate(prediction.likeliest, start=1):
-        row |= {f"class_{rank}": name, f"probability_{rank}": f"{probability:.4f}"}
-    return row
+    classes = (cell for name, probability in prediction.likeliest for cell in (name, f"{probability:.4f}"))
+    row: dict[str, object] = dict(zip(COLUMNS, (printable(path), *classes), strict=False))
+    return row | {"energy": f"{prediction.energy:.4f}", "out_of_distribution": prediction.out_of_distribution}
 
 
 def as_line(path: Path, prediction: Prediction) -> str:
