@@ -61,11 +61,15 @@ def fit(picture: Image.Image, shape: Shape) -> np.ndarray:
         picture = Image.alpha_composite(black, picture.convert("RGBA"))
     picture = picture.convert("L" if channels == 1 else "RGB")
     scale = min(height / picture.height, width / picture.width)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    fitted = picture.resize(size, Image.Resampling.LANCZOS)
+    fitted = scaled(picture, scale, Image.Resampling.LANCZOS)
     canvas = Image.new(picture.mode, (width, height))
-    canvas.paste(fitted, ((width - size[0]) // 2, (height - size[1]) // 2))
+    canvas.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
     return np.asarray(canvas).reshape(shape)
+
+
+def scaled(picture: Image.Image, scale: float, resampling: Image.Resampling) -> Image.Image:
+    """Both edges times `scale`, at least one pixel each."""
+    return picture.resize([max(1, round(edge * scale)) for edge in picture.size], resampling)
 
 
 def to_picture(image: np.ndarray) -> Image.Image:

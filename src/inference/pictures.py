@@ -77,8 +77,9 @@ def to_fashion_mnist(picture: Image.Image) -> np.ndarray | None:
     garment = Image.fromarray(grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
     garment = _reduced(garment, THUMBNAIL)
-    enlarges = max(garment.size) < SIDE
-    garment = _scaled(garment, SIDE, Image.Resampling.BICUBIC if enlarges else Image.Resampling.NEAREST)
+    scale = SIDE / max(garment.size)
+    resampling = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.NEAREST
+    garment = image_folder.scaled(garment, scale, resampling)
     garment = garment.filter(ImageFilter.UnsharpMask(radius=1, percent=100, threshold=0))
     canvas = Image.new("L", (SIDE, SIDE), canvas_value)
     canvas.paste(garment, ((SIDE - garment.width) // 2, (SIDE - garment.height) // 2))
@@ -97,13 +98,6 @@ def _on_white_or_black(picture: Image.Image) -> Image.Image:
 
 
 def _reduced(picture: Image.Image, longest: int) -> Image.Image:
-    if max(picture.size) <= longest:
-        return picture
-    return _scaled(picture, longest, Image.Resampling.LANCZOS)
-
-
-def _scaled(picture: Image.Image, longest: int, resampling: Image.Resampling) -> Image.Image:
-    """The longest edge to so many pixels, the other in proportion, and at least one."""
+    """The longest edge to so many pixels at most, the other in proportion."""
     scale = longest / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, resampling)
+    return image_folder.scaled(picture, scale, Image.Resampling.LANCZOS) if scale < 1 else picture
