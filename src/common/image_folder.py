@@ -33,13 +33,12 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
     if not folder.is_dir():
         raise InputError(f"{folder} must be a folder of pictures by class; received none")
     train, test = folder / "train", folder / "test"
-    has_parts = train.is_dir()
-    if not has_parts and test.is_dir():
-        raise InputError(f"{folder} must hold train/ beside test/; received test/ alone")
-    if not has_parts:
+    if not train.is_dir():
+        if test.is_dir():
+            raise InputError(f"{folder} must hold train/ beside test/; received test/ alone")
         train = folder
     names = sorted(path.name for path in _visible(train) if path.is_dir())
-    for part in (train, test) if has_parts else ():
+    for part in (train, test) if train != folder else ():
         loose = sorted(path for path in _visible(part) if not path.is_dir())
         if loose:
             raise InputError(f"{part} must hold class folders alone; received {loose[0].name}")
