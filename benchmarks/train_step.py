@@ -2,6 +2,7 @@
 
 - ours: src/training through Keras' `fit`, the shards of a batch by as many threads as there are cores;
 - one thread: the same by one thread;
+- Muon: ours with the optimizer Muon; all others have SGD;
 - by hand: the same network, shards, threads, data feed and sums, written by hand in PyTorch;
 - OpenMP: ours with the whole batch as one shard, and as many OpenMP threads an operation as cores;
 - stock: stock Keras `fit`, with as many OpenMP threads.
@@ -36,6 +37,7 @@ from common.backend import keras
 import numpy as np
 import pandas as pd
 import torch
+from keras.optimizers import SGD
 from torch import nn
 from torch.nn import functional as F
 
@@ -46,6 +48,7 @@ from conditions import machine
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches
 from training.machine import cores, processor, set_up
+from training.muon import Muon
 from training.native_model import NativeModel
 from training.shards import Adder
 
@@ -54,12 +57,13 @@ ARCHITECTURE = "blocks"
 SHARDS = 4
 EVALUATED, EVALUATED_AT_ONCE, EVALUATION_SHARDS = 5000, 1000, 8
 SMOOTHING = 0.1
-SGD = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
+OPTIONS = {"learning_rate": 1e-3, "momentum": 0.9, "nesterov": True}
 RATIOS = {  # one / other, of training speeds unless it says evaluation
     "ours / by hand": ("ours", "by hand"),
     "ours / OpenMP": ("ours", "OpenMP"),
     "ours / one thread": ("ours", "one thread"),
     "ours / stock": ("ours", "stock"),
+    "ours with Muon / with SGD": ("Muon", "ours"),
     "ours beside a busy process / undisturbed": ("ours, busy", "ours"),
     "OpenMP beside a busy process / undisturbed": ("OpenMP, busy", "OpenMP"),
     "evaluation: ours / by hand": ("ours, evaluation", "by hand, evaluation"),
@@ -108,7 +112,7 @@ class ByHand:
         self.networks = [copy.deepcopy(network, dict(shared)) for _ in range(SHARDS)]
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.SGD(
-            self.weights, SGD["learning_rate"], SGD["momentum"], nesterov=True, fused=True
+            self.weights, OPTIONS["learning_rate"], OPTIONS["momentum"], nesterov=True, fused=True
         )
         self.autocast = precision == "bfloat16"
         self.pool = ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))
@@ -175,12 +179,14 @@ def sum_in_pairs(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 class Ours:
-    def __init__(self, precision: str, shards: int = SHARDS, threads: int = 1, operation_threads: int = 1):
+    def __init__(
+        self, precision: str, shards: int = SHARDS, threads: int = 1, operation_threads: int = 1, kind: type = SGD
+    ):
         self.shards, self.operation_threads = shards, operation_threads
         network = architectures.build(ARCHITECTURE, SHAPE, CLASSES, {})
         self.model = NativeModel(network.inputs, network.outputs[0])
         adder = Adder(shards, threads, "cpu")
-        self.model.prepare(keras.optimizers.SGD(**SGD), SMOOTHING, precision, adder, range(1, shards))
+        self.model.prepare(kind(**OPTIONS), SMOOTHING, precision, adder, range(1, shards))
 
     def train(self, batches: Batches) -> None:
         self.model.fit(batches.loader(), verbose=0, shuffle=False)
@@ -198,9 +204,7 @@ class Stock:
         self.model = architectures.build(ARCHITECTURE, SHAPE, CLASSES, {})
         keras.config.set_dtype_policy("float32")
         self.model.compile(
-            keras.optimizers.SGD(**SGD),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            SGD(**OPTIONS), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
         )
 
     def train(self, batches: Batches) -> None:
@@ -231,6 +235,7 @@ def measure(precision: str, batch_size: int, rounds: int, images: int) -> pd.Dat
         "ours": Ours(precision, threads=cores()),
         "one thread": Ours(precision),
         "by hand": ByHand(precision),
+        "Muon": Ours(precision, threads=cores(), kind=Muon),
         "OpenMP": Ours(precision, shards=1, operation_threads=cores()),
         "stock": Stock(precision),
     }

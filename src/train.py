@@ -19,6 +19,7 @@ from training import checkpoint, machine, model_file, processes
 from training.augmentation import Augmentation
 from training.batches import Batches, resized
 from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
+from training.muon import Muon
 from training.native_model import NativeModel
 from training.shards import Adder
 
@@ -48,13 +49,15 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 
 def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Optimizer:
-    """One of Keras' optimizers by its lower-case name."""
+    """One of Keras' optimizers by its lower-case name, or `Muon`."""
     if "learning_rate" in options:
         raise InputError(
             f"train.optimizer_options.{name} must leave the learning rate to train.learning_rate; "
             f"received learning_rate: {options['learning_rate']}"
         )
     try:
+        if name == "muon":  # Keras' own leaves out the kernels of convolutions
+            return Muon(learning_rate=learning_rate, **options)
         return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **options}})
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -166,15 +169,11 @@ def make_model(
         name, (height, width, channels), classes, chosen.model.options.get(name, {}), device
     )
     optimizer_options = settings.optimizer_options.get(settings.optimizer, {})
+    adder = Adder(settings.shards, machine.threads(processes.on_this_machine()), device)
     with keras.device(device):
         model = NativeModel(network.inputs, network.outputs[0], name=name)
-        model.prepare(
-            make_optimizer(settings.optimizer, settings.learning_rate, optimizer_options),
-            settings.label_smoothing,
-            settings.precision,
-            Adder(settings.shards, machine.threads(processes.on_this_machine()), device),
-            shard_seeds,
-        )
+        optimizer = make_optimizer(settings.optimizer, settings.learning_rate, optimizer_options)
+        model.prepare(optimizer, settings.label_smoothing, settings.precision, adder, shard_seeds)
     return network, model
 
 

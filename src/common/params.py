@@ -87,7 +87,7 @@ class Train(Section):
     seed: Seed
     epochs: Count
     batch_size: Count
-    optimizer: Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion"]
+    optimizer: Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion", "muon"]
     optimizer_options: dict[str, dict[str, bool | float | None]]  # by optimizer
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["constant", "linear", "cosine"]

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from training import native_layers
 from training.batches import Batch
+from training.muon import Muon
 from training.native_layers import Layer, LayerFunction
 from training.shards import Adder, Layout, Shard
 
@@ -117,7 +118,6 @@ class NativeModel(keras.Model):
             InputError: a layer draws random numbers from a generator that all layers share.
         """
         self.compile(optimizer=optimizer)
-        optimizer.build(self.trainable_variables)
         self._label_smoothing = label_smoothing
         self._autocast = precision == "bfloat16"
         self._variables_to_train = list(self.trainable_variables)
@@ -141,6 +141,13 @@ class NativeModel(keras.Model):
         self._computations = [
             _compute(node, native.get(node.operation), last_use[place]) for place, node in enumerate(nodes)
         ]
+        if isinstance(optimizer, Muon):
+            optimizer.run = adder.map
+        optimizer.build(self.trainable_variables)
+        by_shape = {weight.shape: weight for weight in self._weights}
+        for variable in optimizer.variables:  # in memory as the weights are, else each step would reorder
+            if (weight := by_shape.get(variable.value.shape)) is not None:
+                variable.value.data = torch.empty_like(weight).copy_(variable.value)
         self._adder = adder
         device = self._weights[0].device
         default = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index]

@@ -58,9 +58,9 @@ class Adder:
 
     def __init__(self, shards: int, threads: int, device: str):
         self.shards, self.device = shards, device
-        self._pool = None
+        self.map: Callable[..., Iterable] = map  # of as many items at a time as there are threads
         if threads > 1 and device == "cpu":  # a GPU computes the operations of one thread side by side
-            self._pool = ThreadPoolExecutor(threads, initializer=machine.prepare_thread, initargs=(device,))
+            self.map = ThreadPoolExecutor(threads, initializer=machine.prepare_thread, initargs=(device,)).map
 
     def owner(self, shard: int) -> int:
         """The rank of the process that computes a shard, in every batch the same."""
@@ -72,8 +72,7 @@ class Adder:
     def __call__(self, compute: Callable[[int], torch.Tensor], count: int, length: int) -> torch.Tensor:
         """The sum of `compute(0)` to `compute(count - 1)`, vectors (length,) float32, in every process."""
         own = self.own_shards(count)
-        results = (self._pool.map if self._pool else map)(compute, own)
-        sums = {(shard, shard + 1): vector for shard, vector in zip(own, results, strict=True)}
+        sums = {(shard, shard + 1): vector for shard, vector in zip(own, self.map(compute, own), strict=True)}
         if processes.is_distributed():
             self._exchange(sums, count, length)
         return _tree_sum((0, count), sums)

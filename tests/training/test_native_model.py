@@ -298,12 +298,9 @@ NETWORKS = {
 }  # fmt: skip
 
 
-class Backwards:
-    """A pool that computes the shards from the last to the first."""
-
-    def map(self, compute: Callable[[int], torch.Tensor], own: list[int]) -> list[torch.Tensor]:
-        results = {shard: compute(shard) for shard in reversed(own)}
-        return [results[shard] for shard in own]
+def map_backwards(compute: Callable[[int], torch.Tensor], own: list[int]) -> list[torch.Tensor]:
+    results = {shard: compute(shard) for shard in reversed(own)}
+    return [results[shard] for shard in own]
 
 
 def trained(build: Callable[[], keras.Model], adder: Adder, batch_size: int = 16) -> list[bytes]:
@@ -323,11 +320,19 @@ def trained(build: Callable[[], keras.Model], adder: Adder, batch_size: int = 16
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_who_computes_the_shards_changes_no_bit(build: Callable[[], keras.Model]) -> None:
     backwards = Adder(5, 1, "cpu")
-    backwards._pool = Backwards()  # type: ignore[assignment]
+    backwards.map = map_backwards
     adders = [Adder(5, threads, "cpu") for threads in (1, 2, 3, 4)]
     one, *others = (trained(build, adder) for adder in [*adders, backwards])
     for other in others:
         assert other == one
+
+
+def test_the_state_of_an_optimizer_lies_in_memory_as_the_weights() -> None:
+    _, native = twins(architecture("blocks"))
+    prepare(native, keras.optimizers.SGD(0.1, momentum=0.9))
+    for weight, momentum in zip(native._weights, native.optimizer.momentums, strict=True):
+        assert momentum.value.stride() == weight.stride()
+        assert not momentum.value.any()
 
 
 @pytest.mark.parametrize("shards", [1, 3, 5, 8])
