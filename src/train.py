@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import architectures
-from training import checkpoint, machine, model_file, processes
+from training import checkpoint, machine, model_file, processes, temperature
 from training.augmentation import Augmentation
 from training.batches import Batches, resized
 from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
@@ -107,8 +107,9 @@ def set_up() -> Training:
     )
     arithmetic = machine.arithmetic(settings.precision, device)
     if (settings.precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
+        cause = f"PyTorch {torch.__version__}" if "avx2" in machine.vector_instructions() else machine.processor()
         print(
-            f"{machine.processor()} does not compute as x86-64 processors with AVX2 do: "
+            f"{cause} does not compute as PyTorch {machine.KNOWN_VERSION} does on x86-64 processors with AVX2: "
             "the last bits will be others than there",
             file=sys.stderr,
         )
@@ -262,10 +263,12 @@ def main() -> None:
         curves = Curves(curves_folder)
         fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
         with keras.device(training.device):
-            classifier = model_file.with_preprocessing(training.network, training.mean, training.std)
+            scale = temperature.fit(training.model, training.val)
+            classifier = model_file.with_preprocessing(training.network, training.mean, training.std, scale)
             model_file.save(classifier, training.class_names, Path("models/model.keras"))
         files.write_json(
-            Path("metrics/train.json"), curves.last | {"precision": settings.precision, "device": training.device}
+            Path("metrics/train.json"),
+            curves.last | {"temperature": scale, "precision": settings.precision, "device": training.device},
         )
 
 

@@ -15,12 +15,14 @@ from common.errors import InputError
 import keras
 import numpy as np
 import pytest
+import torch
 from keras import layers
 
 import train
 from conftest import ROOT, TINY, with_forks, write_params
 from training import machine
 from training.native_model import NativeModel
+from training.temperature import LIMITS, minimiser
 
 MODEL = Path("models/model.keras")
 CURVES = Path("metrics/curves/plots/metrics")
@@ -233,11 +235,11 @@ def test_float32_that_is_not_portable_is_said_in_one_line(
     monkeypatch.setattr(machine, "is_portable", lambda: False)
     run(epochs=1, precision="bfloat16")  # which nobody expects to be
     assert capfd.readouterr().err == ""
-    run(epochs=1)
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(
-        "some processor does not compute as x86-64 processors with AVX2 do: the last bits will be"
-    )
+    for vectors, cause in [(["sse2"], "some processor"), (["avx2"], f"PyTorch {torch.__version__}")]:
+        monkeypatch.setattr(machine, "vector_instructions", lambda vectors=vectors: vectors)
+        run(epochs=1)
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"{cause} does not compute as PyTorch 2.13 does on x86-64 processors with AVX2")
 
 
 def test_the_fingerprint_is_of_the_processor_where_arithmetic_is_not_portable(
@@ -285,11 +287,21 @@ def test_the_last_epoch_is_in_train_json_and_in_the_model(run: Train) -> None:
     last = run(epochs=3)
     assert last["epochs"] == 3
     figures = {"train_accuracy", "train_loss", "val_accuracy", "val_loss"}
-    assert set(last) == {"epochs", "precision", "device"} | figures
+    assert set(last) == {"epochs", "temperature", "precision", "device"} | figures
     assert (last["precision"], last["device"]) == ("float32", "cpu")
     assert last["val_accuracy"] == pytest.approx(val_curve()[-1], abs=1e-6)
     assert last["val_accuracy"] == pytest.approx(val_accuracy(), abs=1e-6)
     assert last["val_loss"] < val_curve("loss")[0]  # it has learned
+
+
+def test_the_temperature_is_in_the_model(run: Train) -> None:
+    temperature = run(epochs=3, label_smoothing=0.3)["temperature"]
+    images, labels = arrays.load("train")
+    rows = arrays.load_rows("val", len(images))
+    model = keras.saving.load_model(MODEL)
+    logits = keras.Model(model.input, model.layers[-1].input).predict(images[rows], verbose=0)
+    assert temperature not in (1, *LIMITS)
+    assert minimiser(logits, labels[rows]) == pytest.approx(1, abs=0.002)  # nothing is left to divide by
 
 
 def test_the_model_names_the_classes(run: Train, prepared: Path) -> None:
@@ -410,7 +422,9 @@ def test_without_val_rows(run: Train, prepared: Path, tmp_path: Path) -> None:
     np.save(tmp_path / arrays.SPLIT / "val.npy", np.arange(0))
     write_params(tmp_path, SMALL | {"split.val_size": 0, "evaluate.parts": ["test"]})
     train.main()
-    assert not [name for name in json.loads(Path("metrics/train.json").read_text()) if "val" in name]
+    figures = json.loads(Path("metrics/train.json").read_text())
+    assert not [name for name in figures if "val" in name]
+    assert figures["temperature"] == 1
 
 
 def test_a_diverging_run_ends_in_one_line_and_leaves_what_was_there(run: Train, tmp_path: Path) -> None:

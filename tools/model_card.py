@@ -25,7 +25,11 @@ def classes_table() -> str:
 
 
 def calibration() -> str:
-    """Mean confidence beside accuracy, and accuracy where the confidence is above and below 80 %."""
+    """The temperature; mean confidence beside accuracy, and accuracy where it is above and below 80 %."""
+    temperature = metric_files.read(METRICS / "train.json", ("temperature",))["temperature"]
+    origin = (
+        "which suits val best" if params.load().split.val_size else "since there is no val to fit another one on"
+    )
     rows = []
     for part in metric_files.by_part(METRICS):
         table = metric_files.table(METRICS / f"predictions/{part}.csv", ("label", "predicted", "confidence"))
@@ -39,7 +43,7 @@ def calibration() -> str:
                 "accuracy below": _share(right[~sure]),
             }
         )
-    return marked_pages.markdown(pd.DataFrame(rows))
+    return f"The temperature is {temperature:g}, {origin}.\n\n{marked_pages.markdown(pd.DataFrame(rows))}"
 
 
 def mistakes_table() -> str:

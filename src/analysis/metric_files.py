@@ -10,7 +10,7 @@ import pandas as pd
 
 PARTS = ("val", "test")
 MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
-NUMBERS = {*MEASURES, "accuracy_low", "accuracy_high", "images", "epochs"}
+NUMBERS = {*MEASURES, "accuracy_low", "accuracy_high", "images", "epochs", "temperature"}
 
 
 def read(path: Path, needed: tuple[str, ...] = (), or_nothing: bool = False) -> dict[str, Any]:

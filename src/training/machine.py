@@ -20,7 +20,7 @@ PORTABLE = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"  # as common/
 _thread = threading.local()
 CPUINFO = Path("/proc/cpuinfo")
 VECTORS = re.compile(r"(sse|avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm)\w*$")  # of x86-64 and ARM
-KNOWN_STEP = "faa58bdc60944715"  # PyTorch 2.13, any x86-64 processor with AVX2
+KNOWN_STEP, KNOWN_VERSION = "faa58bdc60944715", "2.13"  # on any x86-64 processor with AVX2
 
 
 def set_up(precision: str) -> None:

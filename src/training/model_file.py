@@ -26,19 +26,23 @@ BATCH_SIZE, MAX_THREADS = 100, 8  # of `predict`, whose memory grows with both
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
-def with_preprocessing(model: keras.Model, mean: np.ndarray, std: np.ndarray) -> keras.Model:
+def with_preprocessing(
+    model: keras.Model, mean: np.ndarray, std: np.ndarray, temperature: float = 1.0
+) -> keras.Model:
     """From pixel values 0–255 (N, H, W, C) to class probabilities (N, classes), sharing `model`'s weights.
 
     Args:
         model: from normalised images to logits.
         mean, std: (C,) of the pixel values that the model was trained with.
+        temperature: what the logits are divided by.
     """
     inputs = layers.Input(model.input_shape[1:], name="pixels")
     scale, offset = (1 / std).tolist(), (-mean / std).tolist()
     if len(scale) == 1:
         (scale,), (offset,) = scale, offset
     x = layers.Rescaling(scale, offset, name="rescaling")(inputs)
-    return keras.Model(inputs, layers.Softmax(name="probabilities")(model(x)), name="classifier")
+    logits = layers.Rescaling(1 / temperature, name="temperature")(model(x))
+    return keras.Model(inputs, layers.Softmax(name="probabilities")(logits), name="classifier")
 
 
 def save(model: keras.Model, class_names: list[str], path: Path) -> None:

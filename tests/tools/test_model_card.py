@@ -39,6 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(f"metrics/classes/{part}.csv").write_text(
             "class,images,precision,recall,f1\ncoat,1000,0.9165,0.5,0.1234\n"
         )
+    write("metrics/train.json", {"temperature": 0.625})
     write("metrics/unlikeness.json", {"energy_limit": -1.5, "train_images": 9000, "val_images": 5000, "val_unlike": 0.012})  # fmt: skip
     return tmp_path
 
@@ -69,6 +70,15 @@ def test_confidence_stands_beside_accuracy(folder: Path) -> None:
     assert "| test | 73.0% | 50.0% | 71.4% of 7 | 0.0% of 3 |" in squeezed(model_card.calibration())
 
 
+def test_the_temperature_is_said_with_its_origin(folder: Path) -> None:
+    assert model_card.calibration().startswith("The temperature is 0.625, which suits val best.\n\n|")
+    write_params(folder, {"split.val_size": 0, "evaluate.parts": ["test"]})
+    write("metrics/train.json", {"temperature": 1.0})
+    assert model_card.calibration().startswith(
+        "The temperature is 1, since there is no val to fit another one on.\n"
+    )
+
+
 UNLIKE = {
     "training": "this training",
     "unlike": {"letters": {"pictures": 1234, "unlike": 0.456}},
@@ -85,6 +95,7 @@ def test_what_is_called_unlike(folder: Path) -> None:
     assert "| val images made photographs again (5,000) | 10.0% |" in text
     assert "| letters (1,234) | 45.6% |" in text
     assert "80.00% are classified correctly, 90.00% as they are." in text
+    write("metrics/train.json", {"temperature": 0.625})
     write("metrics/unlikeness.json", {"energy_limit": 0.0, "train_images": 9})
     assert "| val images (" not in model_card.unlike_table()
 
