@@ -10,10 +10,10 @@ from training.machine import cores, processor, vector_instructions
 
 def machine() -> dict[str, str | int]:
     """Processor, its vector instructions, threads, versions."""
-    vectors = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    has, vectors = vector_instructions(), ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     return {
         "processor": processor(),
-        "bfloat16 and vector instructions": " ".join(name for name in vectors if name in vector_instructions()),
+        "bfloat16 and vector instructions": " ".join(name for name in vectors if name in has),
         "threads": cores(),
         "torch": torch.__version__.partition("+")[0],
         "keras": version("keras"),

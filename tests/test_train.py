@@ -322,13 +322,14 @@ def test_the_seed_decides(run: Train) -> None:
 
 def test_early_stopping_stops(run: Train) -> None:
     # a rate so small that no weight changes, so no epoch is better than the first
-    assert run(epochs=6, learning_rate=1e-12, early_stopping=1)["epochs"] == 2
+    assert run(epochs=6, optimizer="sgd", learning_rate=1e-12, early_stopping=1)["epochs"] == 2
     assert len(val_curve()) == 2
 
 
 def test_early_stopping_waits_for_full_images(run: Train) -> None:
     first_half = {"progressive_resizing.scale": 1.0, "progressive_resizing.share": 0.5}
-    assert run(epochs=6, learning_rate=1e-12, early_stopping=1, **first_half)["epochs"] == 3 + 2
+    last = run(epochs=6, optimizer="sgd", learning_rate=1e-12, early_stopping=1, **first_half)
+    assert last["epochs"] == 3 + 2
 
 
 @pytest.mark.parametrize("small", [0, 5])  # epochs with small images, which are no candidates
