@@ -50,15 +50,15 @@ Answer = Callable[[np.ndarray], np.ndarray]
 
 
 def native(model: keras.Model) -> Answer:
-    """The layers between rescaling and softmax as PyTorch operations."""
-    _, rescaling, network, _ = model.layers
+    """All layers as PyTorch operations."""
+    _, rescaling, network, temperature, _ = model.layers
     step = NativeModel(network.inputs, network.outputs[0])
     step.prepare(keras.optimizers.SGD(), 0.0, "float32", Adder(1, 1, "cpu"), [])
 
     @torch.inference_mode()
     def answer(images: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(images).float() * rescaling.scale + rescaling.offset
-        return step.logits(pixels).softmax(-1).numpy()
+        return (step.logits(pixels) * temperature.scale).softmax(-1).numpy()
 
     return answer
 

@@ -28,7 +28,7 @@ def energies(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
     In PyTorch, since ONNX Runtime's last bits depend on the processor.
     """
-    logits = model_file.predict(keras.Model(model.input, model.layers[-1].input), images)  # (N, classes)
+    logits = model_file.predict(onnx_file.before_temperature(model), images)  # (N, classes)
     torch.set_num_threads(1)
     return -torch.from_numpy(logits).logsumexp(-1).numpy()
 

@@ -39,7 +39,7 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (28, 28, 1), val: int = 
 
 def energies(rows: slice) -> np.ndarray:
     model = keras.saving.load_model(export.MODEL)
-    logits = keras.Model(model.input, model.layers[-1].input)
+    logits = keras.Model(model.input, model.layers[-2].input)
     images = np.load(arrays.PREPARED / "train/images.npy")[rows]
     return -np.log(np.exp(logits.predict(images, verbose=0).astype(np.float64)).sum(1))
 

@@ -3,8 +3,9 @@
 From raw pixels `pixels` (images, H, W, C) uint8, any number of images, to
 
 - `probabilities` (images, classes) float32;
-- `energy` (images,) float32: the free energy of the logits, −log Σ exp(logit). The higher it is, the
-  less the image looks like the training images (https://arxiv.org/abs/2010.03759, section 3, T = 1).
+- `energy` (images,) float32: the free energy of the logits before the temperature, −log Σ exp(logit). The
+  higher it is, the less the image looks like the training images (https://arxiv.org/abs/2010.03759,
+  section 3, T = 1).
 
 The same weights give the same bytes: the exporter's notes on code, paths and build are left out.
 """
@@ -26,25 +27,40 @@ OPSET = 18
 class _Outputs(torch.nn.Module):
     def __init__(self, model: keras.Model):
         super().__init__()
-        self.network = keras.Model(model.input, model.layers[-1].input)  # pixels to logits
+        outputs = [model.output, before_temperature(model).output]
+        self.network = keras.Model(model.input, outputs)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.network(pixels.float())
-        return logits.softmax(-1), -logits.logsumexp(-1)
+        probabilities, logits = self.network(pixels.float())
+        return probabilities, -logits.logsumexp(-1)
+
+
+def before_temperature(model: keras.Model) -> keras.Model:
+    """From pixels (N, H, W, C) to logits (N, classes), as the network was trained.
+
+    Args:
+        model: from pixels to probabilities, by last layers named temperature and probabilities.
+
+    Raises:
+        InputError: it ends in other layers.
+    """
+    names = [layer.name for layer in model.layers[-2:]]
+    if names != ["temperature", "probabilities"]:
+        raise InputError(
+            f"the model must end in the layers temperature and probabilities; received {' and '.join(names)}"
+        )
+    return keras.Model(model.input, model.layers[-2].input)
 
 
 def convert(model: keras.Model) -> onnx.ModelProto:
     """The graph without metadata.
 
     Args:
-        model: from pixels (N, H, W, C) to probabilities (N, classes), by a last layer Softmax.
+        model: from pixels (N, H, W, C) to probabilities (N, classes).
 
     Raises:
-        InputError: the model ends in another layer.
+        InputError: the model is not one that `before_temperature` takes.
     """
-    last = model.layers[-1]
-    if not isinstance(last, keras.layers.Softmax):
-        raise InputError(f"the model must end in a Softmax layer; received one of type {type(last).__name__}")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # without its warning about torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own code

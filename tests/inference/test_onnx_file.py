@@ -32,7 +32,7 @@ def made(name: str, shape: tuple[int, int, int], classes: int) -> keras.Model:
         if "moving" in variable.name:
             variable.assign(GENERATOR.uniform(0.5, 2, variable.shape))
     channels = np.ones(shape[-1])
-    return model_file.with_preprocessing(network, 70 * channels, 30 * channels)
+    return model_file.with_preprocessing(network, 70 * channels, 30 * channels, temperature=0.5)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_it_says_what_keras_says(name: str, shape: tuple[int, int, int], classes
         expected = model.predict(images, verbose=0)
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
         assert probabilities.dtype == energy.dtype == np.float32
-        logits = keras.Model(model.input, model.layers[-1].input).predict(images, verbose=0)
+        logits = keras.Model(model.input, model.layers[-2].input).predict(images, verbose=0)
         free_energy = -np.log(np.exp(logits.astype(np.float64)).sum(1))
         np.testing.assert_allclose(energy, free_energy, rtol=1e-4, atol=1e-4)
 
@@ -58,7 +58,8 @@ def test_large_logits_do_not_overflow() -> None:
     inputs = keras.layers.Input((2, 2, 1))
     flat = keras.layers.Flatten()(inputs)
     logits = keras.layers.Dense(2, kernel_initializer="ones")(flat)
-    model = keras.Model(inputs, keras.layers.Softmax()(logits))
+    divided = keras.layers.Rescaling(1.0, name="temperature")(logits)
+    model = keras.Model(inputs, keras.layers.Softmax(name="probabilities")(divided))
     images = np.full((1, 2, 2, 1), 255, np.uint8)  # logits 1,020
     probabilities, energy = run(onnx_file.convert(model), images)
     np.testing.assert_allclose(probabilities, [[0.5, 0.5]])
@@ -83,8 +84,9 @@ def test_the_same_weights_give_the_same_graph(exported: Path) -> None:
     assert onnx_file.convert(untrained()).SerializeToString() == earlier.SerializeToString()
 
 
-def test_a_model_without_softmax_at_its_end_is_refused() -> None:
+def test_a_model_without_a_temperature_is_refused() -> None:
     inputs = keras.layers.Input((28, 28, 1))
-    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
-    with pytest.raises(InputError, match=r"^the model must end in a Softmax layer; .* Dense$"):
+    logits = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, keras.layers.Softmax(name="probabilities")(logits))
+    with pytest.raises(InputError, match=r"temperature and probabilities; received logits and probabilities$"):
         onnx_file.convert(model)
