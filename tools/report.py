@@ -76,15 +76,16 @@ def confusion(table: pd.DataFrame) -> alt.LayerChart:
 
 
 def reliability(table: pd.DataFrame) -> alt.LayerChart:
-    """Accuracy against mean confidence, with the line on which a calibrated model lies."""
-    x = alt.X("confidence:Q", title="mean confidence of the bin")
-    ideal = alt.Chart(table).mark_line(strokeDash=[4, 4], color="grey").encode(x, y="ideal:Q")
-    points = (
-        alt.Chart(table)
-        .mark_line(point=True)
-        .encode(x, alt.Y("accuracy:Q", title="accuracy of the bin"), tooltip=["confidence", "accuracy", "images"])
+    """Accuracy against mean confidence with the images of each bin, and the line on which a calibrated model lies."""
+    base = alt.Chart(table).encode(alt.X("confidence:Q", title="mean confidence of the bin"))
+    ideal = base.mark_line(strokeDash=[4, 4], color="grey").encode(y="ideal:Q")
+    bins = base.encode(
+        alt.Y("accuracy:Q", title="accuracy of the bin"), tooltip=["confidence", "accuracy", "images"]
     )
-    return (ideal + points).interactive().properties(width="container", height=300)
+    size = alt.Size("images:Q", scale=alt.Scale(type="log", range=[10, 200]), legend=None)
+    numbers = bins.mark_text(dx=8, align="left", fontSize=9).encode(alt.Text("images:Q", format=","))
+    chart = ideal + bins.mark_point(filled=True).encode(size) + numbers
+    return chart.interactive().properties(width="container", height=300)
 
 
 def classes(table: pd.DataFrame) -> alt.Chart:
@@ -133,7 +134,7 @@ CHARTS: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str, tuple[str, ...]
         ("label", "predicted"),
     ),
     "Reliability": (
-        "The model is calibrated where accuracy lies on the dashed line.",
+        "The model is calibrated where accuracy lies on the dashed line. A number is that of the images in the bin.",
         reliability,
         "reliability",
         ("confidence", "accuracy", "ideal", "images"),
