@@ -263,12 +263,12 @@ def main() -> None:
         curves = Curves(curves_folder)
         fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
         with keras.device(training.device):
-            scale = temperature.fit(training.model, training.val)
-            classifier = model_file.with_preprocessing(training.network, training.mean, training.std, scale)
+            fitted = temperature.fit(training.model, training.val)
+            classifier = model_file.with_preprocessing(training.network, training.mean, training.std, fitted)
             model_file.save(classifier, training.class_names, Path("models/model.keras"))
         files.write_json(
             Path("metrics/train.json"),
-            curves.last | {"temperature": scale, "precision": settings.precision, "device": training.device},
+            curves.last | {"temperature": fitted, "precision": settings.precision, "device": training.device},
         )
 
 

@@ -71,6 +71,8 @@ def test_every_optimizer_of_the_schema_exists(name: str) -> None:
         ("sgd", {"momentun": 0.9}),
         ("sgd", {"momentum": "high"}),
         ("sgd", {"momentum": 2}),
+        ("muon", {"kernel_rate": None}),
+        ("muon", {"kernel_rat": 0.2}),
         ("adam", {"momentum": 0.9}),
         ("adam", {"clipnorm": 1.0, "clipvalue": 1.0}),
     ],

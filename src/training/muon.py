@@ -52,8 +52,12 @@ class Muon(keras.optimizers.SGD):
 
     Args:
         momentum: of the other weights, as `options`.
+        kernel_momentum: of kernels; `nesterov` is for both.
         kernel_rate: the learning rate of kernels, in units of the learning rate.
         options: of `keras.optimizers.SGD`.
+
+    Raises:
+        ValueError: a momentum or `kernel_rate` is not above 0.
     """
 
     run: Callable[..., Any] = map  # may be one that computes several kernels at a time
@@ -61,9 +65,9 @@ class Muon(keras.optimizers.SGD):
     def __init__(
         self, momentum: float = 0.85, kernel_momentum: float = 0.6, kernel_rate: float = 0.2, **options: Any
     ):
+        if not all(value and value > 0 for value in (momentum, kernel_momentum, kernel_rate)):
+            raise ValueError("momentum, kernel_momentum and kernel_rate must be above 0")
         super().__init__(momentum=momentum, **options)
-        if not self.momentum:
-            raise ValueError("momentum must be above 0")
         self.kernel_rate, self.kernel_momentum = kernel_rate, kernel_momentum
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:

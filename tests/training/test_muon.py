@@ -77,6 +77,8 @@ def test_threads_leave_the_bytes() -> None:
         np.testing.assert_array_equal(one, two)
 
 
-def test_without_momentum_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="momentum must be above 0"):
-        Muon(learning_rate=0.1, momentum=0.0)
+@pytest.mark.parametrize("value", [0.0, -0.1, None])
+@pytest.mark.parametrize("name", ["momentum", "kernel_momentum", "kernel_rate"])
+def test_what_is_not_above_zero_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="momentum, kernel_momentum and kernel_rate must be above 0"):
+        Muon(learning_rate=0.1, **{name: value})
