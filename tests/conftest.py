@@ -58,7 +58,7 @@ HOSTILE = {
     "LANGUAGE": "de", "LC_ALL": "POSIX", "LD_PRELOAD": "libm.so.6", "MKL_CBWR": "SSE4_2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "module://none",
     "NPY_DISABLE_CPU_FEATURES": "X86_V3", "OMP_NUM_THREADS": "3", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
     "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Nehalem", "PYTHONHASHSEED": "5", "PYTHONSAFEPATH": "1",
-    "PYTHONUTF8": "0", "PYTORCH_JIT": "0", "TORCH_LOGS": "+dynamo", "TZ": "Asia/Kolkata",
+    "PYTHONUTF8": "0", "PYTORCH_JIT": "0", "TORCH_CPP_LOG_LEVEL": "INFO", "TORCH_LOGS": "+dynamo", "TZ": "Asia/Kolkata",
 }  # fmt: skip
 
 

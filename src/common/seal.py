@@ -19,7 +19,7 @@ ALLOWED = {
     "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     # train: who computes what, and what torchrun tells the processes that it starts
     "CHECKPOINT_DIR", "TRAIN_THREADS", "TRAIN_PROCESSES", "TRAINING_ERRORS", "CUDA_VISIBLE_DEVICES",
-    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "TORCH_CPP_LOG_LEVEL",
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME",
     "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     # the stage or experiment that dvc runs, for dvclive and our errors
     "DVC_STAGE", "DVC_ROOT", "DVC_EXP_BASELINE_REV", "DVC_EXP_NAME",
@@ -34,6 +34,7 @@ LIBRARIES = {
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # for which ONNX Runtime keeps an id of the device below HOME
+    "TORCH_CPP_LOG_LEVEL": "FATAL",  # what ends a process is an exception too; a stack beside it hides our line
 }
 INTERPRETER = {
     "HOME": "/proc/nobody",  # where libraries look for a user's configuration; nobody can make a folder there

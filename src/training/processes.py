@@ -83,8 +83,7 @@ def launch(processes: int, script: Path) -> None:
         raise InputError(f"PET_NNODES must divide TRAIN_PROCESSES, {processes}; received {nodes}")
     logging.disable()  # torchrun's long report of a failure, for which there is one line here
     with tempfile.TemporaryDirectory() as folder:
-        # for the processes: PyTorch's C++ warnings here are about speed alone
-        os.environ |= {ERRORS: folder, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        os.environ[ERRORS] = folder
         options = [
             f"--nproc-per-node={processes // int(nodes)}",
             "--max-restarts=0",
