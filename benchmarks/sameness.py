@@ -1,7 +1,8 @@
 """Whether a training gives the same bytes with other threads, processes, load, processors and libraries.
 
 `python benchmarks/sameness.py` (after `make repro`) repeats the committed training, whole and real, once for
-each of `RUNS`, and holds each model against dvc.lock. A run takes 15 to 25 minutes.
+each of `RUNS`, and holds each model against dvc.lock. A run takes 15 to 25 minutes. Several may run at once (`--only`):
+load has no influence either.
 
 `python benchmarks/sameness.py --small` runs all stages on few rows in a fresh folder, and takes one hash over
 every output. Then it does so on an imitated processor:
@@ -20,13 +21,16 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 from unittest import mock
 
@@ -41,11 +45,12 @@ from busy import busy_process
 from conditions import machine
 
 RESULTS = Path("benchmarks/sameness.json")
-RERUN, SECOND = Path(".cache/sameness/whole"), Path(".cache/sameness/second")
-NATIVE, IMITATED = Path(".cache/sameness/native"), Path(".cache/sameness/imitated")
+FOLDER = Path(".cache/sameness")
+SECOND = FOLDER / "second machine"
 MODEL = "models/model.keras"
 STAGES = ("fetch", "prepare", "split", "train", "evaluate", "export")
 OUTPUTS = ("data", "models", "metrics", "plots")
+KILLS, LONGEST_LIFE = 10, 150.0  # the latter in seconds
 
 
 @contextmanager
@@ -71,13 +76,32 @@ def second_machine() -> Iterator[None]:
                 process.kill()
 
 
+def kill_at_random(folder: Path) -> None:
+    """Starts the training in `folder` and kills it, again and again, each time with another number of threads.
+
+    Raises:
+        InputError: it ended by itself.
+    """
+    random = SystemRandom()
+    for number in range(KILLS):
+        threads = str(1 + number % 4)
+        words = [sys.executable, "-EB", str(rerun.SOURCE / "train.py")]
+        with subprocess.Popen(words, cwd=folder, env=os.environ | {"TRAIN_THREADS": threads}) as process:
+            time.sleep(random.uniform(0, LONGEST_LIFE))
+            process.kill()
+        print(f"killed: number {number + 1}, with {threads} threads", flush=True)
+        if process.returncode != -signal.SIGKILL:
+            raise InputError(f"train must run until it is killed; it ended with {process.returncode}")
+
+
 @dataclass(frozen=True)
 class Run:
-    """One training: who computes its shards, changes to params.yaml, what happens meanwhile."""
+    """One training: who computes its shards, changes to params.yaml, what happens meanwhile or before."""
 
     environment: dict[str, str]
     changes: dict[str, Any] = field(default_factory=dict)
     meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
+    before: Callable[[Path], None] | None = None
 
 
 RUNS = {
@@ -88,6 +112,7 @@ RUNS = {
     "2 processes": Run({"TRAIN_PROCESSES": "2", "TRAIN_THREADS": "1"}),
     "2 machines (both on this one)": Run({"TRAIN_PROCESSES": "2", "TRAIN_THREADS": "1"}, meanwhile=second_machine),
     "2 threads beside a busy process": Run({"TRAIN_THREADS": "2"}, meanwhile=busy_process),
+    f"killed {KILLS} times, with 1 to 4 threads": Run({"TRAIN_THREADS": "2"}, before=kill_at_random),
     "train.precision bfloat16": Run({"TRAIN_THREADS": "2"}, {"train.precision": "bfloat16"}),
 }
 
@@ -138,19 +163,19 @@ def add(section: str, result: dict[str, Any], identity: Sequence[str]) -> None:
 # --- whole and real -------------------------------------------------------------------------------
 
 
-def repeat(run: Run) -> dict[str, Any]:
-    """Trains and evaluates once more; gives the model's hash and the seconds of the train stage."""
-    # In the re-run's folder, which each run empties: a fingerprint does not know threads and processes, so
-    # a run could go on from the state that another one left when it was killed.
+def repeat(run: Run, folder: Path) -> dict[str, Any]:
+    """Trains and evaluates once more, in `folder`; gives the model's hash."""
+    # A fingerprint does not know threads and processes, so states lie in the run's own folder, which is emptied:
+    # elsewhere a run could go on from the state that another one left when it was killed.
     environment = {"TRAIN_PROCESSES": "1", "CHECKPOINT_DIR": ".cache/checkpoints"} | run.environment
     with mock.patch.dict(os.environ, environment), run.meanwhile():
-        seconds = rerun.run(RERUN, run.changes)
-    md5 = md5_hash((RERUN / MODEL).read_bytes())
-    return {
-        "md5": md5,
-        "as in dvc.lock": md5 == dvc_lock.read()["train"].outputs[MODEL],
-        "seconds": round(seconds),
-    }
+        rerun.prepare(folder, run.changes)
+        if run.before:
+            run.before(folder)
+        rerun.run_stage("train", folder)
+        rerun.run_stage("evaluate", folder)
+    md5 = md5_hash((folder / MODEL).read_bytes())
+    return {"md5": md5, "as in dvc.lock": md5 == dvc_lock.read()["train"].outputs[MODEL]}
 
 
 def on_test(one: Path, other: Path) -> dict[str, float]:
@@ -172,9 +197,9 @@ def measure_whole(names: Sequence[str]) -> None:
         if any(identity.items() <= known.items() for known in read()["runs"]):
             continue
         print(f"training: {name}", flush=True)
-        result = identity | repeat(RUNS[name])
+        result = identity | repeat(RUNS[name], FOLDER / name)
         if RUNS[name].changes:
-            result["test"] = on_test(Path(), RERUN)
+            result["test"] = on_test(Path(), FOLDER / name)
         add("runs", result, tuple(identity))
         print(f"{name}: {result['md5']}, {'as' if result['as in dvc.lock'] else 'not as'} in dvc.lock", flush=True)
 
@@ -220,8 +245,9 @@ def measure_small(rows: int, epochs: int, under: str, name: str) -> None:
     """Runs the small pipeline here, then on the imitated processor where there is one."""
     changes = {"split.train_size": rows, "train.epochs": epochs}
     settings: dict[str, Any] = {"rows": rows, "epochs": epochs} | place()
-    for folder, command, processor in [(NATIVE, "", ""), (IMITATED, under, name)][: 2 if under else 1]:
+    for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
         print(f"all stages: {processor or 'native'}", flush=True)
+        folder = FOLDER / f"small {processor or 'native'}"
         run_stages(folder, changes, shlex.split(command))
         found = hashes(folder)
         result = {"imitated": processor, "by": without_paths(command)} | settings

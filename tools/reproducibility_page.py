@@ -27,7 +27,6 @@ def runs_table() -> str:
                 **_place(run),
                 "MD5 of models/model.keras": f"`{run['md5'][:12]}…`",
                 "bytes": "as committed" if run["as in dvc.lock"] else "others",
-                "seconds": f"{run['seconds']:,}",
             }
             for run in found["runs"]
         ]
