@@ -8,10 +8,10 @@ load has no influence either.
 every output. Then it does so on an imitated processor:
 
     --under "qemu-x86_64 -cpu Haswell-v4" --name haswell    (20 to 100 times slower)
-    --under "env LD_PRELOAD=$PWD/fakecpu.so FAKE=zen2" --name zen2
+    --under "env LD_AUDIT=$PWD/.cache/imitate.so IMITATE=zen2" --name zen2    (as fast as ever; see imitate.c)
 
 Each run is added to benchmarks/sameness.json, which so grows from several processors, Pythons and builds of
-PyTorch. A whole run that the file has for this training on this machine is left out.
+PyTorch. A run that the file has for this training on this machine is left out.
 """
 
 import argparse
@@ -148,15 +148,14 @@ def read() -> dict[str, Any]:
     return {"training": training, "runs": [], "small": []}
 
 
-def add(section: str, result: dict[str, Any], identity: Sequence[str]) -> None:
-    """Adds a result, in the place of one with the same values for the keys of `identity`."""
+def is_known(section: str, identity: dict[str, Any]) -> bool:
+    """Whether the file has a result with these values."""
+    return any(identity.items() <= known.items() for known in read()[section])
+
+
+def add(section: str, result: dict[str, Any]) -> None:
     known = read()
-    for number, other in enumerate(known[section]):
-        if all(other[key] == result[key] for key in identity):
-            known[section][number] = result
-            break
-    else:
-        known[section].append(result)
+    known[section].append(result)
     files.write_json(RESULTS, known)
 
 
@@ -194,13 +193,13 @@ def measure_whole(names: Sequence[str]) -> None:
     here = place()
     for name in names:
         identity = {"run": name} | here
-        if any(identity.items() <= known.items() for known in read()["runs"]):
+        if is_known("runs", identity):
             continue
         print(f"training: {name}", flush=True)
         result = identity | repeat(RUNS[name], FOLDER / name)
         if RUNS[name].changes:
             result["test"] = on_test(Path(), FOLDER / name)
-        add("runs", result, tuple(identity))
+        add("runs", result)
         print(f"{name}: {result['md5']}, {'as' if result['as in dvc.lock'] else 'not as'} in dvc.lock", flush=True)
 
 
@@ -244,16 +243,17 @@ def without_paths(command: str) -> str:
 def measure_small(rows: int, epochs: int, under: str, name: str) -> None:
     """Runs the small pipeline here, then on the imitated processor where there is one."""
     changes = {"split.train_size": rows, "train.epochs": epochs}
-    settings: dict[str, Any] = {"rows": rows, "epochs": epochs} | place()
     for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
+        identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command)}
+        identity |= {"rows": rows, "epochs": epochs} | place()
+        if is_known("small", identity):
+            continue
         print(f"all stages: {processor or 'native'}", flush=True)
         folder = FOLDER / f"small {processor or 'native'}"
         run_stages(folder, changes, shlex.split(command))
         found = hashes(folder)
-        result = {"imitated": processor, "by": without_paths(command)} | settings
-        result |= {"hash": one_hash(found), "outputs": found}
-        add("small", result, ("imitated", "by", *settings))
-        print(f"{result['hash']}, {len(found)} outputs", flush=True)
+        add("small", identity | {"hash": one_hash(found), "outputs": found})
+        print(f"{one_hash(found)}, {len(found)} outputs", flush=True)
 
 
 def main() -> None:
