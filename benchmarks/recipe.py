@@ -30,7 +30,7 @@ RERUN = Path(".cache/recipe")
 
 
 def planned(budgets: list[int], bfloat16: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
-    """The changes to params.yaml of every run, in order; arguments are numbers of epochs."""
+    """The changes to params.yaml of every run, one seed after the other; arguments are numbers of epochs."""
     on_val = [
         {"train.epochs": count, "train.precision": precision, "train.seed": seed, "evaluate.parts": ["val"]}
         for precision, counts in (("float32", budgets), ("bfloat16", bfloat16))
@@ -42,7 +42,7 @@ def planned(budgets: list[int], bfloat16: list[int], all_rows: list[int]) -> lis
         for count in all_rows
         for seed in range(5)
     ]
-    return on_val + on_test
+    return sorted(on_val + on_test, key=lambda changes: changes["train.seed"])
 
 
 def measure(changes: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def _by_epochs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
             {
                 "epochs": f"{epochs:.0f}" + (" (`train.precision=bfloat16`)" if is_bfloat16 else ""),
                 "seconds": f"{same['seconds'].mean():.0f}",
-                column: f"{same['accuracy'].mean():.2%} ± {same['accuracy'].std():.2%} (n = {len(same)})",
+                column: f"{same['accuracy'].mean():.2%}"
+                + (f" ± {same['accuracy'].std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
             }
             for (is_bfloat16, epochs), same in runs.groupby([in_bfloat16, "train.epochs"])
         ]
