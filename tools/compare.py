@@ -1,13 +1,19 @@
 """Which of two models is better: `make compare A=… B=…`.
 
 A and B are commits, by any name that git knows, experiments, or `workspace`. Models are compared on their
-predictions for the same images, which git has: nothing is trained, and no data is needed.
+predictions for the same images, which git has: nothing is trained, and no data is needed. Other seeds of a model
+count too: those of metrics/noise.csv, and the experiments that differ from it in the seed alone (make replicate).
+With --fail-if worse, the exit status is 1 if B is worse, 2 if that is not decided, else 0.
 """
 
 import argparse
+import sys
+
+from common.errors import InputError
 
 import check
 from analysis import comparison, metric_files, revisions
+from analysis.comparison import Difference
 from analysis.revisions import Revision
 
 
@@ -19,41 +25,58 @@ def choose_part(before: Revision, after: Revision) -> tuple[str, str]:
     return "test", "both are commits, and nothing is chosen"
 
 
+def power(found: Difference, number: int, value: float) -> str:
+    """What a number of seeds tells, and the number that tells a difference of `value`, in one line."""
+    detectable, needed = found.detectable(number), found.needed(value)
+    if detectable is None:
+        return f"What difference {number} seeds can tell is not known before a spread over seeds is measured."
+    seeds = f"needs {needed} seeds" if needed else f"needs more than {comparison.MOST_SEEDS} seeds, or more images"
+    return (
+        f"{number} seeds on each side tell a true difference of {100 * detectable:.2f} points in 80 of 100 cases; "
+        f"one of {100 * value:.2f} points {seeds}."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", metavar="A")
     parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
     parser.add_argument("--part", choices=metric_files.PARTS, help="default: the output says which and why")
+    parser.add_argument("--fail-if", choices=["worse"], help="exit with 1 if B is worse, 2 if not decided")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="points that do not matter (default: 0)")
+    parser.add_argument("--difference", type=float, default=0.3, help="points to tell (default: 0.3)")
     arguments = parser.parse_args()
+    if not 0 <= arguments.tolerance < 100:
+        raise InputError(f"tolerance must be 0 to 100 points; received {arguments.tolerance}")
+    if not 0 < arguments.difference < 100:
+        raise InputError(f"difference must be 0 to 100 points; received {arguments.difference}")
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
     part, reason = choose_part(before, after)
     if arguments.part:
         part, reason = arguments.part, "as asked for"
-    table = comparison.predictions(before, after, part)
-    spread = comparison.noise((before, after), part)
-    found = comparison.overall(table, spread)
+    found, classes = comparison.compare(before, after, part, arguments.tolerance / 100)
     print(f"{before} -> {after}, on {part}: {reason}.\n")
     for problem in check.lock_problems() if None in (before.commit, after.commit) else ():
         print(f"the results in the workspace do not belong to it: {problem}\n")
     print(f"{found.verdict}: {found.reason}\n")
+    if found.verdict == "not decided":
+        print(f"{comparison.remedy(before, after)}\n")
+    print(f"{found.summary}\n")
+    print(f"{power(found, max(5, *found.seeds), arguments.difference / 100)}\n")
+    counting = (
+        f"counts: below {comparison.LEVEL}, and more than another seed does"
+        if found.of_seeds is not None
+        else "the effect of another seed on a class is not measured, so none counts"
+    )
     print(
-        f"accuracy {100 * found.value:+.2f} points (95 % interval {100 * found.low:+.2f} to "
-        f"{100 * found.high:+.2f}), on {found.images:,} images: "
-        f"{found.gained} newly right, {found.lost} newly wrong\n"
+        f"recall by class; p: how well chance explains the difference, corrected for {len(classes)} classes; {counting}"
     )
-    classes = comparison.by_class(table, spread)
-    chance = (
-        f"images or another seed explains it, corrected for {len(classes)} classes; counts: below "
-        f"{comparison.LEVEL}"
-        if "recall" in spread
-        else f"images explains it, corrected for {len(classes)} classes; the effect of another seed on a "
-        "class is not measured (make noise), so none counts"
-    )
-    print(f"recall by class; p: how well chance in the {chance}")
     shares = dict.fromkeys(("before", "after"), "{:.1%}".format)
     print(
         classes.to_string(index=False, formatters={**shares, "difference": "{:+.1%}".format, "p": "{:.2g}".format})
     )
+    if arguments.fail_if:
+        sys.exit({"worse": 1, "not decided": 2}.get(found.verdict, 0))
 
 
 if __name__ == "__main__":

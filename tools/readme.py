@@ -15,7 +15,7 @@ import pandas as pd
 import benchmark_files
 import model_card
 import reproducibility_page
-from analysis import marked_pages, metric_files
+from analysis import marked_pages, metric_files, revisions, seeds
 
 README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
@@ -25,7 +25,7 @@ NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *metric_files.MEASURES)
 
 
-def noise(seed: int) -> dict[str, dict[str, Any]]:
+def noise() -> dict[str, dict[str, Any]]:
     """By part and measure: mean, standard deviation and n over seeds, where they were measured.
 
     Raises:
@@ -34,9 +34,9 @@ def noise(seed: int) -> dict[str, dict[str, Any]]:
     """
     if not any((METRICS / name).exists() for name in NOISE):
         return {}
-    kinds = {"seed": int, "part": str} | dict.fromkeys(metric_files.MEASURES, float)
-    runs = metric_files.table(METRICS / "noise.csv", tuple(kinds), dtype=kinds)
-    if runs[runs["seed"] == seed].to_dict("records") != metric_files.rows(METRICS, seed):
+    here = revisions.HERE
+    runs, seed = seeds.noise(here), here.seed()
+    if runs is None:
         raise InputError(
             f"{METRICS}/noise.csv must have the figures of {METRICS}/ for seed {seed} (make noise, or "
             f"remove {', '.join(NOISE)}); received different ones"
@@ -60,7 +60,7 @@ def results_table() -> str:
     chosen = params.load()
     epochs = metric_files.read(METRICS / "train.json", ("epochs",))["epochs"]
     results = metric_files.by_part(METRICS, FIGURES)
-    table = metric_files.results_table(results, noise(chosen.train.seed))
+    table = metric_files.results_table(results, noise())
     return (
         f"`{chosen.model.architecture}`, {epochs} epochs. The interval is Wilson's, over images; mean and "
         f"standard deviation are over seeds.\n\n{marked_pages.markdown(table)}"

@@ -21,12 +21,11 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 import pages
-from analysis import comparison, metric_files, revisions
+from analysis import metric_files, revisions, seeds
 from analysis.metric_files import PARTS
 from analysis.revisions import Revision
 
 CURVES = "metrics/curves/plots/metrics"
-NOISE = "metrics/noise.json"
 VEGA_LITE = "6.4"  # which this altair writes, and vl-convert has
 RESULTS = (
     "The interval is Wilson's 95 %, over images; mean and standard deviation are over trainings that differ "
@@ -178,14 +177,15 @@ def content(here: Revision) -> dict[str, Any]:
     sections = [{"title": "Training", "text": "", "charts": list(charts)}]
     for title, (text, draw, folder, columns) in CHARTS.items():
         tables = {
-            f"{title}, {part}": here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=comparison.NAMES)
+            f"{title}, {part}": here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=seeds.NAMES)
             for part in results
         }
         drawn = {name: draw(table) for name, table in tables.items() if table is not None}
         charts |= drawn
         sections.append({"title": title, "text": text, "charts": list(drawn)})
     pictures = {path.stem: as_data(path) for path in sorted(Path("plots/mistakes").glob("*.png"))}
-    chosen = params.load()
+    chosen, runs = params.load(), seeds.noise(here)
+    spread = {} if runs is None else metric_files.summary(runs)
     return {
         "title": "Fashion-MNIST classifier" if chosen.data.source == "fashion-mnist" else "Classifier",
         "subtitle": f"{chosen.model.architecture}, {chosen.train.epochs} epochs. Zoom with the wheel, drag "
@@ -193,7 +193,7 @@ def content(here: Revision) -> dict[str, Any]:
         "bundle": pages.vega(VEGA_LITE),
         "charts": {name: chart.to_dict() for name, chart in charts.items()},
         "sections": [
-            {"title": "Results", "text": RESULTS, "table": metric_files.results_table(results, here.json(NOISE))},
+            {"title": "Results", "text": RESULTS, "table": metric_files.results_table(results, spread)},
             *sections,
             {
                 "title": "Mistakes",
@@ -216,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
     out = parser.parse_args().out
-    page = pages.render("report.html.j2", content(revisions.resolve(revisions.WORKSPACE)))
+    page = pages.render("report.html.j2", content(revisions.HERE))
     with files.atomic_file(out) as part:
         part.write_text(page, "utf-8")
     print(f"{out}: open it in a browser")

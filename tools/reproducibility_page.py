@@ -1,14 +1,12 @@
 """The tables of docs/reproducibility.md, as Markdown, from benchmarks/."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import benchmark_files
-from analysis import comparison, marked_pages, metric_files
+from analysis import marked_pages, revisions, seeds
 
-METRICS = Path("metrics")
 NAMED = 3  # outputs that differ; more would hide the table
 
 
@@ -41,15 +39,11 @@ def _on_test(run: dict[str, Any]) -> str:
         f"{run['run']} on {run['processor']}: {run['test']['predictions changed']:,} test predictions changed, "
         f"test accuracy {100 * change:+.2f} points"
     )
-    path = METRICS / "noise.json"
-    spread = metric_files.read(path).get("test") if path.exists() else None
-    if spread is None:
+    runs = seeds.noise(revisions.HERE)
+    if runs is None:
         return f"{text}; the spread over seeds is not measured (`make noise`)."
-    by_seed, p = comparison.another_seed(change, spread["accuracy"])
-    return (
-        f"{text}. Another seed alone moves it by up to {100 * by_seed:.2f} points in 95 of 100 cases; p of another "
-        f"seed is {p:.2f}."
-    )
+    accuracy = runs[runs["part"] == "test"]["accuracy"]
+    return f"{text}; the standard deviation over {len(accuracy)} seeds is {100 * accuracy.std():.2f} points."
 
 
 def processors_table() -> str:

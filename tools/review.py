@@ -64,12 +64,22 @@ def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
 
 
 def code_changes(before: Revision, after: Revision) -> pd.DataFrame:
-    """The files of code that the stages depend on and that differ, with how they differ."""
+    """The files of code that the stages depend on and that differ, with how they differ.
+
+    Another architecture leaves the file of the former one where it is: no stage uses it any more.
+    """
     files = unequal("file that a stage depends on", before.code(), after.code())
-    files["change"] = "changed"
-    files.loc[files["before"] == "–", "change"] = "new"
-    files.loc[files["after"] == "–", "change"] = "gone"
-    return files.drop(columns=["before", "after"])
+    changes = []
+    for path, *sides in files.itertuples(index=False):
+        used = [side != "–" for side in sides]
+        there = [revision.content(path) is not None for revision in (before, after)]
+        if all(used):
+            changes.append("changed")
+        elif all(there):
+            changes.append("used now" if used[1] else "no longer used")
+        else:
+            changes.append("new" if used[1] else "gone")
+    return files.assign(change=changes).drop(columns=["before", "after"])
 
 
 def curves(before: Revision, after: Revision) -> dict[str, Any] | None:
@@ -143,19 +153,19 @@ def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, 
         table = comparison.predictions(before, after, part)
     except InputError as error:
         return {"verdict": "not compared", "reason": f"{error}.", "found": None}
-    spread = comparison.noise((before, after), part)
-    result = comparison.overall(table, spread)
-    classes, wrong = comparison.by_class(table, spread), newly(table, right=False)
+    result, classes = comparison.compare(before, after, part)
+    wrong = newly(table, right=False)
+    remedy = f" {comparison.remedy(before, after)}" if result.verdict == "not decided" else ""
     confusions = comparison.confusions(table).drop(columns="difference").head(EXAMPLES)
     return {
         "verdict": result.verdict,
-        "reason": result.reason,
+        "reason": f"{result.reason}{remedy}",
         "found": result,
         "part": part,
         "why_part": why,
         "classes": classes_table(classes),
         "number_of_classes": len(classes),
-        "seeds_of_classes": "recall" in spread,
+        "seeds_of_classes": result.of_seeds is not None,
         "confusions": markdown(confusions.rename(columns={"label": "true class"})),
         "images": {"Newly right": images_table(newly(table, right=True)), "Newly wrong": images_table(wrong)},
         "picture": picture(wrong, part, page),
@@ -187,6 +197,7 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         "metrics": markdown(metrics),
         "curves": curves(before, after),
         "data": markdown(data_changes(before, after)),
+        "without_lock": [revision for revision in (before, after) if not revision.lock()],
     }
 
 

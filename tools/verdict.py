@@ -12,7 +12,7 @@ seeds of the committed training is not measured, chance is unknown, and the resu
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.errors import InputError
 
@@ -33,7 +33,7 @@ def judge(before: "Revision", here: "Revision", part: str) -> tuple[bool | None,
     None where that is not known: the images are other ones, or nobody measured the spread over seeds of
     the committed training.
     """
-    from analysis import comparison
+    from analysis import comparison, seeds
 
     figures = [side.json(f"metrics/{part}.json") for side in (before, here)]
     line = f"{part} accuracy: {figures[0]['accuracy']:.2%} in the commit, {figures[1]['accuracy']:.2%} here"
@@ -43,27 +43,15 @@ def judge(before: "Revision", here: "Revision", part: str) -> tuple[bool | None,
         return None, f"{line}. Not compared: {error}"
     if any(side["images"] != len(table) for side in figures):
         return None, f"{line}. Not compared: of other images"
-    found = comparison.overall(table, _spread(before, part, figures[0]))
-    if abs(figures[1]["accuracy"] - figures[0]["accuracy"] - found.value) > ROUNDING:
-        return False, f"{line}. The predictions contradict that: {found.reason}"
-    if found.p_seeds is None and found.gained + found.lost:
+    # the seeds of the commit's training; here is one training, though of the same parameters
+    found = comparison.difference(seeds.trainings(before, part), seeds.trainings(here, part, alone=True))
+    own = (found.gained - found.lost) / found.images
+    if abs(figures[1]["accuracy"] - figures[0]["accuracy"] - own) > ROUNDING:
+        return False, f"{line}. The predictions contradict that: they give {100 * own:+.2f} points"
+    if found.verdict == "not decided":
         unknown = "the commit has no spread over seeds of its training"
         return None, f"{line}. Whether another seed explains that is not known: {unknown}"
-    chance = "" if found.p_seeds is None else f" p of another seed: {found.p_seeds:.2g}."
-    return found.verdict == "within noise", f"{line}: {found.verdict}. {found.reason}{chance}"
-
-
-def _spread(before: "Revision", part: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """The spread over seeds, if one of those seeds gave the committed figures."""
-    from analysis import comparison, metric_files
-
-    measures = list(metric_files.MEASURES)
-    runs = before.table("metrics/noise.csv", "part", *measures)
-    if runs is None:
-        return {}
-    runs = runs[runs["part"] == part]
-    own = (runs[measures] == [figures.get(name) for name in measures]).all(axis=1)
-    return comparison.noise((before,), part) if own.any() else {}
+    return found.verdict == "within noise", f"{line}: {found.verdict}. {found.reason}"
 
 
 def _is_evaluated(side: "Revision", part: str) -> bool:

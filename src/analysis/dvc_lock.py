@@ -1,4 +1,4 @@
-"""What DVC tracks, held against the hashes in dvc.lock; dvc.lock here and in a commit."""
+"""What DVC tracks, held against the hashes in dvc.lock."""
 
 import hashlib
 import json
@@ -11,9 +11,10 @@ from common.errors import InputError
 
 from ruamel.yaml import YAML, YAMLError
 
-from analysis.git import git
+from analysis import git
 
 LOCK = Path("dvc.lock")
+UNREADABLE = (OSError, AttributeError, KeyError, TypeError, YAMLError)
 
 
 @dataclass(frozen=True)
@@ -30,41 +31,57 @@ class Stage:
     inputs: dict[tuple[str, str], Any] = field(default_factory=dict)
 
 
-def stages(*needed: str, commit: str | None = None) -> dict[str, Any]:
-    """The stages of dvc.lock, here or in a commit.
+def stages(*needed: str) -> dict[str, Any]:
+    """The stages of dvc.lock.
 
     Raises:
         InputError: the file is missing or damaged, or lacks a stage that is `needed`.
     """
     try:
-        content = YAML(typ="safe").load(git("show", f"{commit}:./{LOCK}") if commit else LOCK)["stages"]
-        return {name: content[name] for name in needed or {**content}}
-    except (OSError, KeyError, TypeError, YAMLError) as error:
-        raise _not_as_written(error, commit) from None
+        return _stages(LOCK.read_bytes(), *needed)
+    except UNREADABLE as error:
+        raise _not_as_written(error, "") from None
 
 
 def read(commit: str | None = None) -> dict[str, Stage]:
-    """What dvc.lock says of each stage, here or in a commit.
+    """What dvc.lock says of each stage, here or in a commit; errors are those of `stages`."""
+    place = f" of commit {commit}" if commit else ""
+    try:
+        return parse((git.content(commit, str(LOCK)) or b"") if commit else LOCK.read_bytes(), place)
+    except OSError as error:
+        raise _not_as_written(error, place) from None
+
+
+def parse(lock: bytes, place: str) -> dict[str, Stage]:
+    """What the content of a dvc.lock says of each stage.
+
+    Args:
+        place: where it is from, as `" of commit 1234567"`.
 
     Raises:
-        InputError: as from `stages`.
+        InputError: it is damaged.
     """
     found = {}
     try:
-        for name, stage in stages(commit=commit).items():
+        for name, stage in _stages(lock).items():
             inputs = {(dep["path"], ""): dep["md5"] for dep in stage.get("deps", [])}
             for file, values in stage.get("params", {}).items():
                 inputs |= {(file, key): value for key, value in leaves(values).items()}
-            inputs["dvc.yaml", f"the command of {name}"] = stage["cmd"]
+            inputs["dvc.yaml", f"the command of {name}"] = stage.get("cmd")
             found[name] = Stage({out["path"]: out["md5"] for out in stage.get("outs", [])}, inputs)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise _not_as_written(error, commit) from None
+    except UNREADABLE as error:
+        raise _not_as_written(error, place) from None
     return found
 
 
-def _not_as_written(error: Exception, commit: str | None) -> InputError:
-    place = f" of commit {commit}" if commit else ""
-    return InputError(f"{LOCK}{place} must have every stage (make repro); received: {error}")
+def _stages(lock: bytes, *needed: str) -> dict[str, Any]:
+    content = YAML(typ="safe").load(lock)["stages"]
+    return {name: content[name] for name in needed or {**content}}
+
+
+def _not_as_written(error: Exception, place: str) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"{LOCK}{place} must have every stage (make repro); received: {reason}")
 
 
 def leaves(values: dict[str, Any], section: str = "") -> dict[str, Any]:

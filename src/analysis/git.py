@@ -1,4 +1,4 @@
-"""Calls of git."""
+"""Calls of git, and what a commit has."""
 
 import subprocess
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
@@ -11,13 +11,37 @@ def git(*words: str) -> str:
     """The output of git, without the line break at its end.
 
     Raises:
-        InputError: it fails; the message has its first line.
+        InputError: it fails; the message has its first line, and says so where the clone is shallow.
     """
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return _output(*words).decode(errors="replace").strip()
+
+
+def content(commit: str, path: str) -> bytes | None:
+    """The bytes of a file in a commit; None where the commit has no such file.
+
+    Args:
+        path: relative to the working directory, which may lie below the root of the repository.
+
+    Raises:
+        InputError: git cannot read the commit or the file.
+    """
+    listed = git("ls-tree", "-z", commit, "--", f"./{path}")
+    return _output("cat-file", "blob", listed.split()[2]) if listed else None
+
+
+def shallow() -> str:
+    """A hint for an error message, "" where the clone has the whole history."""
+    words = ["git", "rev-parse", "--is-shallow-repository"]
+    is_shallow = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() == "true"
+    return " (this clone is shallow: git fetch --unshallow brings the rest of the history)" if is_shallow else ""
+
+
+def _output(*words: str) -> bytes:
+    done = subprocess.run(["git", *words], capture_output=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["nothing"])[0]
-        raise InputError(f"git {' '.join(words)} must succeed; it said: {reason}")
-    return done.stdout.strip()
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[0]
+        raise InputError(f"git {' '.join(words)} must succeed; it said: {reason}{shallow()}")
+    return done.stdout
 
 
 def names(listed: str) -> list[str]:

@@ -1,7 +1,6 @@
 """A revision to compare: a commit, an experiment, or the working directory."""
 
 import io
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from common.errors import InputError
 import pandas as pd
 from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
-from ruamel.yaml import YAML, YAMLError
 
-from analysis import metric_files
-from analysis.git import git
+from analysis import dvc_lock, metric_files
+from analysis.git import content, git, shallow
 
 WORKSPACE = "workspace"
 
@@ -43,11 +41,14 @@ class Revision:
         return not git("branch", "--all", "--contains", self.commit)
 
     def content(self, path: str) -> bytes | None:
-        """The bytes of a file; None where it is not there."""
+        """The bytes of a file; None where the revision does not have it.
+
+        Raises:
+            InputError: git cannot read it.
+        """
         if self.commit is None:
             return Path(path).read_bytes() if Path(path).exists() else None
-        done = subprocess.run(["git", "show", f"{self.commit}:./{path}"], capture_output=True, check=False)
-        return None if done.returncode else done.stdout
+        return content(self.commit, path)
 
     def json(self, path: str) -> dict[str, Any]:
         """The figures of a file; none where it is not there.
@@ -72,26 +73,32 @@ class Revision:
         """The parts that have predictions."""
         return [part for part in metric_files.PARTS if self.content(f"metrics/predictions/{part}.csv")]
 
-    def outputs(self) -> dict[str, str]:
-        """The hash of every output of the pipeline by path, as dvc.lock has it.
+    def lock(self) -> dict[str, dvc_lock.Stage]:
+        """What dvc.lock says of each stage; nothing where the revision has none.
 
         Raises:
             InputError: dvc.lock is damaged.
         """
-        return self._locked("outs")
+        lock = self.content("dvc.lock")
+        return {} if lock is None else dvc_lock.parse(lock, f" in {self}")
+
+    def seed(self) -> int:
+        """train.seed, as dvc.lock has it; -1 where it has no training."""
+        return self.lock().get("train", dvc_lock.Stage()).inputs.get(("params.yaml", "train.seed"), -1)
+
+    def outputs(self) -> dict[str, str]:
+        """The hash of every output of the pipeline by path, as dvc.lock has it; errors are those of `lock`."""
+        return {path: md5 for stage in self.lock().values() for path, md5 in stage.outputs.items()}
 
     def code(self) -> dict[str, str]:
         """The hash of every file under src/ that a stage depends on, as `outputs`."""
-        return {path: md5 for path, md5 in self._locked("deps").items() if path.startswith("src/")}
+        inputs = {
+            path: md5 for stage in self.lock().values() for (path, key), md5 in stage.inputs.items() if not key
+        }
+        return {path: md5 for path, md5 in inputs.items() if path.startswith("src/")}
 
-    def _locked(self, kind: str) -> dict[str, str]:
-        try:
-            stages = (YAML(typ="safe").load(self.content("dvc.lock") or b"{}") or {}).get("stages", {})
-            entries = [entry for stage in stages.values() for entry in stage.get(kind, [])]
-            return {entry["path"]: entry["md5"] for entry in entries}
-        except (YAMLError, AttributeError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"dvc.lock in {self} must be as DVC writes it; received: {reason}") from None
+
+HERE = Revision(WORKSPACE, None)
 
 
 def resolve(name: str) -> Revision:
@@ -101,9 +108,10 @@ def resolve(name: str) -> Revision:
         InputError: there is none.
     """
     if name == WORKSPACE:
-        return Revision(name, None)
+        return HERE
     try:
         with Repo() as repo:
             return Revision(name, resolve_rev(repo.scm, name))
     except RevError:
-        raise InputError(f"a revision must be a commit, an experiment or {WORKSPACE}; received {name}") from None
+        rule = f"a revision must be a commit, an experiment or {WORKSPACE}"
+        raise InputError(f"{rule}; received {name}{shallow()}") from None

@@ -101,7 +101,7 @@ def test_outputs_are_those_of_every_stage() -> None:
 @pytest.mark.parametrize("content", ["<<<<<<< HEAD", "stages: []", "stages: {a: {outs: [1]}}"])
 def test_a_damaged_lock_is_named(content: str) -> None:
     Path("dvc.lock").write_text(content)
-    with pytest.raises(InputError, match=r"^dvc.lock in workspace must be as DVC writes it"):
+    with pytest.raises(InputError, match=r"^dvc.lock in workspace must have every stage"):
         revisions.resolve("workspace").outputs()
     Path("dvc.lock").unlink()
 

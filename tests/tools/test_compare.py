@@ -11,6 +11,7 @@ import pytest
 
 import check
 import compare
+from analysis import metric_files
 from conftest import Clone, made_once
 
 
@@ -64,7 +65,9 @@ def test_identical_runs_are_within_noise_on_test(clone: Clone) -> None:
     said = clone.run(*words)
     assert "on test: both are commits" in said
     assert "within noise: Both models classify the same images correctly." in said
-    assert "accuracy +0.00 points (95 % interval +0.00 to +0.00), on 100 images: 0 newly right" in said
+    assert (
+        "accuracy +0.00 points (95 % interval over images alone +0.00 to +0.00), 1 and 1 seeds, 100 images" in said
+    )
 
 
 @pytest.mark.parametrize("names", [("main", "worse"), ("main",)])
@@ -97,13 +100,59 @@ def test_an_experiment_that_became_a_branch_is_a_commit(
     assert "on test: both are commits" in call("main", "kept")
 
 
-def test_a_model_that_knows_one_class_is_worse(call: Callable[..., str]) -> None:
+def test_without_a_spread_over_seeds_nothing_is_decided(call: Callable[..., str]) -> None:
+    said = call("main", "worse")
+    assert "\nnot decided: -" in said
+    assert "by chance in the images alone (McNemar's exact test); chance in the seeds is not measured" in said
+    assert "\nTo decide it: make replicate EXP=worse, which" in said
+    assert "What difference 5 seeds can tell is not known" in said
+    assert "so none counts" in said
+
+
+@pytest.fixture
+def measured(clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """With a spread over seeds that belongs to the model of main."""
+    other = clone.copied(tmp_path / "measured")
+    monkeypatch.chdir(other.folder)
+    rows = [
+        row | {"seed": seed, "accuracy": row["accuracy"] + 0.01 * shift}
+        for seed, shift in enumerate((0, 1, -1))
+        for row in metric_files.rows(Path("metrics"), 0)
+    ]
+    pd.DataFrame(rows).to_csv("metrics/noise.csv", index=False)
+    other.commit("noise")
+    return other
+
+
+def test_a_model_that_knows_one_class_is_worse(measured: Clone, call: Callable[..., str]) -> None:
     said = call("main", "worse")
     assert "\nworse: -" in said
-    assert "the spread over seeds is not measured." in said
+    assert "3 and 1 seeds" in said
+    assert "5 seeds on each side tell a true difference of " in said
     said = call("worse", "main", "--part", "test")
     assert "on test: as asked for." in said
     assert "\nbetter: +" in said
+
+
+def test_the_exit_status_is_for_programs(measured: Clone, call: Callable[..., str]) -> None:
+    for names, status in ((("main", "worse"), 1), (("worse", "main"), 0)):
+        with pytest.raises(SystemExit) as ended:
+            call(*names, "--fail-if", "worse")
+        assert ended.value.code == status
+    with pytest.raises(SystemExit) as ended:
+        call("main", "worse", "--fail-if", "worse", "--tolerance", "99.5")
+    assert ended.value.code == 0
+    Path("metrics/noise.csv").unlink()
+    measured.commit("without noise")
+    with pytest.raises(SystemExit) as ended:
+        call("main", "worse", "--fail-if", "worse")
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("words", [("--tolerance", "-1"), ("--difference", "0"), ("--tolerance", "nan")])
+def test_points_must_be_possible(call: Callable[..., str], words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=rf"^{words[0][2:]} must be .* points; received {words[1]}"):
+        call("main", "worse", *words)
 
 
 @pytest.mark.parametrize(

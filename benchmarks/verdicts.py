@@ -1,0 +1,122 @@
+"""How often a verdict of `make compare` is wrong, and how often it is right, on simulated pairs of models.
+
+Each pair has images and seeds of its own, and goes through the code that compares real models. Of the images,
+
+- some are open: a training has such an image right with a chance of its own, uniform from 0 to 1, which makes the
+  spread over seeds;
+- `disagreement` is the share that one model always has right and the other always wrong, whatever the seed. It
+  holds the true difference, which may be 0;
+- all others are right or wrong with every seed of both models.
+
+The spread over seeds is the committed one (metrics/noise.json), which five seeds know badly, or a wider one: that
+of a model of which two seeds disagree on 2.1 % of the images, as trainings of one recipe in other arithmetic did.
+Half of its variance, or none, is a seed's effect that all its images share.
+
+`python benchmarks/verdicts.py` writes benchmarks/verdicts.json (about 15 minutes on one core).
+"""
+
+import argparse
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from common import files
+
+import numpy as np
+import pandas as pd
+
+from analysis import comparison
+from analysis.seeds import Seeds
+
+RESULTS = Path("benchmarks/verdicts.json")
+BARS = {"test": (10_000, 0.0030), "val": (5_000, 0.0050)}  # images, and the true difference to be told
+CHURN = 0.021  # share of the images on which two seeds disagree
+ACCURACY = 0.94
+MOST_SEEDS = 30
+
+
+def simulate(
+    rng: np.random.Generator, images: int, seeds: tuple[int, int], std: float, common: float, disagreement: float, gain: float
+) -> tuple[Seeds, Seeds]:
+    """Two models; arguments but the numbers of seeds are shares of the images.
+
+    Args:
+        std: standard deviation of accuracy over seeds.
+        common: share of its variance that is an effect of the seed on all images.
+        gain: how much better the second model truly is.
+    """
+    is_open = 6 * images * std**2 * (1 - common)  # the mean variance of one open image is 1/6
+    only = [(max(disagreement, gain) + sign * gain) / 2 for sign in (-1, 1)]
+    shares = [is_open, *only, ACCURACY - is_open / 2 - only[1]]
+    kinds = rng.choice(5, images, p=[*shares, 1 - sum(shares)])  # open, only the first, only the second, both, none
+    chances = rng.random(images)
+    sides = []
+    for side, count in enumerate(seeds):
+        shift = rng.normal(0, std * np.sqrt(common) / is_open, count)
+        right = np.repeat(((kinds == 1 + side) | (kinds == 3))[:, None], count, axis=1)  # (images, seeds)
+        opened = kinds == 0
+        right[opened] = rng.random((opened.sum(), count)) < chances[opened, None] + shift
+        table = pd.DataFrame(right)
+        sides.append(Seeds(table.mean(), table, pd.Series("", table.index)))
+    return sides[0], sides[1]
+
+
+def rates(pairs: int, key: list[Any], known: int = 0, **case: Any) -> dict[str, float]:
+    """The share of each verdict.
+
+    Args:
+        key: makes the random numbers of a case its own.
+        known: number of seeds of the first model of which only the accuracy is known, as from noise.csv.
+    """
+    rng = np.random.default_rng([int(1e6 * value) for value in key])
+    found: Counter[str] = Counter()
+    for _ in range(pairs):
+        before, after = simulate(rng, **case)
+        if known:
+            before = Seeds(before.accuracy, before.right[[0]], before.labels)
+        found[comparison.difference(before, after).verdict] += 1
+    return {verdict: round(found[verdict] / pairs, 4) for verdict in ("better", "worse", "within noise")}
+
+
+def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, Any]]:
+    """Wrong verdicts of equal models and right ones at the bar of `part`, and the number of seeds that meets it."""
+    images, gain = BARS[part]
+    found = []
+    for (kind, std), common, disagreement in itertools.product(spreads.items(), (0.0, 0.5), (0.0, 0.005, 0.01, 0.02)):
+        case = {"images": images, "std": std, "common": common, "disagreement": disagreement}
+        key = [images, std, common, disagreement]
+        equal = rates(pairs, [*key, 0], seeds=(5, 5), gain=0.0, **case)
+        single = rates(pairs, [*key, 1], known=5, seeds=(5, 1), gain=0.0, **case)
+        row = {"part": part, "spread": kind, "std": round(std, 6), "common": common, "disagreement": disagreement}
+        row |= {"wrong of equal": round(1 - equal["within noise"], 4)}
+        row |= {"wrong of equal, one training beside five known": round(1 - single["within noise"], 4)}
+        for seeds in range(2, MOST_SEEDS + 1):
+            right = rates(pairs // 5 if seeds != 5 else pairs, [*key, 2, seeds], seeds=(seeds, seeds), gain=gain, **case)
+            row |= {f"right at {100 * gain:.2f} points": right["better"]} if seeds == 5 else {}
+            if right["better"] >= 0.8:
+                row.setdefault("seeds that meet 80 %", seeds)
+            if seeds >= 5 and "seeds that meet 80 %" in row:
+                break
+        else:
+            row["seeds that meet 80 %"] = None
+        print(json.dumps(row), flush=True)
+        found.append(row)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000, help="simulated pairs of models in a case")
+    pairs = parser.parse_args().pairs
+    noise = json.loads(Path("metrics/noise.json").read_text("utf-8"))
+    cases = []
+    for part, (images, _) in BARS.items():
+        spreads = {"committed": noise[part]["accuracy"]["std"], "wider": np.sqrt(CHURN / 2 / images)}
+        cases += measure(pairs, spreads, part)
+    files.write_json(RESULTS, {"pairs": pairs, "seeds": 5, "cases": cases})
+
+
+if __name__ == "__main__":
+    main()

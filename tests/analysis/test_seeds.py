@@ -1,0 +1,143 @@
+"""Which trainings are one model: by metrics/noise.csv, and by experiments that differ in the seed alone."""
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+import pytest
+from ruamel.yaml import YAML
+
+from analysis import seeds
+from analysis.revisions import Revision
+
+FIGURES = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.89, "calibration_error": 0.01}
+ROWS = "seed,part,accuracy,loss,macro_f1,calibration_error\n"
+NOISE = (
+    ROWS
+    + "0,val,0.9,0.3,0.89,0.01\n0,test,0.8,0.3,0.89,0.01\n1,val,0.91,0.3,0.89,0.01\n1,test,0.7,0.3,0.89,0.01\n"
+)
+CLASSES = "seed,part,class,recall\n0,val,1,0.5\n1,val,1,0.7\n0,test,1,0.1\n1,test,1,0.2\n"
+PREDICTIONS = "id,label,predicted,confidence\n0,1,1,0.9\n1,1,2,0.9\n"
+
+
+def lock(seed: int = 0, code: str = "c", data: str = "d", epochs: int = 2, parts: str = "val") -> dict[str, Any]:
+    deps = [{"path": "src/train.py", "md5": code}, {"path": "data/split", "md5": data}]
+    train = {"deps": deps, "params": {"params.yaml": {"train": {"seed": seed, "epochs": epochs}}}}
+    deps = [
+        {"path": "models/model.keras", "md5": f"{seed}{code}{epochs}"},
+        {"path": "src/evaluate.py", "md5": "e"},
+    ]
+    return {
+        "stages": {
+            "train": train,
+            "evaluate": {"deps": deps, "params": {"params.yaml": {"evaluate.parts": [parts]}}},
+        }
+    }
+
+
+@dataclass(frozen=True)
+class Written(Revision):
+    """A revision whose files are given."""
+
+    commit: str | None = None
+    files: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def content(self, path: str) -> bytes | None:
+        return self.files[path].encode() if path in self.files else None
+
+
+def written(**changes: str) -> Written:
+    files = {
+        "dvc.lock": json.dumps(lock()),
+        "metrics/val.json": json.dumps(FIGURES),
+        "metrics/test.json": "{}",
+        "metrics/noise.csv": NOISE,
+        "metrics/noise_classes.csv": CLASSES,
+        "metrics/predictions/val.csv": PREDICTIONS,
+    }
+    return Written("x", files=files | changes)
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    return tmp_path
+
+
+def test_noise_belongs_to_the_model_whose_figures_its_seed_has() -> None:
+    runs = seeds.noise(written())
+    assert runs is not None
+    assert runs["part"].unique().tolist() == ["val"]  # test was not evaluated
+    assert runs["accuracy"].tolist() == [0.9, 0.91]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics/val.json": json.dumps(FIGURES | {"accuracy": 0.91})},  # an experiment, or other images
+        {"metrics/val.json": json.dumps(FIGURES | {"loss": 0.31})},
+        {"metrics/val.json": json.dumps({"accuracy": 0.9})},
+        {"metrics/val.json": "{}"},
+        {"metrics/test.json": json.dumps(FIGURES)},
+        {"dvc.lock": json.dumps(lock(seed=1))},
+        {"dvc.lock": json.dumps(lock(seed=5))},
+        {"metrics/noise.csv": ROWS},
+    ],
+)
+def test_no_other_model_has_that_noise(changes: dict[str, str]) -> None:
+    model = written(**changes)
+    assert seeds.noise(model) is None
+    assert len(seeds.trainings(model, "val").accuracy) == 1
+
+
+def test_a_damaged_noise_is_named() -> None:
+    with pytest.raises(InputError, match=r"^metrics/noise.csv in x must be a table"):
+        seeds.noise(written(**{"metrics/noise.csv": "seed,part\n0,val"}))
+
+
+def test_seeds_without_predictions_have_accuracy_and_recalls() -> None:
+    found = seeds.trainings(written(), "val")
+    assert found.accuracy.to_dict() == {0: 0.5, 1: 0.91}  # of the predictions, where they are there
+    assert found.right.to_dict() == {0: {0: True, 1: False}}
+    assert found.of_class("1").accuracy.to_dict() == {0: 0.5, 1: 0.7}
+    alone = seeds.trainings(written(), "val", alone=True)
+    assert alone.accuracy.to_dict() == alone.of_class("1").accuracy.to_dict() == {0: 0.5}
+
+
+def test_the_seed_and_the_parts_alone_leave_the_training() -> None:
+    def training(**changes: Any) -> str | None:
+        return seeds.training(written(**{"dvc.lock": json.dumps(lock(**changes))}))
+
+    assert training() is not None
+    assert training() == training(seed=3) == training(parts="test")
+    others = [training(), training(code="x"), training(data="x"), training(epochs=3)]
+    assert len(set(others)) == 4
+    assert seeds.training(written(**{"dvc.lock": "stages: {}"})) is None
+
+
+def commit(name: str, content: dict[str, Any]) -> None:
+    """An experiment."""
+    words = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.invalid"]
+    YAML().dump(content, Path("dvc.lock"))
+    Path("metrics/predictions").mkdir(parents=True, exist_ok=True)
+    Path("metrics/predictions/val.csv").write_text(PREDICTIONS.replace("1,2", "1,1"))
+    subprocess.run([*words, "add", "--all"], check=True)
+    subprocess.run([*words, "commit", "--quiet", "--message", name], check=True)
+    subprocess.run([*words, "update-ref", f"refs/exps/aa/bbbb/{name}", "HEAD"], check=True)
+
+
+def test_experiments_that_differ_in_the_seed_alone_are_the_same_model() -> None:
+    commit("second", lock(seed=1))
+    commit("edited", lock(seed=2, code="x"))
+    commit("third", lock(seed=3))
+    model = written(**{"metrics/noise.csv": ROWS})
+    found = seeds.replicates(model)
+    assert {seed: revision.name for seed, revision in found.items()} == {0: "x", 1: "second", 3: "third"}
+    both = seeds.trainings(model, "val")
+    assert both.right.columns.tolist() == [0, 1, 3]
+    assert both.accuracy.to_dict() == {0: 0.5, 1: 1.0, 3: 1.0}
