@@ -1,10 +1,10 @@
-"""Which files a temporary copy would lack, which experiments are the same, and how runs end; dvc is a stand-in."""
+"""Which files a copy would lack, what it has, and how runs end; dvc is a stand-in."""
 
 import math
 import os
 import subprocess
-import threading
-from collections.abc import Callable
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import errors
@@ -13,18 +13,20 @@ from common.errors import InputError
 import pytest
 
 import dvc_experiments
+from analysis.revisions import Revision
 from conftest import ROOT
 from training import callbacks
 
-# Notes what it was called with, says what its run says, and makes the experiment if it is to.
+# Notes what it was called with, says what its run says, and makes the experiment unless it is to fail.
 DVC = """#!/bin/sh
-echo "$@" >> called
-echo "$CHECKPOINT_DIR" > checkpoints
-echo "Reproducing experiment '$5'"
-if [ -e says ]; then cat says; fi
-if [ -e makes ]; then git update-ref "refs/exps/$(git rev-parse HEAD | sed 's|^..|&/|')/$5" HEAD; fi
-if [ -e makes ]; then exit 0; fi
-exit 255
+echo "$@" >> $NOTES/called
+pwd > $NOTES/folder
+echo "$CHECKPOINT_DIR" > $NOTES/checkpoints
+cp src/a.py .dvc/config.local $NOTES
+echo "Reproducing experiment '$4'"
+if [ -e $NOTES/says ]; then cat $NOTES/says; fi
+if [ -e $NOTES/fails ]; then exit 255; fi
+git update-ref "refs/exps/$(git rev-parse HEAD | sed 's|^..|&/|')/$4" HEAD
 """
 
 
@@ -39,7 +41,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in {
         "src/a.py": "",
         "data/input/README.md": "",
-        ".gitignore": "/data/input/*\n!/data/input/README.md\n/data/raw\n.cache\n__pycache__\n/called\n/says\n/makes\n/checkpoints\n",
+        ".gitignore": "/data/input/*\n!/data/input/README.md\n/data/raw\n.cache\n__pycache__\n",
+        ".dvc/config": "",
+        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
         "dvc.yaml": "stages: {a: {cmd: a, deps: [src/a.py, data/input, data/raw], outs: [data/raw, {m: {cache: false}}]}}",
         "metrics/val.json": '{"accuracy": 0.5}',
     }.items():
@@ -55,6 +59,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin/dvc").write_text(DVC)
     (tmp_path / "bin/dvc").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("NOTES", str(tmp_path / "bin"))
+    dvc_experiments.stopped.clear()
     monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
     return folder
 
@@ -74,18 +80,15 @@ def test_nothing_is_missed_where_git_and_dvc_have_all(project: Path) -> None:
     add("src/staged.py")
     git("add", "src/staged.py")
     add("src/a.py")  # changed
-    assert dvc_experiments.missing_files() == []
+    dvc_experiments.refuse_missing_files()
 
 
 def test_files_that_git_does_not_have_are_missed_and_ignored_ones_that_a_stage_reads(project: Path) -> None:
     add("src/new.py")
     add("notes with space.txt")
     add("data/input/train.csv")
-    assert sorted(dvc_experiments.missing_files()) == [
-        "data/input/train.csv",
-        "notes with space.txt",
-        "src/new.py",
-    ]
+    with pytest.raises(InputError, match=r"received notes with space\.txt, src/new\.py, data/input/train\.csv$"):
+        dvc_experiments.refuse_missing_files()
 
 
 @pytest.mark.parametrize("tracked", ["data/input/train", "data/input/train/a/1.png"])
@@ -93,13 +96,14 @@ def test_what_dvc_tracks_is_not_missed(project: Path, tracked: str) -> None:
     add("data/input/train/a/1.png")
     add(f"{tracked}.dvc")
     git("add", "--force", f"{tracked}.dvc")
-    assert dvc_experiments.missing_files() == []
+    dvc_experiments.refuse_missing_files()
 
 
 def test_a_dvc_file_that_git_does_not_have_is_missed(project: Path) -> None:
     add("data/input/a.csv")
     add("data/input/a.csv.dvc")
-    assert dvc_experiments.missing_files() == ["data/input/a.csv.dvc"]
+    with pytest.raises(InputError, match=r"received data/input/a\.csv\.dvc$"):
+        dvc_experiments.refuse_missing_files()
 
 
 @pytest.mark.parametrize("name", ["a.csv.dvc", "train.dvc"])
@@ -108,135 +112,120 @@ def test_git_takes_what_dvc_add_writes_into_data_input(name: str) -> None:
     assert done.returncode == 1
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
-def change_a_file() -> None:
-    add("src/a.py")
-
-
-def commit() -> None:
-    git("commit", "--quiet", "--allow-empty", "--message", "more")
-
-
-@pytest.mark.parametrize("change", [change_a_file, commit])
-def test_another_state_has_other_names(project: Path, change: Callable[[], None]) -> None:
-    before = dvc_experiments.state()
-    assert dvc_experiments.state() == before
-    change()
-    assert dvc_experiments.state() != before
-    assert dvc_experiments.name(dvc_experiments.state(), {}) != dvc_experiments.name(before, {})
-
-
-def test_a_file_can_be_left_out_of_the_state(project: Path) -> None:
-    before = dvc_experiments.state("src/a.py")
-    change_a_file()
-    assert dvc_experiments.state("src/a.py") == before
-
-
-def test_other_changes_have_other_names(project: Path) -> None:
-    names = [
-        dvc_experiments.name("state", changes) for changes in ({}, {"a": 1}, {"a": 1.5}, {"b": 1}, {"a": [1]})
-    ]
-    assert len(set(names)) == 5
-    assert names[1] == dvc_experiments.name("state", {"a": 1})
-
-
 # --- run ------------------------------------------------------------------------------------------
 
 
-def run() -> dict:
+@pytest.fixture
+def notes(project: Path) -> Path:
+    return project.parent / "bin"
+
+
+def run() -> Revision:
+    head = git("rev-parse", "HEAD").strip()
     changes = {"train.epochs": 2, "evaluate.parts": ["val"], "train.optimizer": "sgd"}
-    return dvc_experiments.run("sweep-x", changes, "trial 3", threading.Lock(), lambda: None)
+    return dvc_experiments.run("sweep-x", dvc_experiments.snapshot(), head, changes, "trial 3")
 
 
-def test_a_run_gives_the_figures_of_its_experiment_and_a_second_one_asks_git_alone(
-    project: Path, capfd: pytest.CaptureFixture[str]
+def test_a_run_gives_its_experiment_and_a_second_one_asks_git_alone(
+    project: Path, notes: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Path("makes").touch()
-    assert run() == {"accuracy": 0.5}
-    assert Path("called").read_text() == (
-        "exp run --temp --name sweep-x --set-param=train.epochs=2 "
+    found = run()
+    assert found.json("metrics/val.json") == {"accuracy": 0.5}
+    assert found.baseline == git("rev-parse", "HEAD").strip()
+    assert (notes / "called").read_text() == (
+        "exp run --name sweep-x --set-param=train.epochs=2 "
         '--set-param=evaluate.parts=["val"] --set-param=train.optimizer="sgd"\n'
     )
-    assert Path("checkpoints").read_text().strip() == str(project / ".cache/checkpoints")
+    assert (notes / "checkpoints").read_text().strip() == str(project / ".cache/checkpoints")
+    assert f"dir = {project}/.dvc/cache" in (notes / "config.local").read_text()
     assert capfd.readouterr().err == "trial 3 | Reproducing experiment 'sweep-x'\n"
-    assert run() == {"accuracy": 0.5}
-    assert len(Path("called").read_text().splitlines()) == 1
+    assert run() == found
+    assert len((notes / "called").read_text().splitlines()) == 1
+    assert not Path((notes / "folder").read_text().strip()).exists()
 
 
-def test_a_copy_of_another_state_is_not_made(project: Path) -> None:
-    def changed() -> None:
-        raise InputError("another state")
+def test_a_copy_has_the_changes_that_git_tracks_and_the_workspace_keeps_them(project: Path, notes: Path) -> None:
+    add("src/a.py")
+    add("src/staged.py")
+    git("add", "src/staged.py")
+    before = git("status", "--porcelain")
+    found = run()
+    assert (notes / "a.py").read_text() == "new"
+    assert found.content("src/staged.py") == b"new"
+    assert git("status", "--porcelain") == before
+    assert git("stash", "list") == ""
+    assert git("rev-parse", f"{found.commit}^") == git("rev-parse", "HEAD")
 
-    with pytest.raises(InputError, match="another state"):
-        dvc_experiments.run("sweep-x", {}, "trial 3", threading.Lock(), changed)
-    assert not Path("called").exists()
+
+def test_in_a_subfolder_of_a_larger_repository_the_copy_is_of_the_whole(
+    project: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "below").mkdir()
+    for name in ("src", ".dvc", "metrics", ".gitignore"):
+        git("mv", name, "below")
+    git("commit", "--quiet", "--message", "below")
+    monkeypatch.chdir(project / "below")
+    assert run().json("metrics/val.json") == {"accuracy": 0.5}
+    assert (notes / "folder").read_text().strip().endswith("/below")
 
 
-def test_an_experiment_of_another_commit_is_not_taken(project: Path) -> None:
-    Path("makes").touch()
+def test_an_experiment_of_another_commit_is_not_taken(project: Path, notes: Path) -> None:
     run()
-    commit()
-    assert dvc_experiments.figures("sweep-x") is None
+    git("commit", "--quiet", "--allow-empty", "--message", "more")
+    run()
+    assert len((notes / "called").read_text().splitlines()) == 2
 
 
-def test_a_run_that_fails_is_named(project: Path) -> None:
-    with pytest.raises(InputError, match=r"^sweep-x must succeed; dvc exp run ended with 255$"):
+def test_a_run_that_fails_is_named_and_leaves_no_copy(project: Path, notes: Path) -> None:
+    (notes / "fails").touch()
+    with pytest.raises(InputError, match=r"^sweep-x must succeed; dvc exp run ended with 255$") as raised:
         run()
+    assert not isinstance(raised.value, dvc_experiments.Diverged)
+    assert not Path((notes / "folder").read_text().strip()).exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_training_that_diverged_is_no_fault_of_the_machine(
-    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float
+    project: Path, notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float
 ) -> None:
     curves = callbacks.Curves(tmp_path / "curves")
     curves.on_train_begin()
     with pytest.raises(InputError) as raised:
         curves.on_epoch_end(0, {"loss": value})
     errors.print_one_line(InputError, raised.value, None)  # as the train stage ends
-    Path("says").write_text(capsys.readouterr().err)
+    (notes / "says").write_text(capsys.readouterr().err)
+    (notes / "fails").touch()
     with pytest.raises(dvc_experiments.Diverged):
         run()
 
 
-def test_an_experiment_that_another_dvc_took_up_is_run_again(project: Path) -> None:
-    """As the dvc of another job does before it ends: then its own ends well, without an experiment."""
-    dvc = Path(os.environ["PATH"].split(":")[0]) / "dvc"
-    dvc.write_text(DVC.replace("exit 255", "touch makes; exit 0"))
-    assert run() == {"accuracy": 0.5}
-    assert len(Path("called").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("said", ["", "error: train loss must stay finite (…); received nan\n"])
-def test_what_counts_is_the_experiment(project: Path, said: str) -> None:
-    """Not how dvc ends: one that is left of an interrupted sweep may be faster, or fail after it."""
-    Path("makes").touch()
-    Path("says").write_text(said)
-    dvc = Path(os.environ["PATH"].split(":")[0]) / "dvc"
-    dvc.write_text(DVC.replace("exit 0", "exit 255"))
-    assert run() == {"accuracy": 0.5}
-
-
-def test_only_the_folders_of_its_own_killed_runs_are_removed(project: Path) -> None:
-    Path("makes").touch()
-    for name in ("sweep-x", "sweep-y"):
-        add(f".dvc/tmp/exps/standalone/{name}/params.yaml")
-        note = Path(f".dvc/tmp/exps/run/{name}/{name}.run")
-        note.parent.mkdir(parents=True)
-        root = project / f".dvc/tmp/exps/standalone/{name}"
-        note.write_text(f'{{"name": "{name}", "root_dir": "{root}"}}')
+def test_copies_of_its_own_killed_runs_are_removed_and_no_others(project: Path) -> None:
+    for name in ("sweep-x-killed", "sweep-y-runs"):
+        add(f".cache/experiments/{name}/params.yaml")
     run()
-    assert [path.name for path in Path(".dvc/tmp/exps/standalone").iterdir()] == ["sweep-y"]
+    left = [path.name for path in Path(".cache/experiments").iterdir() if path.is_dir()]
+    assert left == ["sweep-y-runs"]
 
 
-def test_only_one_dvc_at_a_time_takes_up_its_experiment(project: Path) -> None:
-    Path("makes").touch()
-    starting = threading.Lock()
-    with starting:
-        thread = threading.Thread(target=dvc_experiments.run, args=("sweep-x", {}, "", starting, print))
-        thread.start()
-        thread.join(timeout=0.5)
-        assert not Path("called").exists()
-    thread.join()
-    assert Path("called").exists()
+def test_the_same_experiment_twice_at_a_time_runs_once(project: Path, notes: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (pool.submit(run) for _ in range(2))
+        assert one.result() == other.result()
+    assert len((notes / "called").read_text().splitlines()) == 1
+
+
+def test_a_failure_ends_what_other_threads_run_at_once(project: Path, notes: Path) -> None:
+    dvc = notes / "dvc"
+    dvc.write_text("#!/bin/sh\ntouch $NOTES/called\nsleep 600 & wait\n")
+    start = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ZeroDivisionError), dvc_experiments.all_or_none():
+            other = pool.submit(run)
+            while not (notes / "called").exists():
+                time.sleep(0.01)
+            raise ZeroDivisionError
+        with pytest.raises(InputError, match="dvc exp run ended with -15"):
+            other.result(timeout=60)
+        with pytest.raises(InputError, match="must have a sweep that goes on"):
+            run()
+    assert time.monotonic() - start < 300
