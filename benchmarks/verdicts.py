@@ -38,7 +38,13 @@ MOST_SEEDS = 30
 
 
 def simulate(
-    rng: np.random.Generator, images: int, seeds: tuple[int, int], std: float, common: float, disagreement: float, gain: float
+    rng: np.random.Generator,
+    images: int,
+    seeds: tuple[int, int],
+    std: float,
+    common: float,
+    disagreement: float,
+    gain: float,
 ) -> tuple[Seeds, Seeds]:
     """Two models; arguments but the numbers of seeds are shares of the images.
 
@@ -50,7 +56,9 @@ def simulate(
     is_open = 6 * images * std**2 * (1 - common)  # the mean variance of one open image is 1/6
     only = [(max(disagreement, gain) + sign * gain) / 2 for sign in (-1, 1)]
     shares = [is_open, *only, ACCURACY - is_open / 2 - only[1]]
-    kinds = rng.choice(5, images, p=[*shares, 1 - sum(shares)])  # open, only the first, only the second, both, none
+    kinds = rng.choice(
+        5, images, p=[*shares, 1 - sum(shares)]
+    )  # open, only the first, only the second, both, none
     chances = rng.random(images)
     sides = []
     for side, count in enumerate(seeds):
@@ -84,8 +92,10 @@ def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, 
     """Wrong verdicts of equal models and right ones at the bar of `part`, and the number of seeds that meets it."""
     images, gain = BARS[part]
     found = []
-    for (kind, std), common, disagreement in itertools.product(spreads.items(), (0.0, 0.5), (0.0, 0.005, 0.01, 0.02)):
-        case = {"images": images, "std": std, "common": common, "disagreement": disagreement}
+    for (kind, std), common, disagreement in itertools.product(
+        spreads.items(), (0.0, 0.5), (0.0, 0.005, 0.01, 0.02)
+    ):
+        case: dict[str, Any] = {"images": images, "std": std, "common": common, "disagreement": disagreement}
         key = [images, std, common, disagreement]
         equal = rates(pairs, [*key, 0], seeds=(5, 5), gain=0.0, **case)
         single = rates(pairs, [*key, 1], known=5, seeds=(5, 1), gain=0.0, **case)
@@ -93,7 +103,9 @@ def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, 
         row |= {"wrong of equal": round(1 - equal["within noise"], 4)}
         row |= {"wrong of equal, one training beside five known": round(1 - single["within noise"], 4)}
         for seeds in range(2, MOST_SEEDS + 1):
-            right = rates(pairs // 5 if seeds != 5 else pairs, [*key, 2, seeds], seeds=(seeds, seeds), gain=gain, **case)
+            right = rates(
+                pairs // 5 if seeds != 5 else pairs, [*key, 2, seeds], seeds=(seeds, seeds), gain=gain, **case
+            )
             row |= {f"right at {100 * gain:.2f} points": right["better"]} if seeds == 5 else {}
             if right["better"] >= 0.8:
                 row.setdefault("seeds that meet 80 %", seeds)

@@ -13,7 +13,6 @@ from common.errors import InputError
 
 import check
 from analysis import comparison, metric_files, revisions
-from analysis.comparison import Difference
 from analysis.revisions import Revision
 
 
@@ -23,18 +22,6 @@ def choose_part(before: Revision, after: Revision) -> tuple[str, str]:
         if revision.is_experiment or revision.commit is None:
             return "val", f"{revision} may still be chosen or dropped, which the test images must not decide"
     return "test", "both are commits, and nothing is chosen"
-
-
-def power(found: Difference, number: int, value: float) -> str:
-    """What a number of seeds tells, and the number that tells a difference of `value`, in one line."""
-    detectable, needed = found.detectable(number), found.needed(value)
-    if detectable is None:
-        return f"What difference {number} seeds can tell is not known before a spread over seeds is measured."
-    seeds = f"needs {needed} seeds" if needed else f"needs more than {comparison.MOST_SEEDS} seeds, or more images"
-    return (
-        f"{number} seeds on each side tell a true difference of {100 * detectable:.2f} points in 80 of 100 cases; "
-        f"one of {100 * value:.2f} points {seeds}."
-    )
 
 
 def main() -> None:
@@ -62,7 +49,7 @@ def main() -> None:
     if found.verdict == "not decided":
         print(f"{comparison.remedy(before, after)}\n")
     print(f"{found.summary}\n")
-    print(f"{power(found, max(5, *found.seeds), arguments.difference / 100)}\n")
+    print(f"{found.power(max(5, *found.seeds), arguments.difference / 100)}\n")
     counting = (
         f"counts: below {comparison.LEVEL}, and more than another seed does"
         if found.of_seeds is not None

@@ -50,7 +50,7 @@ def noise() -> dict[str, dict[str, Any]]:
     classes = metric_files.table(METRICS / NOISE[2], tuple(columns), dtype=columns)
     own = classes[classes["seed"] == seed].to_dict("records")
     of = [table[["seed", "part"]].drop_duplicates().to_numpy().tolist() for table in (classes, runs)]
-    if own != metric_files.recalls(METRICS, seed) or of[0] != of[1]:
+    if own != seeds.recalls(here) or of[0] != of[1]:
         raise InputError(f"{METRICS}/{NOISE[2]} must belong to noise.csv (make noise); received other recalls")
     return summary
 

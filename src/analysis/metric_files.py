@@ -107,38 +107,19 @@ def results_table(results: dict[str, dict[str, Any]], noise: dict[str, dict[str,
     )
 
 
-def rows(metrics: Path, seed: int) -> list[dict]:
-    """The measures of each part that was evaluated: one row a part.
-
-    Raises:
-        InputError: as from `read`.
-    """
-    return [
-        {"seed": seed, "part": part} | {name: result[name] for name in MEASURES}
-        for part, result in by_part(metrics).items()
-    ]
-
-
-def recalls(metrics: Path, seed: int) -> list[dict]:
-    """The recall of each class on val and test, as far as these were evaluated.
-
-    Raises:
-        InputError: a table of `metrics` is damaged.
-    """
-    rows = []
-    for part in PARTS:
-        path = metrics / f"classes/{part}.csv"
-        if path.exists():
-            recall = table(path, ("class", "recall"), dtype={"class": str})
-            rows += recall.assign(seed=seed, part=part).to_dict("records")
-    return rows
+def seconds(log: Path = Path(".cache/checkpoints/seconds.csv")) -> dict[str, str]:
+    """Seconds of the trainings on this machine, by the MD5 hash of the model, as far as train has logged them."""
+    if not log.exists():
+        return {}
+    lines = (line.split(",") for line in log.read_text("utf-8").splitlines())
+    return dict(lines)
 
 
 def summary(runs: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """By part and measure: mean, standard deviation (n - 1) and n.
 
     Args:
-        runs: rows as from `rows`, of several seeds.
+        runs: rows as from `seeds.figures`, of several seeds.
     """
     figures = runs.melt("part", MEASURES, var_name="measure").groupby(["part", "measure"], sort=False)["value"]
     spread = figures.agg(mean="mean", std="std", n="size").round(6)

@@ -54,18 +54,6 @@ def run_stage(name: str, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def run(folder: Path, changes: dict[str, Any]) -> float:
-    """Runs split, train and evaluate in `folder`; arguments and errors are those of `prepare`.
-
-    Results lie in `folder` under the names that they have in the pipeline. Returns the seconds of the
-    train stage, start-up included.
-    """
-    prepare(folder, changes)
-    seconds = run_stage("train", folder)
-    run_stage("evaluate", folder)
-    return seconds
-
-
 def write_params(path: Path, changes: dict[str, Any]) -> None:
     """Writes the params.yaml of the working directory with `changes`, keyed as in `train.epochs`."""
     yaml = YAML()

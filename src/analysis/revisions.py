@@ -15,6 +15,7 @@ from analysis import dvc_lock, metric_files
 from analysis.git import content, git, shallow
 
 WORKSPACE = "workspace"
+EXPERIMENTS = "refs/exps/??/*/*"
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,17 @@ class Revision:
     @property
     def is_experiment(self) -> bool:
         """Whether it is one of DVC's experiments, which no branch holds."""
-        if not self.commit or not git("for-each-ref", f"--points-at={self.commit}", "refs/exps/??/*/*"):
-            return False
-        return not git("branch", "--all", "--contains", self.commit)
+        return self.baseline != self.commit
+
+    @property
+    def baseline(self) -> str | None:
+        """The commit that an experiment was started from; the commit itself where it is no experiment."""
+        found = self.commit and git(
+            "for-each-ref", f"--points-at={self.commit}", "--format=%(refname)", EXPERIMENTS
+        )
+        if not found or git("branch", "--all", "--contains", str(self.commit)):
+            return self.commit
+        return "".join(found.split("/")[2:4])
 
     def content(self, path: str) -> bytes | None:
         """The bytes of a file; None where the revision does not have it.

@@ -1,14 +1,15 @@
 """Trainings that differ in their seed alone, and so are one model: what was measured of one says something of all.
 
-Nothing else does. A training belongs to a model where data, code and every parameter but train.seed are the
-same, or where it stands in a metrics/noise.csv whose row for the model's own seed has the model's own figures.
-`make compare`, `review`, `report`, `readme` and `check`, and the verdict of `make repro`, all ask here.
+Nothing else does. A training belongs to a model where data, code and every parameter but train.seed are the same, or
+where it stands in a metrics/noise.csv whose row for the model's own seed has the model's own figures. compare, review,
+report, readme, check and the verdict of `make repro` all ask here.
 """
 
 import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.errors import InputError
 
@@ -16,12 +17,12 @@ import pandas as pd
 
 from analysis import metric_files
 from analysis.git import git
-from analysis.revisions import Revision
+from analysis.revisions import EXPERIMENTS, Revision
 
 NAMES = dict.fromkeys(("label", "predicted", "class"), str)  # a class may be called 1
 NOISE = {"seed": int, "part": str} | dict.fromkeys(metric_files.MEASURES, float)
 # what a seed or the choice of parts changes, and no other training
-NOT_OF_THE_MODEL = ("models/model.keras", "train.seed", "evaluate.parts")
+NOT_OF_THE_MODEL = {"models/model.keras", "train.seed", "evaluate.parts"}
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,34 @@ class Seeds:
         return Seeds(right.mean().combine_first(others), right, self.labels[self.labels == name])
 
 
-def noise(model: Revision) -> pd.DataFrame | None:
-    """The rows of metrics/noise.csv for the parts that `model` was evaluated on; None where it is not of `model`.
-
-    Raises:
-        InputError: a file is damaged.
-    """
-    runs = model.table("metrics/noise.csv", *NOISE, dtype=NOISE)
-    if runs is None:
-        return None
-    figures = {part: found for part in metric_files.PARTS if (found := model.json(f"metrics/{part}.json"))}
-    runs = runs[runs["part"].isin(figures)]
-    known = [
-        {"part": part} | {name: found.get(name) for name in metric_files.MEASURES}
-        for part, found in figures.items()
+def figures(model: Revision) -> list[dict[str, Any]]:
+    """The row of metrics/noise.csv of each part that `model` was evaluated on."""
+    parts = {part: found for part in metric_files.PARTS if (found := model.json(f"metrics/{part}.json"))}
+    return [
+        {"seed": model.seed(), "part": part} | {name: found.get(name) for name in metric_files.MEASURES}
+        for part, found in parts.items()
     ]
-    own = runs[runs["seed"] == model.seed()].drop(columns="seed")
-    return runs if known and own.to_dict("records") == known else None
+
+
+def recalls(model: Revision) -> list[dict[str, Any]]:
+    """The rows of metrics/noise_classes.csv: the recall of each class on val and test, as far as evaluated."""
+    tables = {
+        p: model.table(f"metrics/classes/{p}.csv", "class", "recall", dtype=NAMES) for p in metric_files.PARTS
+    }
+    return [
+        {"seed": model.seed(), "part": part} | row
+        for part, table in tables.items()
+        for row in (() if table is None else table.to_dict("records"))
+    ]
+
+
+def noise(model: Revision) -> pd.DataFrame | None:
+    """The rows of metrics/noise.csv for the parts that `model` was evaluated on; None where it is not of `model`."""
+    runs, own = model.table("metrics/noise.csv", *NOISE, dtype=NOISE), figures(model)
+    if runs is None or not own:
+        return None
+    runs = runs[runs["part"].isin([row["part"] for row in own])]
+    return runs if runs[runs["seed"] == model.seed()].to_dict("records") == own else None
 
 
 def training(model: Revision) -> str | None:
@@ -73,45 +85,42 @@ def training(model: Revision) -> str | None:
     if not {"train", "evaluate"} <= stages.keys():
         return None
     inputs = stages["train"].inputs | stages["evaluate"].inputs
-    known = [(*key, value) for key, value in sorted(inputs.items()) if not {*key} & {*NOT_OF_THE_MODEL}]
+    known = [(*key, value) for key, value in sorted(inputs.items()) if not {*key} & NOT_OF_THE_MODEL]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
-
-
-def replicates(model: Revision) -> dict[int, Revision]:
-    """`model` and the experiments of this clone that differ from it in the seed alone, by seed."""
-    known, own = training(model), model.seed()
-    if known is None:
-        return {own: model}
-    listed = git("for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps/??/*/*").splitlines()
-    others = [Revision(name, commit) for commit, _, name in (line.partition(" ") for line in listed)]
-    return {other.seed(): other for other in others if _training(other) == known} | {own: model}
 
 
 _training = functools.cache(training)  # of commits, which stay as they are
 
 
-def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
-    """All that is known of a model on val or test.
+def replicates(model: Revision) -> dict[int, Revision]:
+    """`model` and the experiments of this clone that differ from it in the seed alone, by seed."""
+    known = training(model)
+    listed = git("for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", EXPERIMENTS).splitlines()
+    others = [Revision(name, commit) for commit, _, name in (line.partition(" ") for line in listed)]
+    return {other.seed(): other for other in others if known and _training(other) == known} | {model.seed(): model}
 
-    Args:
-        alone: leave out its other seeds.
+
+def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
+    """All that is known of a model on val or test; with `alone` nothing of its other seeds.
 
     Raises:
         InputError: it has no predictions, or a file is damaged.
     """
-    own = predictions(model, part)
-    known = {} if alone else replicates(model)
+    own, known = predictions(model, part), {} if alone else replicates(model)
     others = {seed: other for seed, other in sorted(known.items()) if part in other.predicted()}
     tables = {model.seed(): own} | {seed: predictions(other, part) for seed, other in others.items()}
     right = pd.DataFrame({seed: table["predicted"] == table["label"] for seed, table in tables.items()})
-    accuracy, recalls, runs = right.mean(), pd.DataFrame(), None if alone else noise(model)
-    if runs is not None:
-        measured = runs[runs["part"] == part].set_index("seed")["accuracy"]
-        accuracy = accuracy.combine_first(measured)
-        classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=NAMES)
-        if classes is not None:
-            recalls = classes[classes["part"] == part].pivot_table(index="class", columns="seed", values="recall")
-    return Seeds(accuracy, right, own["label"], recalls)
+    runs = None if alone else noise(model)
+    if runs is None:
+        return Seeds(right.mean(), right, own["label"])
+    measured = runs[runs["part"] == part].set_index("seed")["accuracy"]
+    classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=NAMES)
+    recall = (
+        pd.DataFrame()
+        if classes is None
+        else classes[classes["part"] == part].pivot_table("recall", "class", "seed")
+    )
+    return Seeds(right.mean().combine_first(measured), right, own["label"], recall)
 
 
 def predictions(model: Revision, part: str) -> pd.DataFrame:

@@ -148,11 +148,13 @@ def test_more_seeds_tell_a_smaller_difference() -> None:
     assert five is not None
     assert twenty is not None
     assert five > twenty > 2.8 * math.sqrt(found.of_images)
-    needed = found.needed(five)
-    assert needed == 5
-    assert found.needed(math.sqrt(found.of_images)) is None  # the images alone hide it
+    assert "5 seeds on each side tell a true difference of " in found.power(5, five)
+    assert found.power(5, five).endswith("points need 5 seeds.")
+    hidden = found.power(5, math.sqrt(found.of_images))  # by the images alone
+    assert hidden.endswith("points need more than 100 seeds.")
     unknown = single(10_000, 9_000, 60, 50, std=None)
-    assert unknown.detectable(5) is unknown.needed(0.5) is None
+    assert unknown.detectable(5) is None
+    assert "not known before a spread over seeds is measured" in unknown.power(5, 0.5)
 
 
 # --- how often it is wrong ----------------------------------------------------------------------

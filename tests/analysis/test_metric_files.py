@@ -19,20 +19,6 @@ def write(folder: Path, **parts: dict) -> Path:
     return folder
 
 
-def test_rows_are_one_a_part_with_the_measures_alone(tmp_path: Path) -> None:
-    write(tmp_path, val={"source": "idx"} | FIGURES, test=FIGURES | {"loss": 0.5, "images": 7})
-    assert metric_files.rows(tmp_path, 3) == [
-        {"seed": 3, "part": "val"} | FIGURES,
-        {"seed": 3, "part": "test"} | FIGURES | {"loss": 0.5},
-    ]
-
-
-@pytest.mark.parametrize(("missing", "left"), [("val", ["test"]), ("test", ["val"])])
-def test_a_part_that_was_not_evaluated_has_no_row(tmp_path: Path, missing: str, left: list[str]) -> None:
-    write(tmp_path, **{"val": FIGURES, "test": FIGURES} | {missing: {}})
-    assert [row["part"] for row in metric_files.rows(tmp_path, 0)] == left
-
-
 @pytest.mark.parametrize("part", ["val", "test"])
 @pytest.mark.parametrize(
     "content",
@@ -46,7 +32,7 @@ def test_a_file_without_every_measure_is_refused_by_name(tmp_path: Path, part: s
     path = tmp_path / f"{part}.json"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^[^ ]*/{part}\.json must .+; .+"):
-        metric_files.rows(tmp_path, 0)
+        metric_files.by_part(tmp_path)
 
 
 def test_summary_is_the_mean_and_the_deviation_of_a_sample() -> None:
@@ -74,14 +60,6 @@ def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
     assert json.loads(json.dumps(summary)) == summary  # no number of NumPy's
 
 
-@pytest.mark.parametrize("content", ["", "class,precision\na,1\n"])
-def test_a_damaged_table_of_classes_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "classes").mkdir()
-    (tmp_path / "classes/val.csv").write_text(content)
-    with pytest.raises(InputError, match=r"classes/val\.csv must be a table with class, recall; received: "):
-        metric_files.recalls(tmp_path, 0)
-
-
 def test_a_figure_of_0_is_not_missing(tmp_path: Path) -> None:
     none = dict.fromkeys(metric_files.MEASURES, 0.0)
     assert metric_files.by_part(write(tmp_path, val=none, test={})) == {"val": none}
@@ -92,12 +70,6 @@ def test_no_figures_are_refused_where_there_must_be_some(tmp_path: Path) -> None
     assert metric_files.read(path, ("loss",), or_nothing=True) == {}
     with pytest.raises(InputError, match="must have loss; loss is missing"):
         metric_files.read(path, ("loss",))
-
-
-def test_a_class_may_have_any_name(tmp_path: Path) -> None:
-    (tmp_path / "classes").mkdir()
-    (tmp_path / "classes/val.csv").write_text("class,recall\nNA,1\n01,0.5\n")
-    assert [row["class"] for row in metric_files.recalls(tmp_path, 0)] == ["NA", "01"]
 
 
 @pytest.mark.parametrize("value", ["0.9", True, [0.9]])

@@ -166,6 +166,14 @@ def in_this_process(words: list[Any], cwd: Path, **_: Any) -> subprocess.Complet
     return subprocess.CompletedProcess(words, 0)
 
 
+def run_all(folder: Path, changes: dict[str, Any]) -> float:
+    """Split, train and evaluate, as benchmarks do; gives the seconds of train."""
+    rerun.prepare(folder, changes)
+    seconds = rerun.run_stage("train", folder)
+    rerun.run_stage("evaluate", folder)
+    return seconds
+
+
 def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
 ) -> None:
@@ -177,7 +185,7 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     folder = Path(".cache/trial")  # relative, and not there yet
     changes = {"train.epochs": 1, "split.val_size": 70, "train.seed": 9}
     start = time.perf_counter()
-    seconds = rerun.run(folder, changes)
+    seconds = run_all(folder, changes)
     assert 0 < seconds < time.perf_counter() - start  # without split and evaluate
     assert json.loads((folder / "metrics/train.json").read_text())["epochs"] == 1  # TINY has 2
     images = {
@@ -215,10 +223,10 @@ def fakes(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
 
 def test_a_second_run_starts_from_an_empty_folder_and_keeps_the_prepared_data(fakes: Path) -> None:
     folder = fakes / "trial"
-    rerun.run(folder, {})
+    run_all(folder, {})
     (folder / "metrics").mkdir()
     (folder / "metrics/test.json").write_text("of another run")
-    rerun.run(folder, {})
+    run_all(folder, {})
     assert (folder / "log").read_text().split() == ["split", "train", "evaluate"]
     assert not (folder / "metrics").exists()
     assert (fakes / "data/prepared/here").read_text() == "prepared"
@@ -233,7 +241,7 @@ def test_a_stage_that_fails_is_named_and_the_last(
 ) -> None:
     monkeypatch.setenv(f"FAIL_{fails}", "3")
     with pytest.raises(InputError, match=rf"^{fails} must succeed in .*/trial; it ended with 3$"):
-        rerun.run(fakes / "trial", {"train.seed": 7})
+        run_all(fakes / "trial", {"train.seed": 7})
     assert (fakes / "trial/log").read_text().split() == ran
 
 
@@ -243,7 +251,7 @@ def test_a_parameter_that_a_stage_refuses_ends_the_run(
     prepare(workspace)
     monkeypatch.setenv("DVC_STAGE", "another")  # whose outputs are not in the trial's folder
     with pytest.raises(InputError, match=r"^split must succeed in .*/trial; "):
-        rerun.run(workspace / "trial", {"split.val_size": 200})
+        run_all(workspace / "trial", {"split.val_size": 200})
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: split.val_size must be ")
     assert "git restore" not in line

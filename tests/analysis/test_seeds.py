@@ -141,3 +141,16 @@ def test_experiments_that_differ_in_the_seed_alone_are_the_same_model() -> None:
     both = seeds.trainings(model, "val")
     assert both.right.columns.tolist() == [0, 1, 3]
     assert both.accuracy.to_dict() == {0: 0.5, 1: 1.0, 3: 1.0}
+
+
+def test_figures_are_one_row_a_part_with_the_measures_alone() -> None:
+    model = written(**{"metrics/test.json": json.dumps({"source": "idx"} | FIGURES | {"images": 7})})
+    assert seeds.figures(model) == [{"seed": 0, "part": part} | FIGURES for part in ("val", "test")]
+    assert [row["part"] for row in seeds.figures(written())] == ["val"]  # test was not evaluated
+
+
+def test_a_class_may_have_any_name() -> None:
+    model = written(**{"metrics/classes/val.csv": "class,recall\nNA,1\n01,0.5\n"})
+    assert [row["class"] for row in seeds.recalls(model)] == ["NA", "01"]
+    with pytest.raises(InputError, match=r"classes/val\.csv in x must be a table with class, recall; received: "):
+        seeds.recalls(written(**{"metrics/classes/val.csv": "class,precision\na,1\n"}))

@@ -11,7 +11,7 @@ import pytest
 
 import check
 import compare
-from analysis import metric_files
+from analysis import revisions, seeds
 from conftest import Clone, made_once
 
 
@@ -117,7 +117,7 @@ def measured(clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     rows = [
         row | {"seed": seed, "accuracy": row["accuracy"] + 0.01 * shift}
         for seed, shift in enumerate((0, 1, -1))
-        for row in metric_files.rows(Path("metrics"), 0)
+        for row in seeds.figures(revisions.HERE)
     ]
     pd.DataFrame(rows).to_csv("metrics/noise.csv", index=False)
     other.commit("noise")

@@ -14,7 +14,7 @@ import pytest
 
 import reproduction
 import verdict
-from analysis import dvc_lock, metric_files
+from analysis import dvc_lock, metric_files, revisions, seeds
 from conftest import Clone
 from edits import edit, md5, other_hash, write_output
 from reproduction import Results
@@ -57,11 +57,11 @@ def accuracy(part: str, value: float) -> None:
 
 def measure_noise(std: float, **changes: float) -> None:
     """As make noise would have done it, for the figures of metrics/: four more seeds around them."""
-    rows = [row | changes for row in metric_files.rows(Path("metrics"), 0)]
+    rows = [row | changes for row in seeds.figures(revisions.HERE)]
     rows += [
         row | {"seed": seed, "accuracy": row["accuracy"] + std * (-1) ** seed}
         for seed in (1, 2, 3, 4)
-        for row in metric_files.rows(Path("metrics"), 0)
+        for row in seeds.figures(revisions.HERE)
     ]
     pd.DataFrame(rows).to_csv("metrics/noise.csv", index=False)
 

@@ -1,0 +1,113 @@
+"""Which seeds are trained, and which are found again; trainings are stand-ins, but for the slow test."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import InputError
+
+import pytest
+
+import check
+import dvc_experiments
+import replicate
+import replicates
+from analysis import comparison, revisions, seeds
+from conftest import Clone
+from replicates import FIRST, Trainings, git
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    monkeypatch.chdir(tmp_path)
+    replicates.repository()
+    git("config", "core.excludesFile", ".gitignore")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    made = Trainings()
+    monkeypatch.setattr(check, "lock_problems", list)
+    monkeypatch.setattr(dvc_experiments, "refuse_missing_files", lambda: None)
+    monkeypatch.setattr(dvc_experiments, "run", made.run)
+    return made
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["replicate.py", *words])
+        replicate.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_an_experiment_is_trained_with_the_seeds_that_are_missing(
+    made: Trainings, call: Callable[..., str]
+) -> None:
+    head = git("rev-parse", "HEAD")
+    replicates.experiment("idea", head, head, replicates.results(FIRST, epochs=3))
+    made.kinds = {"epochs": 3}
+    said = call("idea", "--seeds", "3")
+    assert made.seeds == [8, 9]
+    assert said.startswith("What difference 3 seeds can tell is not known before a spread over seeds is measured.")
+    assert "val accuracy of 3 seeds: 83.33% ± 28.87%" in said
+    assert "make compare A=HEAD B=idea" in said
+    call("idea", "--seeds", "4")
+    assert made.seeds == [8, 9, 10]
+    model = revisions.resolve("idea")
+    assert [*seeds.replicates(model)] == [8, 9, 10, FIRST]
+    # they are experiments of the same commit
+    assert {revision.baseline for revision in seeds.replicates(model).values()} == {head}
+    assert [*seeds.replicates(revisions.HERE)] == [FIRST]
+
+
+def test_a_commit_and_the_workspace_share_their_seeds(made: Trainings, call: Callable[..., str]) -> None:
+    call("HEAD", "--seeds", "2")
+    call("--seeds", "3")
+    assert made.seeds == [8, 9]
+    assert "make compare" not in call("workspace", "--seeds", "3")
+    found = seeds.trainings(revisions.HERE, "val")
+    assert sorted(found.right.columns) == [7, 8, 9]
+    assert comparison.difference(found, found).power(5, 0.3).startswith("5 seeds on each side tell")
+
+
+def test_results_of_other_files_are_refused(made: Trainings, call: Callable[..., str]) -> None:
+    made.kinds = {"epochs": 9}  # as params.yaml says, and dvc.lock does not
+    with pytest.raises(
+        InputError, match=r"^HEAD .* must have the results of its own files \(make repro\); received"
+    ):
+        call("HEAD")
+    assert made.seeds == [8]
+
+
+def test_a_workspace_that_was_not_reproduced_is_refused(
+    made: Trainings, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "lock_problems", lambda: ["dvc.lock is not up to date"])
+    with pytest.raises(InputError, match=r"^workspace must have results .*; received dvc.lock is not up to date$"):
+        call()
+    Path("dvc.lock").unlink()
+    monkeypatch.setattr(check, "lock_problems", list)
+    with pytest.raises(InputError, match=r"received no training in dvc.lock$"):
+        call()
+
+
+def test_one_seed_has_no_spread(made: Trainings, call: Callable[..., str]) -> None:
+    with pytest.raises(InputError, match=r"^seeds must be 2 or more; received 1$"):
+        call("--seeds", "1")
+
+
+@pytest.mark.slow
+def test_a_real_experiment_and_its_seeds_decide(reproduced: Clone, tmp_path: Path) -> None:
+    clone = reproduced.copied(tmp_path / "clone")
+    clone.dvc("exp", "run", "--name", "idea", "-S", "train.epochs=1")
+    clone.git("reset", "--quiet", "--hard")
+    clone.dvc("checkout")
+    words = ("make", "--silent", "--old-file=.venv/run")
+    assert "not decided" in clone.run(*words, "compare", "A=HEAD", "B=idea")
+    clone.run(*words, "replicate", "EXP=idea", "SEEDS=2")
+    assert clone.git("status", "--porcelain") == ""
+    said = clone.run(*words, "compare", "A=HEAD", "B=idea")
+    assert "1 and 2 seeds" in said
+    assert "not decided" not in said
+    assert len([name for name in clone.experiments() if name.startswith("seed-")]) == 1
