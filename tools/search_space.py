@@ -9,8 +9,9 @@ from common import params
 from common.errors import InputError
 from common.params import Count, Section, Seed
 
-import optuna
 import pydantic
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 from pydantic import Field
 
 from analysis import dvc_lock
@@ -40,30 +41,12 @@ class Values(Section):
             raise ValueError("low must be above 0 where log is true")
         return self
 
-    @property
-    def integers(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def extremes(self) -> list[Any]:
-        """The values to check the rules of params.yaml with: if they pass, all between them do."""
-        return [self.low, self.high] if self.choices is None else self.choices
-
-    def contains(self, value: Any) -> bool:
+    def distribution(self) -> BaseDistribution:
+        """As Optuna knows it: choices as JSON, since Optuna knows no lists."""
         if self.choices is not None:
-            return value in self.choices
-        kinds = int if self.integers else (int, float)
-        return isinstance(value, kinds) and self.low <= value <= self.high  # type: ignore[operator]
-
-    def encode(self, value: Any) -> Any:
-        """A value as Optuna stores it: choices as JSON, since Optuna knows no lists."""
-        return value if self.choices is None else json.dumps(value)
-
-    def suggest(self, trial: optuna.Trial, key: str) -> Any:
-        """The value that the trial has already, or one that Optuna proposes."""
-        if self.choices is not None:
-            return json.loads(trial.suggest_categorical(key, [*map(json.dumps, self.choices)]))
-        suggest = trial.suggest_int if self.integers else trial.suggest_float
-        return suggest(key, self.low, self.high, log=self.log)  # type: ignore[arg-type]
+            return CategoricalDistribution([*map(json.dumps, self.choices)])
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        return (IntDistribution if whole else FloatDistribution)(self.low, self.high, log=self.log)  # type: ignore[arg-type]
 
 
 class Search(Section):
@@ -89,6 +72,25 @@ class Search(Section):
     def direction(self) -> Literal["minimize", "maximize"]:
         return "minimize" if self.metric in LOWEST_WINS else "maximize"
 
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {key: values.distribution() for key, values in self.space.items()}
+
+    def encoded(self, known: dict[str, Any]) -> dict[str, Any]:
+        """The searched ones of these parameters as Optuna stores them; none where one lies outside the space."""
+        stored = {
+            key: known[key] if v.choices is None else json.dumps(known[key]) for key, v in self.space.items()
+        }
+        try:
+            return create_trial(params=stored, distributions=self.distributions(), value=0.0).params
+        except (TypeError, ValueError):
+            return {}
+
+    def decoded(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """The values of params.yaml for those that Optuna stores."""
+        return {
+            key: value if self.space[key].choices is None else json.loads(value) for key, value in stored.items()
+        }
+
 
 def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
     """Reads and checks sweep.yaml.
@@ -109,7 +111,8 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
                 f"{path}: space must name single parameters of params.yaml other than "
                 f"{', '.join(NOT_SEARCHED)}; received {key}"
             )
-    extremes = [(key, value) for key, values in search.space.items() for value in values.extremes()]
+    # the ends of a range will do: if they pass, all between them do
+    extremes = [(key, value) for key, v in search.space.items() for value in v.choices or (v.low, v.high)]
     for one, other in itertools.combinations_with_replacement(extremes, 2):
         try:
             params.changed(current, {"evaluate.parts": ["val"]} | dict([one, other]))

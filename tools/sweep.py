@@ -3,19 +3,24 @@
 Optuna proposes. The first trial is params.yaml as it is, where the space holds it, so that there is
 something to compare with at the same number of epochs. A second call goes on where it was stopped: a
 trial that had begun keeps its number and its parameters. A sweep belongs to one commit (and the changes
-since) and one search: another commit, or another space, begins another sweep.
+since) and one search: another commit, or another space, begins another sweep. With --confirm N the best
+trial and params.yaml as it is are trained with N seeds each, for as many epochs as params.yaml says.
 """
 
 import argparse
+import hashlib
+import json
 import os
+import platform
+import shlex
 import threading
-import uuid
-import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from common import files, locks, params
+from common import locks, params
 from common.errors import InputError, first_line
 
 import numpy as np
@@ -27,15 +32,19 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 import dvc_experiments
+import replicate
 import search_space
-from analysis import dvc_lock
+from analysis import comparison, dvc_lock, revisions
+from analysis.git import git
+from analysis.revisions import Revision
 from search_space import Search
 
 HERE = Path(".cache/sweep")
 DATABASE = "OPTUNA_STORAGE must be a database that can be reached"
 OPENINGS = 10  # of a database, while other machines may be making Optuna's tables in it
-ATTEMPTS = 20  # to find parameters that no other trial has; a small space may have no more
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+ATTEMPTS = 100  # to find parameters that no other trial has, the last 90 at random; a small space may have no more
+VAL_ALONE = {"evaluate.parts": ["val"]}
+COUNTED = [state for state in TrialState if state != TrialState.FAIL]  # which goes on under another number
 
 
 def open_storage() -> optuna.storages.BaseStorage:
@@ -61,174 +70,168 @@ def open_storage() -> optuna.storages.BaseStorage:
         raise InputError(f"{DATABASE}; received: {first_line(error)}") from None
 
 
-def refuse_missing_files() -> None:
-    """Raises InputError where experiments would run without files of the workspace."""
-    if missing := dvc_experiments.missing_files():
-        raise InputError(
-            "all files must be in git, DVC or .gitignore, or experiments would run without them "
-            f"(git add, dvc add); received {', '.join(missing)}"
-        )
+def tpe(trials: int, seed: int) -> optuna.samplers.BaseSampler:
+    """TPE after a random quarter of the trials, and of all parameters together (Optuna's default)."""
+    return optuna.samplers.TPESampler(n_startup_trials=min(10, max(2, trials // 4)), seed=seed)
 
 
-def this_clone() -> str:
-    """An identifier that tells this clone's trials from other clones' in the same database."""
-    path = HERE / "clone"
-    if not path.exists():
-        with files.atomic_file(path) as part:
-            part.write_text(uuid.uuid4().hex)
-    return path.read_text()
+def proposed(
+    search: Search,
+    baseline: dict[str, Any],
+    known: list[FrozenTrial],
+    sampler: Callable[[int, int], optuna.samplers.BaseSampler] = tpe,
+) -> dict[str, Any]:
+    """The parameters of a trial, which follow from the seed and the trials before it, also after a kill."""
+    chosen = {} if known else baseline
+    for attempt in range(ATTEMPTS):
+        if chosen and chosen not in [trial.params for trial in known]:
+            break
+        seed = np.random.SeedSequence([search.seed, len(known), attempt]).generate_state(1)[0]
+        chooses = sampler(search.trials, int(seed)) if attempt < 10 else optuna.samplers.RandomSampler(int(seed))
+        draft = optuna.create_study(direction=search.direction, sampler=chooses)
+        draft.add_trials(known)
+        chosen = draft.ask(search.distributions()).params
+    return chosen
 
 
 class Sweep:
-    """One search, shared by the threads that run its trials."""
+    """One search, shared by the threads that run its trials. All trials have the files as they were at the start."""
 
     def __init__(self, search: Search, current: params.Params):
-        self.search = search
-        self.state = dvc_experiments.state("sweep.yaml")
-        self.name = dvc_experiments.name(self.state, search.model_dump(exclude={"trials"}))
-        known, space = dvc_lock.leaves(current.model_dump()), search.space.items()
-        self.baseline = {}  # the parameters of trial 0: params.yaml as it is, or nothing
-        if all(values.contains(known[key]) for key, values in space):
-            self.baseline = {key: values.encode(known[key]) for key, values in space}
-        self.clone = this_clone()
-        self.claiming, self.starting = threading.Lock(), threading.Lock()
-        self.claimed: set[int] = set()  # numbers of the trials that run in this process
-        self.stopped = threading.Event()
+        self.search, self.claiming = search, threading.Lock()
+        self.clone = f"{platform.node()}:{Path.cwd()}"  # tells its trials from other clones' in a shared database
+        self.content, self.commit = dvc_experiments.snapshot(), git("rev-parse", "HEAD")
+        self.changes = git("diff", "HEAD", "--binary", "--", ".", ":(exclude)sweep.yaml")
+        self.baseline = search.encoded(dvc_lock.leaves(current.model_dump()))  # of trial 0
+        self.name = self.named(search.model_dump(exclude={"trials"}))
         self.study = optuna.create_study(
             study_name=self.name,
             storage=open_storage(),
             direction=search.direction,
             load_if_exists=True,
-            pruner=optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=search.epochs[0], reduction_factor=search.factor
-            ),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(search.epochs[0], search.factor),
         )
+        for left in self.study.get_trials(states=[TrialState.RUNNING]):  # by a sweep that was stopped
+            if left.user_attrs.get("clone") == self.clone:
+                self.study.tell(left.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(left.params, user_attrs=left.user_attrs)
 
-    def check_state(self) -> None:
-        """Raises InputError where a trial would run with files that are not the sweep's."""
-        refuse_missing_files()
-        if dvc_experiments.state("sweep.yaml") != self.state:
-            raise InputError(
-                "commit and files must stay as they are while a sweep runs (take the change back, or "
-                "begin another sweep); received different ones"
-            )
+    def named(self, changes: dict[str, Any]) -> str:
+        """A name for an experiment or a sweep, the same for the same files and changes: a hash of both."""
+        known = json.dumps([self.commit + self.changes, changes]).encode()
+        return f"sweep-{hashlib.sha256(known).hexdigest()[:8]}"
 
-    def claim(self) -> FrozenTrial | None:
-        """A trial that this clone began and nobody runs now, else a new one; None when none is left.
-
-        A new trial has its clone's name from the start, so that a kill at any moment loses none.
-        """
-        while True:
-            for trial in self.study.get_trials(states=[TrialState.RUNNING]):
-                if trial.user_attrs["clone"] == self.clone and trial.number not in self.claimed:
-                    if trial.number < self.search.trials:
-                        self.claimed.add(trial.number)
-                        return trial
-                    self.study.tell(trial.number, state=TrialState.FAIL)  # another clone was faster
-            if len(self.study.get_trials()) >= self.search.trials:
+    def next_trial(self) -> optuna.Trial | None:
+        """One that waits, else a new one; None when there are as many as asked for."""
+        known = self.study.get_trials(states=COUNTED)
+        if all(trial.state != TrialState.WAITING for trial in known):
+            if len(known) >= self.search.trials:
                 return None
-            self.study.add_trial(optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": self.clone}))
-
-    def propose(self, known: FrozenTrial) -> optuna.Trial:
-        """The trial with its parameters, which follow from the seed, its number and the other trials.
-
-        With one generator for all trials, the first ones after a kill would repeat those before it.
-        """
-        chosen = self.baseline if known.number == 0 else {}
-        others = [trial for trial in self.study.get_trials() if trial.number != known.number]
-        for attempt in range(ATTEMPTS):
-            if chosen and chosen not in [trial.params for trial in others]:
-                break
-            seed = np.random.SeedSequence([self.search.seed, known.number, attempt])
-            sampler = optuna.samplers.TPESampler(seed=int(seed.generate_state(1)[0]))
-            draft = optuna.create_study(direction=self.search.direction, sampler=sampler)
-            draft.add_trials(others)
-            chosen = self.fill(draft.ask()).params
-        self.study.sampler = optuna.samplers.PartialFixedSampler(chosen, optuna.samplers.RandomSampler())
-        return self.fill(optuna.Trial(self.study, known._trial_id))
-
-    def fill(self, trial: optuna.Trial) -> optuna.Trial:
-        """Gives each parameter its value."""
-        for key, values in self.search.space.items():
-            values.suggest(trial, key)
+            # with its clone's name from the start, so that a kill at any moment loses none
+            chosen = proposed(self.search, self.baseline, known)
+            self.study.enqueue_trial(chosen, user_attrs={"clone": self.clone})
+        trial = self.study.ask(self.search.distributions())
+        trial.set_user_attr("clone", self.clone)
         return trial
 
-    def run(self, trial: optuna.Trial, reported: dict[int, float]) -> str:
+    def experiment(self, changes: dict[str, Any], label: str) -> Revision:
+        """Runs the files of the sweep with changes to params.yaml, on val alone; as `dvc_experiments.run`."""
+        changes = VAL_ALONE | changes
+        return dvc_experiments.run(self.named(changes), self.content, self.commit, changes, label)
+
+    def run(self, trial: optuna.Trial) -> str:
         """Runs a trial to its end, tells Optuna, and returns how it ended.
 
         It goes on to the second and later numbers of epochs only where the pruner lets it.
         """
-        chosen = {key: values.suggest(trial, key) for key, values in self.search.space.items()}
-        label = f"trial {trial.number}"
+        label, metric = f"trial {trial.number}", self.search.metric
         for epochs in self.search.epochs:
-            changes = {"evaluate.parts": ["val"], "train.epochs": epochs} | chosen
-            experiment = dvc_experiments.name(self.state, changes)
-            trial.set_user_attr("experiment", experiment)
             try:
-                found = dvc_experiments.run(experiment, changes, label, self.starting, self.check_state)
+                found = self.experiment({"train.epochs": epochs} | self.search.decoded(trial.params), label)
             except dvc_experiments.Diverged:
                 self.study.tell(trial, state=TrialState.PRUNED)
                 return f"{label}: diverged"
-            value = found[self.search.metric]
-            if epochs not in reported:
-                trial.report(value, epochs)
+            trial.set_user_attr("experiment", found.name)
+            value = found.json("metrics/val.json")[metric]
+            trial.report(value, epochs)
             if epochs < self.search.epochs[-1] and trial.should_prune():
                 self.study.tell(trial, state=TrialState.PRUNED)
-                return f"{label}: {self.search.metric} {value} after {epochs} epochs, not among the best"  # fmt: skip
+                return f"{label}: {metric} {value} after {epochs} epochs, not among the best"
         self.study.tell(trial, value)
-        return f"{label}: {self.search.metric} {value} ({experiment})"
+        return f"{label}: {metric} {value} ({found.name})"
 
     def work(self) -> None:
         """Runs one trial after the other until none is left."""
-        while not self.stopped.is_set():
+        while not dvc_experiments.stopped.is_set():
             with self.claiming:
-                known = self.claim()
-                if known is None:
-                    return
-                trial = self.propose(known)
-            print(self.run(trial, known.intermediate_values), flush=True)
+                trial = self.next_trial()
+            if trial is None:
+                return
+            print(self.run(trial), flush=True)
 
 
-def show(sweep: Sweep) -> None:
-    """Prints the best trial, beside params.yaml as it is."""
-    study, metric = sweep.study, sweep.search.metric
-    ended = study.get_trials(states=FINISHED)
+def show(sweep: Sweep, seeds: int) -> None:
+    """Prints the best trial, how to keep it, and its verdict against params.yaml as it is.
+
+    Args:
+        seeds: with which both are trained for that; 0: their trials have to do.
+    """
+    ended = sweep.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-    print(f"{sweep.name}: {len(ended)} of {sweep.search.trials} trials have ended, {len(complete)} of them complete")  # fmt: skip
+    print(
+        f"{sweep.name}: {len(ended)} of {sweep.search.trials} trials have ended, {len(complete)} of them complete"
+    )
     if not complete:
         return
-    best = study.best_trial
-    chosen = ", ".join(f"{key} {value}" for key, value in best.params.items())
-    print(f"best: {metric} {best.value}, trial {best.number}: {chosen}")
-    if sweep.baseline and complete[0].number == 0:
-        print(f"params.yaml as it is: {metric} {complete[0].value}, trial 0")
-    print(f"to keep it: dvc exp apply {best.user_attrs['experiment']}")
+    best, first, metric = sweep.study.best_trial, complete[0], sweep.search.metric
+    chosen = sweep.search.decoded(best.params)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in chosen.items()}
+    words = [f"-S {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
+    print(f"best: {metric} {best.value}, trial {best.number}\nto keep it: dvc exp run {' '.join(words)}")
+    if seeds:
+        pair = [sweep.experiment(changes, "confirm") for changes in ({}, chosen)]
+        for model in pair:
+            replicate.replicate(model, seeds)
+    elif first.params == sweep.baseline != best.params:
+        print(f"params.yaml as it is: {metric} {first.value}, trial {first.number}")
+        names = [trial.user_attrs["experiment"] for trial in (first, best)]
+        if not all(git("for-each-ref", f"refs/exps/*/*/{name}") for name in names):
+            print("another clone has one of the two: dvc exp pull brings it, for make compare")
+            return
+        pair = [revisions.resolve(name) for name in names]
+    else:
+        return
+    found, _ = comparison.compare(pair[0], pair[1], "val")
+    print(f"beside params.yaml as it is: {found.verdict}: {found.reason} {found.summary}")
+    if found.verdict == "not decided":
+        print("make sweep CONFIRM=3 trains both with three seeds, which decides it")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="trials at the same time")
-    jobs = parser.parse_args().jobs
-    if jobs < 1:
-        raise InputError(f"jobs must be 1 or more; received {jobs}")
+    parser.add_argument(
+        "--confirm", type=int, default=0, metavar="N", help="seeds to train the best with (0: none)"
+    )
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        raise InputError(f"jobs must be 1 or more; received {arguments.jobs}")
+    if arguments.confirm < 0 or arguments.confirm == 1:
+        raise InputError(f"confirm must be 0, or 2 seeds or more; received {arguments.confirm}")
     current = params.load()
     search = search_space.load(current)
-    refuse_missing_files()
+    dvc_experiments.refuse_missing_files()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Optuna 2.4 introduced PartialFixedSampler, which still warns
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     with locks.exclusive(HERE / "lock"):
         sweep = Sweep(search, current)
-        with ThreadPoolExecutor(jobs) as pool:
-            workers = [pool.submit(sweep.work) for _ in range(jobs)]
+        with ThreadPoolExecutor(arguments.jobs) as pool, dvc_experiments.all_or_none():
+            workers = [pool.submit(sweep.work) for _ in range(arguments.jobs)]
             try:
                 for worker in as_completed(workers):
                     worker.result()
             except StorageInternalError as error:
                 raise InputError(f"{DATABASE}; received: {first_line(error)}") from None
-            finally:
-                sweep.stopped.set()
-        show(sweep)
+        show(sweep, arguments.confirm)
 
 
 if __name__ == "__main__":

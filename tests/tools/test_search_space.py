@@ -14,7 +14,6 @@ from ruamel.yaml import YAML
 import search_space
 from analysis import dvc_lock
 from conftest import ROOT, TINY, write_params
-from search_space import Values
 
 RATE = "train.learning_rate"
 VALID: dict[str, Any] = {
@@ -37,7 +36,7 @@ def test_the_committed_sweep_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     current = params.load()
     committed = search_space.load(current)
     known = dvc_lock.leaves(current.model_dump())
-    assert all(values.contains(known[key]) for key, values in committed.space.items())
+    assert committed.encoded(known).keys() == committed.space.keys()
 
 
 @pytest.mark.parametrize(
@@ -53,10 +52,11 @@ def test_the_committed_sweep_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_ranges_and_choices_give_values_of_their_kind(workspace: Path, key: str, values: dict[str, Any]) -> None:
-    space = load(workspace, VALID | {"space": {key: values}}).space
+    search = load(workspace, VALID | {"space": {key: values}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    proposed = [space[key].suggest(study.ask(), key) for _ in range(30)]
-    assert all(space[key].contains(value) for value in proposed)
+    trials = [study.ask(search.distributions()) for _ in range(30)]
+    proposed = [search.decoded(trial.params)[key] for trial in trials]
+    assert [search.encoded({key: value}) for value in proposed] == [trial.params for trial in trials]
     if "choices" in values:
         assert all(choice in proposed for choice in values["choices"])
     else:
@@ -67,15 +67,15 @@ def test_ranges_and_choices_give_values_of_their_kind(workspace: Path, key: str,
 @pytest.mark.parametrize(
     ("values", "inside", "outside"),
     [
-        ({"low": 1, "high": 3}, [1, 3], [0, 4, 2.5, None, "2"]),
-        ({"low": 0.5, "high": 2}, [0.5, 1, 2], [0.4, 2.1, None, "1"]),
+        ({"low": 1, "high": 3}, [1, 3], [0, 4, 2.5, None, "x"]),
+        ({"low": 0.5, "high": 2}, [0.5, 1, 2], [0.4, 2.1, None, "x"]),
         ({"choices": [None, [8, 16]]}, [None, [8, 16]], [0, [8], "null"]),
     ],
 )
 def test_what_a_range_or_choice_holds(values: dict[str, Any], inside: list[Any], outside: list[Any]) -> None:
-    made = Values.model_validate(values)
-    assert all(made.contains(value) for value in inside)
-    assert not any(made.contains(value) for value in outside)
+    search = search_space.Search.model_validate(VALID | {"space": {"x": values}})
+    assert all(search.encoded({"x": value}) for value in inside)
+    assert not any(search.encoded({"x": value}) for value in outside)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,12 @@ from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
 import dvc_experiments
+import replicate
 import servers
 import sweep
+from analysis import comparison, revisions
+from analysis.comparison import Difference
+from analysis.revisions import Revision
 from conftest import Clone
 
 SEARCH: dict[str, Any] = {
@@ -44,6 +48,14 @@ def write(folder: Path, **changes: Any) -> None:
     YAML().dump(SEARCH | changes, folder / "sweep.yaml")
 
 
+class Run(Revision):
+    """What a run gives: figures without a commit."""
+
+    def json(self, path: str) -> dict[str, Any]:
+        accuracy = float(str(self.commit))
+        return {"accuracy": accuracy, "loss": -accuracy}
+
+
 class Runs:
     """Stands for dvc_experiments.run: notes the changes of each, and gives a figure that they determine."""
 
@@ -52,47 +64,67 @@ class Runs:
         self.ends: Callable[[dict[str, Any]], BaseException | None] = lambda changes: None
         self.noting = threading.Lock()
 
-    def run(self, name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
-        _label, _starting, check_state = others
+    def run(self, name: str, content: str, commit: str, changes: dict[str, Any], label: str) -> Run:
+        assert (content, commit) == ("content", "commit")
         with self.noting:
-            check_state()
             if (error := self.ends(changes)) is not None:
                 raise error
-            assert name not in self.made, "the same experiment twice"
             self.made[name] = changes
-        return {"accuracy": self.accuracy(changes), "loss": -self.accuracy(changes)}
+        return Run(name, str(self.accuracy(changes)))
 
     @staticmethod
     def accuracy(changes: dict[str, Any]) -> float:
         """The best learning rate is 0.1; more epochs help."""
-        return 0.9 - 0.1 * abs(math.log10(changes[RATE]) + 1) + 0.001 * changes["train.epochs"]
+        return 0.9 - 0.1 * abs(math.log10(changes[RATE]) + 1) + 0.001 * changes.get("train.epochs", 2)
 
     def values(self, key: str) -> list[Any]:
         return [changes[key] for changes in self.made.values()]
 
 
+class Verdicts:
+    """Stands for comparison.compare: notes which two are compared."""
+
+    def __init__(self) -> None:
+        self.pairs: list[list[str]] = []
+
+    def compare(self, before: Revision, after: Revision, part: str) -> tuple[Difference, None]:
+        assert part == "val"
+        self.pairs.append([before.name, after.name])
+        return Difference(5000, (1, 1), False, 40, 10, 0.006, 0.0), None
+
+
 @pytest.fixture
-def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> Verdicts:
+    found = Verdicts()
+    monkeypatch.setattr(comparison, "compare", found.compare)
+    monkeypatch.setattr(revisions, "resolve", lambda name: Revision(name, None))
+    return found
+
+
+@pytest.fixture
+def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch, verdicts: Verdicts) -> Runs:
     """The working directory is a project with sweep.yaml, and runs are stand-ins."""
     write(workspace)
     made = Runs()
     monkeypatch.setattr(dvc_experiments, "run", made.run)
-    monkeypatch.setattr(dvc_experiments, "state", lambda *excluded: "commit")
-    monkeypatch.setattr(dvc_experiments, "missing_files", list)
+    monkeypatch.setattr(dvc_experiments, "snapshot", lambda: "content")
+    monkeypatch.setattr(sweep, "git", lambda *words: "" if words[0] == "diff" else "commit")
+    monkeypatch.setattr(dvc_experiments, "refuse_missing_files", lambda: None)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     monkeypatch.setattr(sys, "argv", ["sweep.py"])
     return made
 
 
 def studied() -> list[optuna.trial.FrozenTrial]:
-    """The trials of the one study in the working directory."""
+    """The trials of the one study in the working directory, without those that go on under another number."""
     storage = sweep.open_storage()
     (study,) = optuna.get_all_study_summaries(storage)
-    return optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
+    trials = optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
+    return [trial for trial in trials if trial.state != TrialState.FAIL]
 
 
 def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
-    runs: Runs, capsys: pytest.CaptureFixture[str]
+    runs: Runs, verdicts: Verdicts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep.main()
     assert [trial.state for trial in studied()] == [TrialState.COMPLETE] * 8
@@ -106,8 +138,30 @@ def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
     best = max(runs.made, key=lambda name: runs.accuracy(runs.made[name]))
     said = capsys.readouterr().out
     assert "8 of 8 trials have ended, 8 of them complete" in said
-    assert f"dvc exp apply {best}\n" in said
-    assert f"params.yaml as it is: accuracy {runs.accuracy(first)}" in said
+    # what is searched alone: neither the epochs of a trial nor its parts
+    chosen = runs.made[best]
+    assert f"to keep it: dvc exp run -S {RATE}={chosen[RATE]} -S {SIZE}={chosen[SIZE]}\n" in said
+    assert f"params.yaml as it is: accuracy {runs.accuracy(first)}, trial 0" in said
+    assert verdicts.pairs == [[next(iter(runs.made)), best]]
+    assert "beside params.yaml as it is: not decided: +0.60 points have p = " in said
+    assert "make sweep CONFIRM=3" in said
+
+
+def test_the_best_is_confirmed_with_all_epochs_and_more_seeds(
+    runs: Runs, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[tuple[str, int]] = []
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--confirm", "3"])
+    monkeypatch.setattr(replicate, "replicate", lambda model, count: trained.append((model.name, count)))
+    monkeypatch.setattr(runs, "accuracy", lambda changes: 0.9 - 0.1 * abs(math.log10(changes.get(RATE, 0.05)) + 1))
+    sweep.main()
+    *trials, plain, confirmed = runs.made.values()
+    best = max(trials, key=runs.accuracy)
+    assert plain == {"evaluate.parts": ["val"]}
+    assert confirmed == {"evaluate.parts": ["val"], RATE: best[RATE], SIZE: best[SIZE]}
+    names = [*runs.made][-2:]
+    assert trained == [(names[0], 3), (names[1], 3)]
+    assert verdicts.pairs == [names]
 
 
 def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(runs: Runs, workspace: Path) -> None:
@@ -118,22 +172,6 @@ def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(runs: Runs, w
     sweep.main()
     assert len(runs.made) == 11
     assert len(studied()) == 11
-
-
-@pytest.mark.parametrize(
-    ("name", "becomes", "rule"),
-    [
-        ("state", "another", "commit and files must stay as they are while a sweep runs"),
-        ("missing_files", ["new.py"], "all files must be in git, .*; received new.py$"),
-    ],
-)
-def test_an_edit_meanwhile_ends_the_sweep(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, name: str, becomes: Any, rule: str
-) -> None:
-    runs.ends = lambda changes: monkeypatch.setattr(dvc_experiments, name, lambda *excluded: becomes)
-    with pytest.raises(InputError, match=f"^{rule}"):
-        sweep.main()
-    assert len(runs.made) == 1
 
 
 def test_half_a_line_in_the_journal_is_left_out(runs: Runs, workspace: Path) -> None:
@@ -184,9 +222,9 @@ def test_a_space_that_has_no_more_repeats_what_is_known(
     write(workspace, trials=4, space={SIZE: {"choices": [8, 16]}})
     asked: list[str] = []
 
-    def run(name: str, *_: Any) -> dict[str, Any]:
+    def run(name: str, *_: Any) -> Run:
         asked.append(name)
-        return {"accuracy": 0.5}
+        return Run(name, "0.5")
 
     monkeypatch.setattr(dvc_experiments, "run", run)
     sweep.main()
@@ -249,21 +287,12 @@ def test_an_interrupted_sweep_ends_with_the_trials_of_an_undisturbed_one(
     assert [trial.params for trial in studied()] == [trial.params for trial in trials]
 
 
-def test_an_interrupted_rung_is_not_the_end_of_a_trial(
-    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_rung_is_not_the_end_of_a_trial(runs: Runs, workspace: Path) -> None:
     write(workspace, epochs=[1, 4])
     runs.ends = at(1, Killed())  # trial 0 with four epochs
     with pytest.raises(Killed):
         sweep.main()
-    known = dict(runs.made)
-
-    def run_unless_known(name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
-        if name in known:
-            return {"accuracy": runs.accuracy(changes)}
-        return runs.run(name, changes, *others)
-
-    monkeypatch.setattr(dvc_experiments, "run", run_unless_known)
+    runs.made.clear()
     sweep.main()
     assert [changes["train.epochs"] for changes in runs.made.values()][:2] == [1, 4]
     first = studied()[0]
@@ -274,7 +303,7 @@ def test_an_interrupted_rung_is_not_the_end_of_a_trial(
 def test_a_training_that_diverges_is_the_end_of_its_trial_alone(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs.ends = lambda changes: dvc_experiments.Diverged() if changes[RATE] > 0.1 else None
+    runs.ends = lambda changes: dvc_experiments.Diverged("") if changes[RATE] > 0.1 else None
     sweep.main()
     states = [trial.state for trial in studied()]
     assert 0 < states.count(TrialState.PRUNED) < 8
@@ -285,7 +314,7 @@ def test_a_training_that_diverges_is_the_end_of_its_trial_alone(
 
 
 def test_without_a_complete_trial_nothing_is_best(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
-    runs.ends = lambda changes: dvc_experiments.Diverged()
+    runs.ends = lambda changes: dvc_experiments.Diverged("")
     sweep.main()
     assert capsys.readouterr().out.splitlines()[-1].endswith("0 of them complete")
 
@@ -306,7 +335,7 @@ def test_two_jobs_run_two_trials_at_a_time_and_none_twice(
         time.sleep(0.01)  # in which the other job could find the same trial free
         return found
 
-    def run(*words: Any) -> dict[str, Any]:
+    def run(*words: Any) -> Run:
         if next(entered) < 6:  # for the seventh there is no other
             meeting.wait()
         return runs.run(*words)
@@ -321,7 +350,7 @@ def test_two_jobs_run_two_trials_at_a_time_and_none_twice(
 def test_where_one_of_two_jobs_fails_the_other_takes_no_more(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "2"])
 
-    def run(*words: Any) -> dict[str, Any]:
+    def run(*words: Any) -> Run:
         found = runs.run(*words)
         time.sleep(0.2)
         return found
@@ -333,21 +362,6 @@ def test_where_one_of_two_jobs_fails_the_other_takes_no_more(runs: Runs, monkeyp
     assert len(runs.made) <= 2
 
 
-def test_a_trial_too_many_is_not_run(runs: Runs) -> None:
-    """As two clones begin it, where both find the last one free."""
-    sweep.main()
-    storage = sweep.open_storage()
-    (study,) = optuna.get_all_study_summaries(storage)
-    shared = optuna.load_study(study_name=study.study_name, storage=storage)
-    mine = optuna.create_trial(
-        state=TrialState.RUNNING, user_attrs={"clone": Path(".cache/sweep/clone").read_text()}
-    )
-    shared.add_trial(mine)
-    sweep.main()
-    assert len(runs.made) == 8
-    assert [trial.state for trial in studied()][8:] == [TrialState.FAIL]
-
-
 def test_clones_with_one_database_share_the_trials(
     runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,13 +370,13 @@ def test_clones_with_one_database_share_the_trials(
     other = workspace / "other"
     turns = iter(range(100))
 
-    def run(name: str, changes: dict[str, Any], *others: Any) -> dict[str, Any]:
+    def run(*words: Any) -> Run:
         if next(turns) == 2:
             (study,) = optuna.get_all_study_summaries(os.environ["OPTUNA_STORAGE"])
             shared = optuna.load_study(study_name=study.study_name, storage=os.environ["OPTUNA_STORAGE"])
             taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": str(other)})
             shared.add_trial(taken)
-        return runs.run(name, changes, *others)
+        return runs.run(*words)
 
     monkeypatch.setattr(dvc_experiments, "run", run)
     sweep.main()
@@ -378,11 +392,13 @@ def test_clones_with_one_database_share_the_trials(
 def test_files_that_experiments_would_miss_are_refused_with_the_list(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dvc_experiments, "missing_files", lambda: ["src/new.py", "data/input/a.csv"])
-    with pytest.raises(InputError, match=r"received src/new\.py, data/input/a\.csv$"):
+    def refuse() -> None:
+        raise InputError("received src/new.py")
+
+    monkeypatch.setattr(dvc_experiments, "refuse_missing_files", refuse)
+    with pytest.raises(InputError, match=r"received src/new\.py$"):
         sweep.main()
     assert not runs.made
-    assert not Path(".cache").exists()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/trials.db", "mysql://a:secret@b"])
@@ -396,10 +412,36 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(
     assert "secret" not in str(refused.value)
 
 
-def test_jobs_must_be_positive(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "0"])
-    with pytest.raises(InputError, match="jobs must be 1 or more; received 0"):
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (("--jobs", "0"), "jobs must be 1 or more; received 0"),
+        (("--confirm", "1"), "confirm must be 0, or 2 seeds .*; received 1"),
+    ],
+)
+def test_numbers_must_be_possible(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], rule: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+    with pytest.raises(InputError, match=f"^{rule}"):
         sweep.main()
+
+
+def test_of_twelve_trials_eight_are_proposed(runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(workspace, trials=12)
+    proposed: list[int] = []
+    relative = optuna.samplers.TPESampler.sample_relative
+
+    def sample(self: Any, study: optuna.Study, trial: Any, space: dict[str, Any]) -> dict[str, Any]:
+        found = relative(self, study, trial, space)
+        if found:  # random trials have their values one by one
+            proposed.append(trial.number)
+        return found
+
+    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_relative", sample)
+    sweep.main()
+    assert set(range(4, 12)) <= set(proposed)
+    assert not {0, 1, 2} & set(proposed)
 
 
 # --- real experiments -----------------------------------------------------------------------------
@@ -453,7 +495,7 @@ def test_killed_after_the_third_of_eight_trials_it_ends_with_eight_and_none_twic
     settings = {(each["train"]["learning_rate"], each["train"]["batch_size"]) for each in found.values()}  # fmt: skip
     assert len(found) == len(settings) == 8
     assert clone.git("status", "--porcelain") == ""
-    assert not [*(clone.folder / ".dvc/tmp/exps/standalone").glob("tmp*")]
+    assert not [path for path in (clone.folder / ".cache/experiments").iterdir() if path.is_dir()]
     # its parameters are all that an experiment needs to be made again
     pattern = f"refs/exps/*/*/{min(found)}"
     reference = clone.git("for-each-ref", "--format=%(refname)", pattern).strip()
