@@ -7,7 +7,7 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise sweep compare review report export demo published test test-all lint check readme lock clean
+.PHONY: help repro rebuild noise sweep replicate compare experiments review report export demo published test test-all lint check readme lock clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,11 +23,18 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/noise.py
 	python tools/readme.py
 
-sweep: .venv/run ## JOBS=1: searches the space of sweep.yaml; each trial is a DVC experiment
-	@python tools/sweep.py $(if $(JOBS),--jobs $(JOBS))
+sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each trial is a DVC experiment
+	@python tools/sweep.py $(if $(JOBS),--jobs $(JOBS)) $(if $(CONFIRM),--confirm $(CONFIRM))
 
-compare: .venv/run ## A=... B=... (commits, experiments or workspace): which model is better
-	@python tools/compare.py $(A) $(B) $(if $(PART),--part $(PART))
+replicate: .venv/run ## EXP=... SEEDS=5: trains an experiment, a commit or the workspace with other seeds
+	@python tools/replicate.py $(EXP) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DIFFERENCE),--difference $(DIFFERENCE))
+
+compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=worse: which model is better
+	@python tools/compare.py $(A) $(B) $(if $(PART),--part $(PART)) $(if $(FAIL_IF),--fail-if $(FAIL_IF)) \
+		$(if $(TOLERANCE),--tolerance $(TOLERANCE)) $(if $(DIFFERENCE),--difference $(DIFFERENCE))
+
+experiments: .venv/run ## the commit and its experiments, one line each: accuracy on val, seeds, verdict
+	@python tools/experiments.py
 
 review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
 	@python tools/review.py $(BASE) $(if $(OUT),--out $(OUT))

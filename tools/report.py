@@ -16,10 +16,9 @@ from common import files, params
 from common.errors import InputError
 
 import altair as alt
-import dvc.api
 import pandas as pd
-from ruamel.yaml import YAML
 
+import experiments
 import pages
 from analysis import metric_files, revisions, seeds
 from analysis.metric_files import PARTS
@@ -105,25 +104,6 @@ def classes(table: pd.DataFrame) -> alt.Chart:
     )
 
 
-def experiments() -> pd.DataFrame:
-    """The workspace, the commit and the experiments that start from it: their changes and their figures."""
-    rows: list[dict[str, str]] = []
-    base: dict[str, Any] = {}
-    for entry in dvc.api.exp_show():  # the workspace first
-        commit = None if entry["rev"] == revisions.WORKSPACE else entry["rev"]
-        revision = Revision(entry["Experiment"] or entry["rev"], commit)
-        text = revision.content("params.yaml") or b"{}"
-        chosen = pd.json_normalize(YAML(typ="safe").load(text)).iloc[0].to_dict()
-        base = base or chosen
-        changes = [f"{key} {value}" for key, value in chosen.items() if base.get(key) != value]
-        row = {"name": revision.name, "differs from the workspace in": ", ".join(changes)}
-        for part in PARTS:
-            found = revision.json(f"metrics/{part}.json")
-            row[f"{part} accuracy"] = "{accuracy:.2%}".format_map(found) if found else ""
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 # by title: text, how it is drawn, and the folder and columns of the table
 CHARTS: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str, tuple[str, ...]]] = {
     "Confusion matrix": (
@@ -204,8 +184,8 @@ def content(here: Revision) -> dict[str, Any]:
             },
             {
                 "title": "Experiments",
-                "text": "The working directory, this commit, and the experiments that start from it.",
-                "table": experiments(),
+                "text": "This commit and its experiments, on val; other seeds of one model are one row.",
+                "table": experiments.table(),
             },
             {"title": "How it was made", "text": "", "code": made(here)},
         ],

@@ -14,6 +14,7 @@ from common.errors import InputError
 import pandas as pd
 import pytest
 
+import experiments
 import pages
 import report
 from browser import browser
@@ -27,8 +28,8 @@ def clone(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     def make(folder: Path) -> None:
         clone = reproduced.copied(folder)
         base = clone.git("rev-parse", "HEAD").strip()
-        path = folder / "params.yaml"
-        path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
+        for path in (folder / "params.yaml", folder / "dvc.lock"):
+            path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
         clone.commit("an idea")
         clone.git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/idea", "HEAD")
         clone.git("reset", "--quiet", "--hard", base)
@@ -54,7 +55,7 @@ def test_has_the_figures_the_experiment_and_how_it_was_made(clone: Clone, page: 
             assert f"<td>{figure}</td>" in row[1]
     idea = re.search(r"<tr><td>idea</td>(.*)</tr>", text)
     assert idea
-    assert idea[1].startswith("<td>train.epochs 3</td><td>")
+    assert idea[1].startswith("<td>epochs 3</td><td>")
     assert clone.git("rev-parse", "HEAD").strip() in text
     assert "models/model.keras" in text
     assert "batch_size: 64" in text
@@ -67,7 +68,7 @@ def test_says_what_is_not_here(clone: Clone, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(clone.copied(tmp_path / "clone").folder)
     monkeypatch.setattr(sys, "argv", ["report.py", "--out", "page.html"])
     # neither of them depends on what is missing
-    monkeypatch.setattr(report, "experiments", pd.DataFrame)
+    monkeypatch.setattr(experiments, "table", pd.DataFrame)
     monkeypatch.setattr(pages, "vega", lambda version: "")
     missing = "The pictures are not here; make repro or dvc pull brings them."
     report.main()
