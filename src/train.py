@@ -96,11 +96,14 @@ def set_up() -> Training:
     # one seed, one independent stream for each purpose
     seeds = np.random.SeedSequence(settings.seed).generate_state(2 + settings.shards)
     init_seed, order_seed, augmentation_seed, *shard_seeds = (int(word) for word in seeds)
-    keras.utils.set_random_seed(init_seed)
-
     train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
     class_names = arrays.load_class_names()
-    network, model = make_model(train.images.shape[1:], len(class_names), device, shard_seeds)
+    shape, classes = tuple(train.images.shape[1:]), len(class_names)
+    # before the first epoch, not after the last; and before the seed
+    model_file.refuse_custom_layers(build_network(shape, classes, device))
+    keras.utils.set_random_seed(init_seed)
+    network = build_network(shape, classes, device)
+    model = make_model(network, device, shard_seeds)
     resizing = make_resizing(model, [train, val])
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
@@ -159,23 +162,24 @@ def load_batches(
     return train, val, mean, std
 
 
-def make_model(
-    image_shape: Sequence[int], classes: int, device: str, shard_seeds: Sequence[int]
-) -> tuple[keras.Model, NativeModel]:
-    """The network of the chosen architecture, and the model that trains its weights."""
+def build_network(image_shape: tuple[int, int, int], classes: int, device: str) -> keras.Model:
+    """The network of the chosen architecture."""
+    chosen = params.load().model
+    options = chosen.options.get(chosen.architecture, {})
+    return architectures.build(chosen.architecture, image_shape, classes, options, device)
+
+
+def make_model(network: keras.Model, device: str, shard_seeds: Sequence[int]) -> NativeModel:
+    """The model that trains the weights of `network`."""
     chosen = params.load()
     settings, name = chosen.train, chosen.model.architecture
-    height, width, channels = image_shape
-    network = architectures.build(
-        name, (height, width, channels), classes, chosen.model.options.get(name, {}), device
-    )
     optimizer_options = settings.optimizer_options.get(settings.optimizer, {})
     adder = Adder(settings.shards, machine.threads(processes.on_this_machine()), device)
     with keras.device(device):
         model = NativeModel(network.inputs, network.outputs[0], name=name)
         optimizer = make_optimizer(settings.optimizer, settings.learning_rate, optimizer_options)
         model.prepare(optimizer, settings.label_smoothing, settings.precision, adder, shard_seeds)
-    return network, model
+    return model
 
 
 def make_resizing(model: NativeModel, parts: Sequence[Batches]) -> ProgressiveResizing:

@@ -156,6 +156,34 @@ def val_accuracy() -> float:
     return float((predicted == labels[rows]).mean())
 
 
+# --- custom layers ---------------------------------------------------------------------------------
+
+
+class OwnLayer(layers.Layer):
+    """A layer that plain Keras does not have."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+
+@pytest.mark.parametrize("is_registered", [False, True])
+def test_a_network_that_plain_keras_cannot_load_is_refused_before_the_first_epoch(
+    run: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_registered: bool
+) -> None:
+    kind = keras.saving.register_keras_serializable()(OwnLayer) if is_registered else OwnLayer
+
+    def build(name: str, shape: tuple[int, int, int], classes: int, *_: Any) -> keras.Model:
+        inputs = layers.Input(shape)
+        return keras.Model(inputs, layers.Dense(classes)(layers.Flatten()(kind()(inputs))))
+
+    monkeypatch.setattr(train.architectures, "build", build)
+    with pytest.raises(InputError, match=r"^model.architecture must make a network that Keras can save and load"):
+        run()
+    assert "epoch" not in capsys.readouterr().out
+    assert bool(keras.saving.get_custom_objects()) == is_registered
+    keras.saving.get_custom_objects().clear()
+
+
 # --- one hash ---------------------------------------------------------------------------------------
 
 

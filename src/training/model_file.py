@@ -89,6 +89,27 @@ def load(path: Path, image_shape: tuple[int, ...], classes: int | None = None) -
     return model, class_names
 
 
+def refuse_custom_layers(network: keras.Model) -> None:
+    """Saves a network and loads it, with nothing but what Keras itself has. Draws random numbers.
+
+    Raises:
+        InputError: that cannot be done, as with a layer that is not Keras' own.
+    """
+    known = keras.saving.get_custom_objects()
+    registered = dict(known)
+    known.clear()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "untrained.keras"
+            network.save(path)
+            keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many
+        rule = "model.architecture must make a network that Keras can save and load, of layers of its own"
+        raise InputError(f"{rule}; received: {first_line(error)}") from error
+    finally:
+        known.update(registered)
+
+
 def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """The output of `model` for images (N, H, W, C).
 
