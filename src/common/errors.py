@@ -37,6 +37,8 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
         if "DVC_STAGE" in os.environ
         else ""
     )
+    if "DVC_EXP_NAME" in os.environ:  # dvc exp run has written its -S into params.yaml, and leaves them there
+        restore += "; to take back what -S has changed: git restore params.yaml"
     if issubclass(kind, InputError):
         line = f"error: {error}"
     # The machine's, such as a full disk: dvclive meets it as an error of the database that DVC keeps.

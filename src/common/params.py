@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
+NORMALISING = ("adam", "adamw", "adamax", "nadam", "rmsprop", "lion")  # a step's length is not the gradient's
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -104,6 +105,15 @@ class Train(Section):
     shards: Annotated[int, Field(ge=1, le=1024)] = 1
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
+
+    @pydantic.model_validator(mode="after")
+    def _rate_fits(self) -> "Train":
+        if self.optimizer in NORMALISING and self.learning_rate > 0.1:
+            raise ValueError(
+                f"learning_rate must be at most 0.1 for {self.optimizer}, whose steps are as long as the rate (Keras' "
+                f"default is 0.001; each optimizer needs its own); received {self.learning_rate}"
+            )
+        return self
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -15,8 +15,9 @@ from conftest import ROOT
 RESTORE = "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
 
 
-def start(code: str, stage: str | None, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+def start(code: str, stage: str | None, cwd: Path = ROOT, experiment: str | None = None) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("DVC_STAGE", "DVC_EXP_NAME")}
+    environment |= {"DVC_EXP_NAME": experiment} if experiment else {}
     environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"DVC_STAGE": stage} if stage else {})
     return subprocess.Popen(
         [sys.executable, "-c", f"from common import errors\n{code}"],
@@ -34,6 +35,14 @@ def test_an_input_error_is_one_line_and_status_1(stage: str | None, end: str) ->
     output, error = script.communicate(timeout=60)
     assert (script.returncode, output) == (1, "")
     assert error == f"error: epochs must be above 0; received -1{end}\n"
+
+
+def test_in_an_experiment_it_says_how_a_parameter_is_taken_back() -> None:
+    script = start("raise errors.InputError('x')", "train", experiment="idea")
+    assert (
+        script.communicate(timeout=60)[1]
+        == f"error: x{RESTORE}; to take back what -S has changed: git restore params.yaml\n"
+    )
 
 
 def test_the_figures_of_a_stage_elsewhere_are_named_from_the_top(tmp_path: Path) -> None:

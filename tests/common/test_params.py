@@ -370,3 +370,12 @@ def test_a_missing_file_is_refused_and_says_where_it_belongs(
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", params.NORMALISING)
+def test_an_optimizer_with_the_learning_rate_of_another_is_refused(tmp_path: Path, optimizer: str) -> None:
+    message = refusal(changed(tmp_path, {"train.optimizer": optimizer}))
+    assert f"learning_rate must be at most 0.1 for {optimizer}, " in message
+    assert message.endswith("received 0.4")
+    params.load(changed(tmp_path, {"train.optimizer": optimizer, "train.learning_rate": 0.001}))
+    params.load(changed(tmp_path, {"train.optimizer": "sgd"}))
