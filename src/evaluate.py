@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common import arrays, files, inputs, locks, params
 from common.backend import keras
+from common.errors import InputError
 
 import numpy as np
 
@@ -19,8 +20,14 @@ MODEL = Path("models/model.keras")
 
 
 def select(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row numbers (N,) in the prepared arrays, images (N, H, W, C) and labels (N,) of val or test."""
+    """Row numbers (N,) in the prepared arrays, images (N, H, W, C) and labels (N,) of val or test.
+
+    Raises:
+        InputError: there are no such images.
+    """
     images, labels = arrays.load("train" if part == "val" else "test")
+    if not len(images):
+        raise InputError(f"evaluate.parts must leave out {part} where there are no {part} images; received {part}")
     rows = arrays.load_rows("val", len(images)) if part == "val" else np.arange(len(images))
     return rows, images[rows], labels[rows]
 

@@ -102,6 +102,18 @@ def test_a_part_that_is_not_asked_for_leaves_nothing_of_a_run_before(stage: Path
     assert len(list(evaluate.METRICS.rglob("val.csv"))) == 3
 
 
+def test_evaluating_test_needs_test_images(stage: Path) -> None:
+    for name in ("images", "labels"):
+        path = stage / f"data/prepared/test/{name}.npy"
+        content = np.load(path)[:0]
+        path.unlink()  # it may be a link to what other tests read
+        np.save(path, content)
+    with pytest.raises(
+        InputError, match=r"^evaluate.parts must leave out test where there are no test images; received test$"
+    ):
+        evaluate.main()
+
+
 def test_runs_on_the_processor_whatever_keras_would_choose(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate.main()
     before = read("val")

@@ -338,11 +338,6 @@ def no_images(parts: Parts) -> None:
         parts[part] = images[:0], labels[:0]
 
 
-def no_test_images(parts: Parts) -> None:
-    images, labels = parts["test"]
-    parts["test"] = images[:0], labels[:0]
-
-
 def smaller(parts: Parts) -> None:
     parts.update(random_parts(20, 24))
 
@@ -363,7 +358,6 @@ def turned(parts: Parts) -> None:
         (images_for_labels, "data/input/t10k-labels-idx1-ubyte must hold labels in 1 dimension; received 3"),
         (one_label_less, "data/input/train-images-idx3-ubyte must hold one image a label (29); received 30"),
         (no_images, "train must hold at least one image; received none"),
-        (no_test_images, "evaluate.parts must leave out test where there are no test images; received test"),
         (
             smaller,
             "train images must be 28 x 28 x 1 (data.height, data.width, data.channels); received 20 x 24 x 1",
@@ -427,16 +421,6 @@ def test_a_source_without_files_is_refused(workspace: Path, source: str, there: 
     message = refusal({"data.source": source})
     assert message.startswith(f"data/{'raw' if source in ('fashion-mnist', 'synthetic') else 'input'}")
     assert " must " in message
-
-
-@pytest.mark.parametrize("test", ["none", "empty"])
-def test_evaluating_test_needs_test_images(workspace: Path, test: str) -> None:
-    draw_folder(INPUT / "train", ["a", "b"])
-    if test == "empty":
-        (INPUT / "test").mkdir()
-    assert refusal({**FOLDER, "evaluate.parts": ["val", "test"]}).startswith(
-        "evaluate.parts must leave out test where there are no test images; received test"
-    )
 
 
 @pytest.mark.parametrize("swap", [True, False])
