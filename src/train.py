@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from training.native_model import NativeModel
 from training.shards import Adder
 
 VAL_BATCH_SIZE, VAL_SHARDS = 1000, 8
+MODEL = Path("models/model.keras")
 
 
 def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -250,6 +252,7 @@ def main() -> None:
         raise InputError(
             f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}"
         )
+    start = time.monotonic()
     training = set_up()
     if processes.rank():  # the first process writes for all
         fit(training, [], Path())
@@ -269,7 +272,8 @@ def main() -> None:
         with keras.device(training.device):
             fitted = temperature.fit(training.model, training.val)
             classifier = model_file.with_preprocessing(training.network, training.mean, training.std, fitted)
-            model_file.save(classifier, training.class_names, Path("models/model.keras"))
+            model_file.save(classifier, training.class_names, MODEL)
+        checkpoint.log_seconds(time.monotonic() - start, MODEL, state_file.with_name("seconds.csv"))
         files.write_json(
             Path("metrics/train.json"),
             curves.last | {"temperature": fitted, "precision": settings.precision, "device": training.device},

@@ -1,5 +1,6 @@
 """The train stage: its parts, and whole runs on synthetic images."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import torch
 from keras import layers
 
 import train
+from analysis import metric_files
 from conftest import ROOT, TINY, with_forks, write_params
 from training import machine
 from training.native_model import NativeModel
@@ -465,3 +467,10 @@ def test_a_diverging_run_ends_in_one_line_and_leaves_what_was_there(run: Train, 
         run(learning_rate=1e30, warmup=0.0)
     assert "\n" not in str(refusal.value)
     assert written(tmp_path) == before
+
+
+def test_the_seconds_are_logged_by_the_hash_of_the_model(run: Train) -> None:
+    run(epochs=1)
+    ((md5, seconds),) = metric_files.seconds().items()
+    assert md5 == hashlib.md5(MODEL.read_bytes(), usedforsecurity=False).hexdigest()
+    assert 0 <= int(seconds) < 600
