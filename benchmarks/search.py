@@ -1,11 +1,10 @@
-"""TPE, as `make sweep` uses it, beside random search at the same number of trials.
+"""What `make sweep` proposes (a Gaussian process), and TPE, beside random search at the same number of trials.
 
 Five sweeps of each, with the space, metric and trials of sweep.yaml, on a small setting: `plain`, 6,000 training rows of
-the data that is prepared here, two epochs, val alone. Both begin with the same trial, and a sweep of one kind has the
-seed of one of the other kind. What counts is the best val accuracy after each trial.
+the data that is prepared here, two epochs, val alone. All begin with the same trial, and with the same seeds. What counts is the best val accuracy after each trial.
 
 `python benchmarks/search.py` (after `make repro`) writes benchmarks/search.json after each trial, and continues where
-it was stopped. 120 short trainings: about 30 minutes on two idle cores. `--changes KEY=VALUE …` is for tests.
+it was stopped. 180 short trainings: about 45 minutes on two idle cores. `--changes KEY=VALUE …` is for tests.
 """
 
 import argparse
@@ -36,7 +35,11 @@ SETTING = {
     "train.progressive_resizing.share": 0.0,  # plain takes one size only
     "evaluate.parts": ["val"],
 }
-SAMPLERS = {"TPE": sweep.tpe, "random": lambda trials, seed: optuna.samplers.RandomSampler(seed)}
+SAMPLERS = {
+    "Gaussian process": sweep.guided,
+    "TPE": lambda search, seed: optuna.samplers.TPESampler(n_startup_trials=search.trials // 4, seed=seed),
+    "random": lambda search, seed: optuna.samplers.RandomSampler(seed),
+}
 
 
 def accuracy(changes: dict[str, Any]) -> float:

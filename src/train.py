@@ -25,7 +25,6 @@ from training.native_model import NativeModel
 from training.shards import Adder
 
 VAL_BATCH_SIZE, VAL_SHARDS = 1000, 8
-MODEL = Path("models/model.keras")
 
 
 def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +99,7 @@ def set_up() -> Training:
     init_seed, order_seed, augmentation_seed, *shard_seeds = (int(word) for word in seeds)
     train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
     class_names = arrays.load_class_names()
-    shape, classes = tuple(train.images.shape[1:]), len(class_names)
+    shape, classes = train.images.shape[1:], len(class_names)
     # before the first epoch, not after the last; and before the seed
     model_file.refuse_custom_layers(build_network(shape, classes, device))
     keras.utils.set_random_seed(init_seed)
@@ -164,11 +163,12 @@ def load_batches(
     return train, val, mean, std
 
 
-def build_network(image_shape: tuple[int, int, int], classes: int, device: str) -> keras.Model:
+def build_network(image_shape: Sequence[int], classes: int, device: str) -> keras.Model:
     """The network of the chosen architecture."""
     chosen = params.load().model
     options = chosen.options.get(chosen.architecture, {})
-    return architectures.build(chosen.architecture, image_shape, classes, options, device)
+    height, width, channels = image_shape
+    return architectures.build(chosen.architecture, (height, width, channels), classes, options, device)
 
 
 def make_model(network: keras.Model, device: str, shard_seeds: Sequence[int]) -> NativeModel:
@@ -272,8 +272,9 @@ def main() -> None:
         with keras.device(training.device):
             fitted = temperature.fit(training.model, training.val)
             classifier = model_file.with_preprocessing(training.network, training.mean, training.std, fitted)
-            model_file.save(classifier, training.class_names, MODEL)
-        checkpoint.log_seconds(time.monotonic() - start, MODEL, state_file.with_name("seconds.csv"))
+            md5 = model_file.save(classifier, training.class_names, Path("models/model.keras"))
+        with state_file.with_name("seconds.csv").open("a") as log:  # on which no output depends
+            log.write(f"{md5},{time.monotonic() - start:.0f}\n")
         files.write_json(
             Path("metrics/train.json"),
             curves.last | {"temperature": fitted, "precision": settings.precision, "device": training.device},

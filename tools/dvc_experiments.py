@@ -25,6 +25,7 @@ from analysis.revisions import Revision
 COPIES = Path(".cache/experiments")
 DIVERGED = "must stay finite"  # as train says it
 starting, stopped = threading.Lock(), threading.Event()
+running: set[subprocess.Popen] = set()
 
 
 class Diverged(InputError):
@@ -91,10 +92,18 @@ def all_or_none() -> Iterator[None]:
     except BaseException:
         with starting:
             stopped.set()
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    process.terminate()
+            for process in running:
+                _kill(psutil.Process(process.pid))
         raise
+
+
+def _kill(process: psutil.Process) -> None:
+    """Ends a process and all that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        process.suspend()  # from here on it starts no other
+        for child in process.children():
+            _kill(child)
+        process.kill()
 
 
 @contextmanager
@@ -132,11 +141,14 @@ def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str) -> N
             ["dvc", "exp", "run", "--name", name, *sets],
             cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
+        running.add(process)
     diverged = False
     assert process.stdout
     for line in process.stdout:
         print(f"{label} | {line.rstrip()}", file=sys.stderr, flush=True)
         diverged |= line.startswith("error:") and DIVERGED in line
+    with starting:
+        running.remove(process)
     if process.wait():
         kind = Diverged if diverged else InputError
         raise kind(f"{name} must succeed; dvc exp run ended with {process.returncode}")

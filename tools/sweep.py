@@ -70,16 +70,21 @@ def open_storage() -> optuna.storages.BaseStorage:
         raise InputError(f"{DATABASE}; received: {first_line(error)}") from None
 
 
-def tpe(trials: int, seed: int) -> optuna.samplers.BaseSampler:
-    """TPE after a random quarter of the trials, and of all parameters together (Optuna's default)."""
-    return optuna.samplers.TPESampler(n_startup_trials=min(10, max(2, trials // 4)), seed=seed)
+def guided(search: Search, seed: int) -> optuna.samplers.BaseSampler:
+    """After a random quarter of the trials a Gaussian process, which Optuna has for few trials; TPE under successive
+    halving, since it learns from the trials that were not among the best too.
+    """
+    startup = min(10, max(2, search.trials // 4))
+    if len(search.epochs) > 1:
+        return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
+    return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
 
 
 def proposed(
     search: Search,
     baseline: dict[str, Any],
     known: list[FrozenTrial],
-    sampler: Callable[[int, int], optuna.samplers.BaseSampler] = tpe,
+    sampler: Callable[[Search, int], optuna.samplers.BaseSampler] = guided,
 ) -> dict[str, Any]:
     """The parameters of a trial, which follow from the seed and the trials before it, also after a kill."""
     chosen = {} if known else baseline
@@ -87,7 +92,7 @@ def proposed(
         if chosen and chosen not in [trial.params for trial in known]:
             break
         seed = np.random.SeedSequence([search.seed, len(known), attempt]).generate_state(1)[0]
-        chooses = sampler(search.trials, int(seed)) if attempt < 10 else optuna.samplers.RandomSampler(int(seed))
+        chooses = sampler(search, int(seed)) if attempt < 10 else optuna.samplers.RandomSampler(int(seed))
         draft = optuna.create_study(direction=search.direction, sampler=chooses)
         draft.add_trials(known)
         chosen = draft.ask(search.distributions()).params

@@ -46,10 +46,10 @@ def stages(*needed: str) -> dict[str, Any]:
 def read(commit: str | None = None) -> dict[str, Stage]:
     """What dvc.lock says of each stage, here or in a commit; errors are those of `stages`."""
     place = f" of commit {commit}" if commit else ""
-    try:
-        return parse((git.content(commit, str(LOCK)) or b"") if commit else LOCK.read_bytes(), place)
-    except OSError as error:
-        raise _not_as_written(error, place) from None
+    lock = git.content(commit, str(LOCK)) if commit else LOCK.read_bytes() if LOCK.exists() else None
+    if lock is None:
+        raise _not_as_written("no such file", place)
+    return parse(lock, place)
 
 
 def parse(lock: bytes, place: str) -> dict[str, Stage]:
@@ -79,7 +79,7 @@ def _stages(lock: bytes, *needed: str) -> dict[str, Any]:
     return {name: content[name] for name in needed or {**content}}
 
 
-def _not_as_written(error: Exception, place: str) -> InputError:
+def _not_as_written(error: Exception | str, place: str) -> InputError:
     reason = " ".join(str(error).split())
     return InputError(f"{LOCK}{place} must have every stage (make repro); received: {reason}")
 

@@ -84,12 +84,6 @@ def state_file(training: str) -> Iterator[Path]:
             file.unlink(missing_ok=True)
 
 
-def log_seconds(seconds: float, model: Path, log: Path) -> None:
-    """Adds a line to a log that no output depends on: the MD5 hash of the model, and the seconds of this process."""
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"{hashlib.md5(model.read_bytes(), usedforsecurity=False).hexdigest()},{seconds:.0f}\n")
-
-
 class Checkpoint(keras.callbacks.Callback):
     """Writes the state of a training after each epoch, and restores it when a training starts.
 

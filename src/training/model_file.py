@@ -4,6 +4,7 @@
 of the zip members, and memory addresses as `shared_object_id` in config.json.
 """
 
+import hashlib
 import json
 import re
 import tempfile
@@ -45,8 +46,8 @@ def with_preprocessing(
     return keras.Model(inputs, layers.Softmax(name="probabilities")(logits), name="classifier")
 
 
-def save(model: keras.Model, class_names: list[str], path: Path) -> None:
-    """Writes `model` to `path`, a .keras file with the class names in its metadata.json."""
+def save(model: keras.Model, class_names: list[str], path: Path) -> str:
+    """Writes `model` to `path`, a .keras file with the class names in its metadata.json. Returns its MD5 hash."""
     with tempfile.TemporaryDirectory() as folder, files.atomic_file(path) as part:
         plain = Path(folder) / "plain.keras"
         model.save(plain)
@@ -60,6 +61,7 @@ def save(model: keras.Model, class_names: list[str], path: Path) -> None:
                     del metadata["date_saved"]
                     content = _dump(metadata | {"class_names": class_names})
                 target.writestr(zipfile.ZipInfo(name, EPOCH), content)
+        return hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def load(path: Path, image_shape: tuple[int, ...], classes: int | None = None) -> tuple[keras.Model, list[str]]:
@@ -103,6 +105,8 @@ def refuse_custom_layers(network: keras.Model) -> None:
             path = Path(folder) / "untrained.keras"
             network.save(path)
             keras.saving.load_model(path, compile=False, safe_mode=True)
+    except OSError:  # of the machine, as a full disk
+        raise
     except Exception as error:  # Keras raises many
         rule = "model.architecture must make a network that Keras can save and load, of layers of its own"
         raise InputError(f"{rule}; received: {first_line(error)}") from error

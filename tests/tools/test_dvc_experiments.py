@@ -224,7 +224,7 @@ def test_a_failure_ends_what_other_threads_run_at_once(project: Path, notes: Pat
             while not (notes / "called").exists():
                 time.sleep(0.01)
             raise ZeroDivisionError
-        with pytest.raises(InputError, match="dvc exp run ended with -15"):
+        with pytest.raises(InputError, match="dvc exp run ended with -9"):
             other.result(timeout=60)
         with pytest.raises(InputError, match="must have a sweep that goes on"):
             run()

@@ -427,21 +427,24 @@ def test_numbers_must_be_possible(
         sweep.main()
 
 
-def test_of_twelve_trials_eight_are_proposed(runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(workspace, trials=12)
-    proposed: list[int] = []
-    relative = optuna.samplers.TPESampler.sample_relative
+@pytest.mark.parametrize(("epochs", "kind"), [([1], "GPSampler"), ([1, 4], "TPESampler")])
+def test_of_twelve_trials_nine_are_proposed(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch, epochs: list[int], kind: str
+) -> None:
+    write(workspace, trials=12, epochs=epochs)
+    proposed: set[int] = set()
+    sampler = getattr(optuna.samplers, kind)
+    relative = sampler.sample_relative
 
     def sample(self: Any, study: optuna.Study, trial: Any, space: dict[str, Any]) -> dict[str, Any]:
         found = relative(self, study, trial, space)
         if found:  # random trials have their values one by one
-            proposed.append(trial.number)
+            proposed.add(trial.number)
         return found
 
-    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_relative", sample)
+    monkeypatch.setattr(sampler, "sample_relative", sample)
     sweep.main()
-    assert set(range(4, 12)) <= set(proposed)
-    assert not {0, 1, 2} & set(proposed)
+    assert proposed == {*range(3, 12)}
 
 
 # --- real experiments -----------------------------------------------------------------------------
