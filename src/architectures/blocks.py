@@ -24,10 +24,12 @@ def build(
     widths: tuple[int, ...] = (64, 128, 256),
     activation: str = "silu",
     logit_scale: float = 1 / 9,
+    depth: int = 2,
 ) -> keras.Model:
     """One block for each of `widths`; each halves height and width.
 
     Args:
+        depth: convolutions of a block; from three on, a shortcut leads around all but the first (airbench96).
         logit_scale: what the logits are multiplied with, so that the learning rate of the
             convolutions is not too high for the last layer.
     """
@@ -38,14 +40,18 @@ def build(
     x = layers.Activation(activation)(x)
     convolutions = []
     for width in widths:
-        for place in range(2):
+        first = x
+        for place in range(depth):
             convolution = layers.Conv2D(width, 3, padding="same", use_bias=False, kernel_initializer=UNIFORM)
             convolutions.append(convolution)
             x = convolution(x)
             if place == 0:
                 x = layers.MaxPooling2D(2)(x)  # (N, H, W, width) -> (N, H // 2, W // 2, width)
             x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, scale=False)(x)
+            if place == depth - 1 > 1:
+                x = layers.Add()([x, first])
             x = layers.Activation(activation)(x)
+            first = x if place == 0 else first
     x = layers.GlobalMaxPooling2D()(x)  # (N, H // 8, W // 8, width) -> (N, width)
     logits = layers.Rescaling(logit_scale)(layers.Dense(classes)(x))
     # not by initialisers of our own, without which plain Keras could not load the model

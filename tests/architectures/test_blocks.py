@@ -63,3 +63,19 @@ def test_training_leaves_whitening_alone() -> None:
     after = [keras.ops.convert_to_numpy(layer.kernel) for layer in (whitening, first)]
     np.testing.assert_array_equal(after[0], before[0])
     assert (after[1] != before[1]).any()
+
+
+def test_a_deeper_block_has_a_shortcut_around_all_but_its_first_convolution() -> None:
+    keras.utils.set_random_seed(0)
+    network = architectures.build("blocks", (16, 16, 1), 3, {"widths": WIDTHS, "depth": 3})
+    shortcuts = [layer for layer in network.layers if isinstance(layer, layers.Add)]
+    assert len(shortcuts) == len(WIDTHS)
+    assert sum(isinstance(layer, layers.Conv2D) for layer in network.layers) == 1 + 3 * len(WIDTHS)
+    parts = keras.Model(network.inputs, [*shortcuts[0].input, shortcuts[0].output])
+    last, first, both = parts(torch.rand(2, 16, 16, 1))
+    torch.testing.assert_close(both, last + first)
+    assert first.shape == (2, 7, 7, WIDTHS[0])  # it comes after the pooling
+    data = batches(4, 4, (16, 16, 1))
+    data.labels %= 3
+    model = NativeModel(network.inputs, network.outputs[0])
+    assert np.isfinite(fit(prepare(model, keras.optimizers.SGD(0.1)), data)).all()
