@@ -36,10 +36,7 @@ def arguments() -> argparse.Namespace:
         "--model", type=Path, default=MODEL, help="as make export writes it (default: %(default)s)"
     )
     parser.add_argument(
-        "--save-inputs",
-        type=Path,
-        metavar="FOLDER",
-        help="write there the image that each picture becomes for the model",
+        "--save-inputs", type=Path, metavar="FOLDER", help="write there the images as the model sees them"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one list of objects")

@@ -24,12 +24,8 @@ LayerFunction = Callable[[torch.Tensor, Shard | None], torch.Tensor]
 
 def _activation(function: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
     """PyTorch's own version of a common activation, without Keras' search for symbolic tensors."""
-    native = {
-        keras.activations.linear: lambda x: x,
-        keras.activations.relu: F.relu,
-        keras.activations.silu: F.silu,
-    }
-    return native.get(function, function)
+    own = {keras.activations.linear: lambda x: x, keras.activations.relu: F.relu, keras.activations.silu: F.silu}
+    return own.get(function, function)
 
 
 def _conv2d(layer: Layer) -> LayerFunction | None:
@@ -58,14 +54,6 @@ def _max_pooling(layer: Layer) -> LayerFunction | None:
         return None
     size, strides = layer.pool_size, layer.strides
     return lambda x, shard: F.max_pool2d(x.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
-
-
-def _global_max_pooling(layer: Layer) -> LayerFunction:
-    return lambda x, shard: x.amax((1, 2), keepdim=layer.keepdims)
-
-
-def _global_average_pooling(layer: Layer) -> LayerFunction:
-    return lambda x, shard: x.mean((1, 2), keepdim=layer.keepdims)
 
 
 def _rescaling(layer: Layer) -> LayerFunction | None:
@@ -145,8 +133,8 @@ def _batch_normalization(layer: Layer) -> LayerFunction | None:
 NATIVE: dict[type, Callable[[Layer], LayerFunction | None]] = {
     keras.layers.Conv2D: _conv2d,
     keras.layers.MaxPooling2D: _max_pooling,
-    keras.layers.GlobalMaxPooling2D: _global_max_pooling,
-    keras.layers.GlobalAveragePooling2D: _global_average_pooling,
+    keras.layers.GlobalMaxPooling2D: lambda layer: lambda x, shard: x.amax((1, 2), keepdim=layer.keepdims),
+    keras.layers.GlobalAveragePooling2D: lambda layer: lambda x, shard: x.mean((1, 2), keepdim=layer.keepdims),
     keras.layers.Rescaling: _rescaling,
     keras.layers.BatchNormalization: _batch_normalization,
     keras.layers.Activation: _activation_layer,

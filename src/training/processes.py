@@ -84,11 +84,7 @@ def launch(processes: int, script: Path) -> None:
     logging.disable()  # torchrun's long report of a failure, for which there is one line here
     with tempfile.TemporaryDirectory() as folder:
         os.environ[ERRORS] = folder
-        options = [
-            f"--nproc-per-node={processes // int(nodes)}",
-            "--max-restarts=0",
-            f"--log-dir={folder}/torchrun",
-        ]
+        options = f"--nproc-per-node={processes // int(nodes)}", "--max-restarts=0", f"--log-dir={folder}/torchrun"
         try:
             run.run(_parse([*options, str(script)]))
         except SignalException as error:
