@@ -27,7 +27,7 @@ class Losses(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         steps = len(self.losses) + 1
-        mean = float((logs or {})["loss"])  # over all steps so far
+        mean = float(self.model.get_metrics_result()["loss"])  # over all steps so far
         self.losses.append(mean * steps - sum(self.losses))
         self.model.stop_training = steps == STEPS
 

@@ -141,25 +141,12 @@ def load_batches(
     train_images = images[train_rows]
     mean, std = normalisation(train_images, settings.normalisation)
     augmentation = Augmentation(
-        settings.augmentation.flip,
-        settings.augmentation.shift,
-        settings.augmentation.cutout,
-        len(train_rows),
-        augmentation_seed,
+        **settings.augmentation.model_dump(), rows=len(train_rows), seed=augmentation_seed, device=device
     )
-    train = Batches(
-        train_images,
-        labels[train_rows],
-        mean,
-        std,
-        settings.batch_size,
-        settings.shards,
-        device,
-        augmentation,
-        order_seed,
-        settings.data_pruning,
-    )
-    val = Batches(images[val_rows], labels[val_rows], mean, std, VAL_BATCH_SIZE, VAL_SHARDS, device)
+    how = settings.batch_size, settings.shards, device, augmentation, order_seed, settings.data_pruning
+    train = Batches(train_images, labels[train_rows], mean, std, *how)
+    val_shards = 1 if device == "cuda" else VAL_SHARDS  # a GPU computes a batch side by side
+    val = Batches(images[val_rows], labels[val_rows], mean, std, VAL_BATCH_SIZE, val_shards, device)
     return train, val, mean, std
 
 
@@ -188,7 +175,7 @@ def make_resizing(model: NativeModel, parts: Sequence[Batches]) -> ProgressiveRe
     """As params.yaml has it, or none, with a warning, where `model` takes one image size only."""
     settings = params.load().train
     resizing = ProgressiveResizing(
-        settings.progressive_resizing.scale, settings.progressive_resizing.share, settings.epochs, parts
+        **settings.progressive_resizing.model_dump(), epochs=settings.epochs, parts=parts
     )
     small = resized(torch.zeros_like(parts[0].images[:1]), resizing.scale)  # (1, h, w, C)
     if resizing.epochs and not model.accepts(small):
@@ -209,20 +196,13 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
         reporters: callbacks that write or print how the training goes.
     """
     settings = params.load().train
-    callbacks = [
-        training.learning_rate,
-        training.resizing,
-        Weights(settings.averaging, settings.keep, training.resizing.epochs),
-        *reporters,
-    ]
+    first = training.resizing.epochs  # with full images
+    weights = Weights(settings.averaging, settings.keep, first)
+    callbacks = [training.learning_rate, training.resizing, weights, *reporters]
     if settings.reduce_on_plateau:
         callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau))
     if settings.early_stopping:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                patience=settings.early_stopping, start_from_epoch=training.resizing.epochs
-            )
-        )
+        callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping, start_from_epoch=first))
     with keras.device(training.device):
         resume = checkpoint.Checkpoint(state_file, training.train, callbacks, training.device)
         training.model.fit(

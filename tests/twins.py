@@ -77,13 +77,13 @@ def sgd(learning_rate: float) -> keras.Optimizer:
 
 
 class Losses(keras.callbacks.Callback):
-    """The loss of each step of an epoch, from the means up to it that the logs hold."""
+    """The loss of each step of an epoch, from the means up to it."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.means: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.means.append(float(logs["loss"]))
+        self.means.append(float(self.model.get_metrics_result()["loss"]))
 
     def by_step(self) -> np.ndarray:
         sums = np.array(self.means) * np.arange(1, len(self.means) + 1)

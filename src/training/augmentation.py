@@ -16,12 +16,13 @@ class Augmentation:
             (https://arxiv.org/abs/1708.04552); 0 for none.
         rows: the number of rows in the training set.
         seed: for all random draws.
+        device: of the images; draws are made there, since numbers from elsewhere would have to wait for it.
     """
 
-    def __init__(self, flip: str, shift: int, cutout: int, rows: int, seed: int):
+    def __init__(self, flip: str, shift: int, cutout: int, rows: int, seed: int, device: str = "cpu"):
         self.flip, self.shift, self.cutout = flip, shift, cutout
-        self.generator = torch.Generator().manual_seed(seed)
-        self.flipped_first = torch.rand(rows, generator=self.generator) < 0.5
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.flipped_first = torch.rand(rows, generator=self.generator, device=device) < 0.5
 
     def __call__(self, images: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         """images (B, H, W, C) of any type, their row numbers (B,), and the epoch from 0."""
@@ -35,9 +36,9 @@ class Augmentation:
 
     def _flip(self, images: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         if self.flip == "alternating":
-            flipped = self.flipped_first.to(rows.device)[rows] ^ (epoch % 2 == 1)
+            flipped = self.flipped_first[rows] ^ (epoch % 2 == 1)
         else:
-            flipped = (torch.rand(len(images), generator=self.generator) < 0.5).to(images.device)
+            flipped = torch.rand(len(images), generator=self.generator, device=images.device) < 0.5
         return torch.where(flipped[:, None, None, None], images.flip(2), images)
 
     def _shift(self, images: torch.Tensor) -> torch.Tensor:
@@ -61,4 +62,4 @@ class Augmentation:
 
     def _draw(self, below: int, images: torch.Tensor) -> torch.Tensor:
         """A number for each image."""
-        return torch.randint(below, (len(images),), generator=self.generator).to(images.device)
+        return torch.randint(below, (len(images),), generator=self.generator, device=images.device)

@@ -69,7 +69,7 @@ class Batches(IterableDataset):
         self.std = torch.from_numpy(std).to(device, torch.float32)
         self.batch_size, self.shards = batch_size, shards
         self.augmentation = augmentation
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.epoch = 0
         self.scale = 1.0  # of height and width; may be changed between epochs
         self.left_out = round(pruning * len(images))
@@ -83,14 +83,13 @@ class Batches(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         epoch, count, device = self.epoch, len(self.images), self.images.device
         self.epoch += 1  # now, since `fit` takes its number of batches and never asks for the end
-        order = torch.arange(count)
+        order = torch.arange(count, device=device)
         if self.augmentation:
-            order = torch.randperm(count, generator=self.generator)
-        order = order.to(device)
+            order = torch.randperm(count, generator=self.generator, device=device)
         weights = torch.ones(count, device=device)
         if self.left_out:
             easiest = order[self.losses[order].argsort(stable=True)[: 2 * self.left_out]]
-            chosen = torch.randperm(len(easiest), generator=self.generator).to(device)
+            chosen = torch.randperm(len(easiest), generator=self.generator, device=device)
             weights[easiest] = 2.0
             weights[easiest[chosen[: self.left_out]]] = 0.0
             order = order[weights[order] > 0]

@@ -48,7 +48,8 @@ class LearningRate(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self.schedule != "constant" or self.step <= self.warmup_steps:
             # beyond that a constant rate is left to ReduceLROnPlateau
-            self.model.optimizer.learning_rate.assign(self.value(self.step))
+            # in place, since Keras' `assign` copies a number from the host, which waits for a GPU
+            self.model.optimizer.learning_rate.value.fill_(self.value(self.step))
         self.step += 1
 
 

@@ -100,13 +100,11 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, file: Path, batches: Batches, callbacks: Sequence[keras.callbacks.Callback], device: str):
         super().__init__()
         self.file, self.batches, self.callbacks, self.device = file, batches, callbacks, device
+        # the callbacks that have a state, and the names of its attributes
+        self.stateful = [(c, STATE[type(c)]) for c in callbacks if type(c) in STATE]
         self.state = processes.broadcast_from_first({} if processes.rank() else self._read())
         self.history: list[dict[str, float]] = self.state.get("history", [])
-
-    @property
-    def epochs(self) -> int:
-        """The number of epochs done; all epochs, where the training was stopped early."""
-        return self.state.get("epochs", 0)
+        self.epochs: int = self.state.get("epochs", 0)  # done; all, where the training was stopped early
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -139,13 +137,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _generators_of_shards(self) -> list[torch.Tensor]:
         """The state of each shard's generator, from the process that computes the shard."""
-        own = {shard: self.model.generators[shard].get_state() for shard in self.model.own_shards()}
+        generators, adder = self.model.generators, self.model.adder
+        own = {shard: generators[shard].get_state() for shard in adder.own_shards(len(generators))}
         states = {shard: state for part in processes.gather(own) for shard, state in part.items()}
         return [states[shard] for shard in sorted(states)]
-
-    def _stateful(self) -> list[tuple[keras.callbacks.Callback, tuple[str, ...]]]:
-        """The callbacks that have a state, and the names of its attributes."""
-        return [(c, STATE[type(c)]) for c in self.callbacks if type(c) in STATE]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
@@ -157,9 +152,7 @@ class Checkpoint(keras.callbacks.Callback):
             "batches": self.batches.epoch,
             "losses": self.batches.losses,
             "shards": self._generators_of_shards(),
-            "callbacks": [
-                {name: getattr(callback, name) for name in names} for callback, names in self._stateful()
-            ],
+            "callbacks": [{name: getattr(callback, name) for name in names} for callback, names in self.stateful],
         }
         if not processes.rank():
             self._write()
@@ -183,7 +176,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.batches.losses.copy_(state["losses"])
         for generator, generator_state in zip(self.model.generators, state["shards"], strict=True):
             generator.set_state(generator_state)
-        for (callback, _), attributes in zip(self._stateful(), state["callbacks"], strict=True):
+        for (callback, _), attributes in zip(self.stateful, state["callbacks"], strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, keras.tree.map_structure(on_device, value))
         for callback in self.callbacks:

@@ -77,11 +77,13 @@ class Muon(keras.optimizers.SGD):
             if len(variable.shape) != 4:
                 self.update_step(gradient, variable, learning_rate)
         kernels.sort(key=lambda pair: pair[0].numel(), reverse=True)  # the longest work first
-        step = partial(self._update_kernel, rate=float(learning_rate) * self.kernel_rate)
+        # as a number, unless to read it would wait for a GPU
+        rate = learning_rate.value if grads[0].is_cuda else float(learning_rate)
+        step = partial(self._update_kernel, rate=rate * self.kernel_rate)
         list(self.run(step, kernels))
 
     @torch.no_grad()  # a setting of each thread
-    def _update_kernel(self, pair: tuple[torch.Tensor, keras.Variable], rate: float) -> None:
+    def _update_kernel(self, pair: tuple[torch.Tensor, keras.Variable], rate: Any) -> None:
         gradient, variable = pair
         momentum = self.momentums[self._get_variable_index(variable)].value
         momentum.mul_(self.kernel_momentum).add_(gradient)

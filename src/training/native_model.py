@@ -4,7 +4,7 @@ Layers run as native functions (native_layers.py). `NativeModel` avoids four mor
 
 - Keras keeps every activation until the last layer has run; here each is freed after its last use.
 - Keras' mixed precision casts before and after every layer; autocast casts where an operation gains.
-- Keras computes its metrics at every batch; here are running sums.
+- Keras computes its metrics at every batch and reads them from the device; here are sums that stay there.
 - Keras reports batches in another thread, which takes turns with the training thread.
 
 Each batch is computed in shards (shards.py). The weights remain the variables of the Keras layers, so callbacks, optimizers and saving work as usual.
@@ -14,7 +14,6 @@ import pickle
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 from common.backend import keras
@@ -24,28 +23,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from training import native_layers
+from training import native_layers, processes
 from training.batches import Batch
+from training.cuda_graphs import Replayed
 from training.muon import Muon
-from training.native_layers import Layer, LayerFunction
+from training.native_layers import LayerFunction
 from training.shards import Adder, Layout, Shard
 
 Tensors = dict[int, torch.Tensor]  # by the id of their symbolic tensor
+LOGS = {"loss": None, "accuracy": None}  # of a batch; the keys are those of the epoch, else Keras logs these
 SEED_STEP = torch.tensor([1 << 22, 0])  # between the seeds of two shards; a generator draws once a step
-
-
-def _keras(layer: Layer) -> Callable[..., Any]:
-    """The layer's own computation; it may have several inputs and outputs."""
-    # `call`, since calling the layer would cast its input to float32; but only calling the layer adds
-    # the loss of an activity regulariser
-    call = layer if getattr(layer, "activity_regularizer", None) else layer.call
-    if getattr(layer, "_call_has_training_arg", False):
-        return call
-
-    def without_training(*args: Any, training: bool, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    return without_training
 
 
 def _compute(
@@ -60,11 +47,15 @@ def _compute(
             tensors[target] = native(take(tensors, source), shard)
 
         return run
-    call = _keras(node.operation)
+    layer = node.operation  # may have several inputs and outputs
+    # `call`, since calling the layer would cast its input to float32; but only calling the layer adds
+    # the loss of an activity regulariser
+    call = layer if getattr(layer, "activity_regularizer", None) else layer.call
 
     def run_keras(tensors: Tensors, shard: Shard | None) -> None:
         args, kwargs = node.arguments.fill_in(tensors)
-        outputs = keras.tree.flatten(call(*args, **kwargs | {"training": bool(shard)}))
+        training = {"training": bool(shard)} if getattr(layer, "_call_has_training_arg", False) else {}
+        outputs = keras.tree.flatten(call(*args, **kwargs | training))
         for tensor in last_use:
             del tensors[tensor]
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
@@ -82,18 +73,17 @@ class _EveryBatch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         pass
 
-    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        pass
+    on_test_batch_end = on_train_batch_end
 
 
 class NativeModel(keras.Model):
     """A functional Keras model whose `fit` and `evaluate` run as native PyTorch operations.
 
-    Its data are `Batch`es. The model outputs logits. The logs hold the mean cross-entropy in nats, without
-    label smoothing, and the accuracy; both weighted.
+    Its data are `Batch`es. The model outputs logits. The logs of an epoch hold the mean cross-entropy in nats,
+    without label smoothing, and the accuracy; both weighted. Those of a batch are None, since a number would
+    have to wait for the device.
     """
 
-    _sums: SimpleNamespace  # since setting an attribute of a Keras model takes 15 µs
     _state: list[keras.Variable]
 
     def prepare(
@@ -123,12 +113,8 @@ class NativeModel(keras.Model):
         self._variables_to_train = list(self.trainable_variables)
         self._weights = [variable.value for variable in self._variables_to_train]
         self._regularized = [v for v in self._variables_to_train if v.regularizer]
-        nodes = [
-            node
-            for depth in sorted(self._nodes_by_depth, reverse=True)
-            for node in self._nodes_by_depth[depth]
-            if not node.is_input
-        ]
+        by_depth = self._nodes_by_depth
+        nodes = [n for depth in sorted(by_depth, reverse=True) for n in by_depth[depth] if not n.is_input]
         # for each node, the tensors that no later node needs; kept alive, as in Keras' own walk through
         # the graph, they would cost a page fault for every page of every activation
         last_reader = {id(x): place for place, node in enumerate(nodes) for x in node.input_tensors}
@@ -148,13 +134,22 @@ class NativeModel(keras.Model):
         for variable in optimizer.variables:  # in memory as the weights are, else each step would reorder
             if (weight := by_shape.get(variable.value.shape)) is not None:
                 variable.value.data = torch.empty_like(weight).copy_(variable.value)
-        self._adder = adder
+        self.adder = adder
         device = self._weights[0].device
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # weights, losses and correct rows
         default = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index]
         self.generators = [default, *(torch.Generator(device).manual_seed(seed) for seed in shard_seeds)]
         # not by Keras, which would count them among the weights of this model
         object.__setattr__(self, "_state", self._find_state())
         self._layouts = [Layout(tensor) for tensor in [*self._weights, *(v.value for v in self._state)]]
+        self.update: Callable[[Batch], torch.Tensor] = self._update
+        if device.type == "cuda" and not processes.is_distributed() and not self.waits():
+            self.update = Replayed(self._update, self.generators)
+
+    def waits(self) -> bool:
+        """Whether Keras computes on the host in a step: Nadam's factors, conditions, seeds of its generators."""
+        on_host = isinstance(self.optimizer, keras.optimizers.Nadam) or self.optimizer.gradient_accumulation_steps
+        return bool(on_host or self.optimizer.use_ema or not all(v.value.is_floating_point() for v in self._state))
 
     def _find_state(self) -> list[keras.Variable]:
         """The variables that a training step changes beside the weights, in a step that changes none."""
@@ -190,10 +185,6 @@ class NativeModel(keras.Model):
                 compute(tensors, shard)
         return tensors[id(self.outputs[0])].float()
 
-    def own_shards(self) -> list[int]:
-        """The shards of a training batch that this process computes."""
-        return self._adder.own_shards(len(self.generators))
-
     def accepts(self, images: torch.Tensor) -> bool:
         """Whether the network can process images of this size, whatever size it was built for."""
         try:
@@ -212,19 +203,24 @@ class NativeModel(keras.Model):
             callbacks = [*keras.tree.flatten(callbacks or []), _EveryBatch()]
         return super().evaluate(*args, callbacks=callbacks, **kwargs)
 
-    def train_step(self, data: Batch) -> dict[str, torch.Tensor]:
-        rows, sizes = len(data.labels), [layout.size for layout in self._layouts]
+    def train_step(self, data: Batch) -> dict[str, None]:
+        data.record_losses(self.update(data))
+        return LOGS
+
+    def _update(self, batch: Batch) -> torch.Tensor:
+        """One step of the optimizer; returns the losses of the rows (B,)."""
+        rows, sizes = len(batch.labels), [layout.size for layout in self._layouts]
         length = sum(sizes) + 2 * rows
-        total = self._adder(lambda number: self._train_shard(data, number), len(data.shards), length)
+        total = self.adder(lambda number: self._train_shard(batch, number), len(batch.shards), length)
         *flat, losses, correct = total.split([*sizes, rows, rows])
         changes = [layout.restored(part) for layout, part in zip(self._layouts, flat, strict=True)]
         gradients, state = changes[: len(self._weights)], changes[len(self._weights) :]
         with torch.no_grad():
-            data.record_losses(losses)
             self.optimizer.apply(gradients, self._variables_to_train)
             for variable, change in zip(self._state, state, strict=True):
                 variable.value.add_(change.to(variable.value.dtype))
-        return self._tally(losses, correct, data.weights)
+        self._tally(losses, correct, batch.weights)
+        return losses
 
     def _train_shard(self, batch: Batch, number: int) -> torch.Tensor:
         """Gradients, changes of the state, losses of rows, and whether they are correct, in one vector."""
@@ -264,10 +260,11 @@ class NativeModel(keras.Model):
         return of_rows.flatten()
 
     @torch.no_grad()
-    def test_step(self, data: Batch) -> dict[str, torch.Tensor]:
-        total = self._adder(lambda number: self._test_shard(data, number), len(data.shards), 2 * len(data.labels))
+    def test_step(self, data: Batch) -> dict[str, None]:
+        total = self.adder(lambda number: self._test_shard(data, number), len(data.shards), 2 * len(data.labels))
         losses, correct = total.view(2, -1)
-        return self._tally(losses, correct, weights=None)
+        self._tally(losses, correct, weights=None)
+        return LOGS
 
     @torch.no_grad()  # a setting of each thread
     def _test_shard(self, batch: Batch, number: int) -> torch.Tensor:
@@ -276,22 +273,15 @@ class NativeModel(keras.Model):
         losses = F.nll_loss(log_probabilities, batch.labels[rows], reduction="none")
         return self._of_rows(batch, rows, losses, log_probabilities)
 
-    def _tally(
-        self, losses: torch.Tensor, correct: torch.Tensor, weights: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
-        """Means since the last `reset_metrics`; tensors, so that nothing waits for the device."""
+    def _tally(self, losses: torch.Tensor, correct: torch.Tensor, weights: torch.Tensor | None) -> None:
         if weights is None:
             weights = torch.ones_like(losses)
-        sums = self._sums
-        sums.rows = sums.rows + weights.sum().double()
-        sums.loss = sums.loss + (weights * losses).sum().double()
-        sums.correct = sums.correct + (weights * correct).sum().double()
-        return {"loss": sums.loss / sums.rows, "accuracy": sums.correct / sums.rows}
+        self._sums += torch.stack([weights.sum(), (weights * losses).sum(), (weights * correct).sum()])
 
     def reset_metrics(self) -> None:
-        # with weighted rows, all three are weighted sums
-        self._sums = SimpleNamespace(loss=0.0, correct=0.0, rows=0)
+        self._sums.zero_()
 
-    @property
-    def metrics(self) -> list[keras.Metric]:
-        return []  # the steps return their own logs
+    def get_metrics_result(self) -> dict[str, torch.Tensor]:
+        """Means since the last `reset_metrics`, for Keras to log when an epoch ends."""
+        weights, losses, correct = self._sums
+        return {"loss": losses / weights, "accuracy": correct / weights}

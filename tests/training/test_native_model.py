@@ -167,7 +167,8 @@ def gradients(model: NativeModel, batch: Batch) -> tuple[dict[str, np.ndarray], 
     """Of one step, whose learning rate must be 1, by the path of the weight; and the logs."""
     before = {weight.path: weight.numpy() for weight in model.trainable_weights}
     model.reset_metrics()
-    logs = {name: float(value) for name, value in model.train_step(batch).items()}
+    model.train_step(batch)
+    logs = {name: float(value) for name, value in model.get_metrics_result().items()}
     return {weight.path: before[weight.path] - weight.numpy() for weight in model.trainable_weights}, logs
 
 

@@ -1,0 +1,70 @@
+"""Training steps on a GPU, each recorded once as a CUDA graph and then replayed.
+
+Started one by one, the many small operations of a step take the processor longer than the GPU
+(https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from training.batches import Batch
+
+WARM_UP = 2  # batches of a form that are computed as usual, so that libraries are ready
+
+
+class NoWaiting(TorchFunctionMode):
+    """Keras' optimizers (3.15) without two things that wait for a GPU, and so cannot be recorded."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.as_tensor and isinstance(args[0], int | float):  # copies the number from the host
+            return torch.full((), args[0], **kwargs)
+        if isinstance(kwargs.get("alpha"), torch.Tensor):  # reads this factor of the second argument as a number
+            product = torch._foreach_mul if isinstance(args[1], list | tuple) else torch.mul
+            return func(args[0], product(args[1], kwargs["alpha"]))
+        return func(*args, **kwargs)
+
+
+class Replayed:
+    """`step` of a batch, recorded for each number and size of images.
+
+    Args:
+        step: returns a tensor, and changes others in place.
+        generators: of its random draws; the first is PyTorch's default.
+    """
+
+    def __init__(self, step: Callable[[Batch], torch.Tensor], generators: Sequence[torch.Generator]):
+        self.step, self.generators = step, generators
+        self.stream = torch.cuda.Stream()  # to warm up and to record, since libraries prepare each stream
+        self.seen: Counter[torch.Size] = Counter()
+        self.recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """What `step` returns; the next call overwrites it."""
+        weights = torch.ones_like(batch.labels, dtype=torch.float32) if batch.weights is None else batch.weights
+        given = [batch.normalised(batch.images), batch.labels, weights]
+        form = given[0].shape
+        self.seen[form] += 1
+        if self.seen[form] <= WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream), NoWaiting():
+                result = self._compute(batch, *given)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return result
+        if form not in self.recorded:
+            graph, own = torch.cuda.CUDAGraph(), [tensor.clone() for tensor in given]
+            for generator in self.generators[1:]:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, stream=self.stream), NoWaiting():
+                self.recorded[form] = graph, own, self._compute(batch, *own)
+        graph, own, result = self.recorded[form]
+        torch._foreach_copy_(own, given)
+        graph.replay()
+        return result
+
+    def _compute(self, batch: Batch, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> Any:
+        return self.step(batch._replace(images=images, labels=labels, weights=weights, normalised=lambda x: x))
