@@ -188,7 +188,7 @@ class NativeModel(keras.Model):
     def accepts(self, images: torch.Tensor) -> bool:
         """Whether the network can process images of this size, whatever size it was built for."""
         try:
-            with torch.no_grad():
+            with torch.no_grad(), keras.device(str(images.device)):
                 self.logits(images)
         except (RuntimeError, ValueError):  # PyTorch's and Keras' errors for shapes that do not fit
             return False
@@ -276,7 +276,7 @@ class NativeModel(keras.Model):
     def _tally(self, losses: torch.Tensor, correct: torch.Tensor, weights: torch.Tensor | None) -> None:
         if weights is None:
             weights = torch.ones_like(losses)
-        self._sums += torch.stack([weights.sum(), (weights * losses).sum(), (weights * correct).sum()])
+        self._sums.add_(torch.stack([weights.sum(), (weights * losses).sum(), (weights * correct).sum()]))
 
     def reset_metrics(self) -> None:
         self._sums.zero_()
