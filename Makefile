@@ -7,7 +7,7 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise sweep replicate compare experiments review report export demo published test test-all lint check readme lock clean
+.PHONY: help repro rebuild noise sweep replicate compare experiments review report export demo published gpu-files test test-all lint check readme lock clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +55,9 @@ published: .venv/run ## the five published systems: trains those not up to date 
 	dvc repro --allow-missing published/dvc.yaml
 	python published/summary.py
 	python tools/readme.py
+
+gpu-files: .venv/run ## .gpu: what benchmarks/gpu.py needs on a machine with a GPU and without network
+	@python benchmarks/gpu.py --pack .gpu
 
 test: .venv/dev ## the test suite
 	pytest -n $(WORKERS) --dist worksteal
