@@ -97,7 +97,7 @@ def sameness(settings: Settings, report: Report) -> None:
         "second": start(settings, "second", "second"),
         "without graphs": start(settings, "without graphs", "eager", graphs=False),
     }
-    killed = start(settings, "killed", "killed", kill_in_epoch=2).wait(settings.left())
+    killed = start(settings, "killed", "killed", kill_in_epoch=1).wait(settings.left())
     jobs["killed, then resumed"] = start(settings, "resumed", "killed")
     found: dict[str, Any] = {"killed": {"ended with": killed.get("ended with")}}
     for name, job in jobs.items():
@@ -177,12 +177,13 @@ def cpu(settings: Settings, report: Report, changes: dict[str, Any]) -> None:
 
 
 def steps(candidate: dict[str, Any]) -> int:
-    """Of a candidate of recipes.yaml, roughly."""
+    """Of a candidate of recipes.yaml, about."""
     with chdir(ROOT):
         chosen = params.load().train
     batch_size = candidate.get("train.batch_size", chosen.batch_size)
     pruning = candidate.get("train.data_pruning", chosen.data_pruning)
-    return round(candidate.get("train.epochs", chosen.epochs) * (1 - pruning) * ROWS / batch_size)
+    rows = candidate.get("split.train_size", ROWS)
+    return round(candidate.get("train.epochs", chosen.epochs) * (1 - pruning) * rows / batch_size)
 
 
 def recipe(settings: Settings, report: Report, part: str) -> None:
@@ -195,7 +196,7 @@ def recipe(settings: Settings, report: Report, part: str) -> None:
         # the first training of a form pays for what the libraries prepare, and tells how long a step takes
         warm_up = candidate | {"split.train_size": 24 * candidate.get("train.batch_size", 256), "train.epochs": 4}
         before, _ = trainings.once(settings, f"{part} {number} warm-up", base | warm_up)
-        expected = before["seconds a step in the last epoch"] * steps(candidate)
+        expected = before["seconds a step in the last epoch"] * steps(candidate | settings.changes)
         if settings.left() < expected * (1 + len(plan.get("seeds", ())) * (not tried)):
             found.setdefault("left out", []).append({"changes": candidate, "expected seconds": round(expected, 1)})
             report(found)
