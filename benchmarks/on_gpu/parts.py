@@ -22,7 +22,6 @@ import torch
 from scipy import stats
 
 import architectures
-import train
 from on_gpu import trainings
 from on_gpu.jobs import Job, Settings
 from on_gpu.throughput import throughput
@@ -191,7 +190,7 @@ def recipe(settings: Settings, report: Report, part: str) -> None:
     plan, base = settings.recipes[part], settings.recipes["base"]
     limit = plan.get("seconds", float("inf"))
     found: dict[str, Any] = {"goal": plan["goal"], "limit in seconds": plan.get("seconds"), "candidates": []}
-    tried: list[tuple[dict[str, Any], train.Training]] = []
+    tried: list[tuple[dict[str, Any], trainings.train.Training]] = []
     for number, candidate in enumerate(plan["candidates"]):
         # the first training of a form pays for what the libraries prepare, and tells how long a step takes
         warm_up = candidate | {"split.train_size": 24 * candidate.get("train.batch_size", 256), "train.epochs": 4}

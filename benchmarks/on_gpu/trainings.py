@@ -23,7 +23,7 @@ import torch
 
 try:
     import dvclive  # noqa: F401
-except ImportError:  # it needs dvc, and draws the curves of the train stage alone
+except ImportError:  # it needs dvc, and draws the curves of the train stage alone; `train` imports it
     sys.modules["dvclive"] = types.ModuleType("dvclive")
 
 import split

@@ -230,7 +230,7 @@ def test_the_program_needs_neither_dvc_nor_git(prepared: Path, tmp_path: Path) -
     (tmp_path / "hidden/dvclive.py").write_text("raise ImportError('not here')\n")
     (tmp_path / "hidden/dvc.py").write_text("raise ImportError('not here')\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "hidden"), "PATH": str(tmp_path)}
-    words = [sys.executable, BENCHMARKS / "gpu.py", "--small", "--seconds", "1800", "--data", prepared]
+    words = [sys.executable, str(BENCHMARKS / "gpu.py"), "--small", "--seconds", "1800", "--data", str(prepared)]
     words += ["--only", "sameness", "fast"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
