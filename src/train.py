@@ -141,7 +141,7 @@ def load_batches(
     train_images = images[train_rows]
     mean, std = normalisation(train_images, settings.normalisation)
     augmentation = Augmentation(
-        **settings.augmentation.model_dump(), rows=len(train_rows), seed=augmentation_seed, device=device
+        **dict(settings.augmentation), rows=len(train_rows), seed=augmentation_seed, device=device
     )
     how = settings.batch_size, settings.shards, device, augmentation, order_seed, settings.data_pruning
     train = Batches(train_images, labels[train_rows], mean, std, *how)
@@ -174,9 +174,7 @@ def make_model(network: keras.Model, device: str, shard_seeds: Sequence[int]) ->
 def make_resizing(model: NativeModel, parts: Sequence[Batches]) -> ProgressiveResizing:
     """As params.yaml has it, or none, with a warning, where `model` takes one image size only."""
     settings = params.load().train
-    resizing = ProgressiveResizing(
-        **settings.progressive_resizing.model_dump(), epochs=settings.epochs, parts=parts
-    )
+    resizing = ProgressiveResizing(**dict(settings.progressive_resizing), epochs=settings.epochs, parts=parts)
     small = resized(torch.zeros_like(parts[0].images[:1]), resizing.scale)  # (1, h, w, C)
     if resizing.epochs and not model.accepts(small):
         resizing.epochs = 0
