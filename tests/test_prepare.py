@@ -459,8 +459,8 @@ def test_an_error_is_one_line_and_leaves_the_old_result(workspace: Path, old: bo
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "error: data/input/fashion-mnist_test.csv must hold pixels from 0 to 255; "
-        "received 256 as pixel784 in line 8\n"
+        "error: data/input/fashion-mnist_test.csv must hold 785 integers from 0 to 255 a row; "
+        "received in line 8: could not convert string '256' to uint8, column 785.\n"
     )
     assert everything() == before
 

@@ -99,7 +99,7 @@ def read_csv(path: Path, content: bytes) -> bool:
     assert images.shape == (len(labels), 28, 28, 1)
     header, *rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
     assert header == kaggle_csv.COLUMNS
-    expected = [[int(cell) for cell in cells] for cells in rows]
+    expected = [[int(cell) for cell in cells] for cells in rows if cells]  # without blank lines
     assert [[label, *image.flat] for image, label in zip(images, labels, strict=True)] == expected
     return True
 
