@@ -27,12 +27,8 @@ def read_idx(folder: Path, count: int) -> dict[str, Part]:
     for part, prefix in PARTS.items():
         images_file = idx.packed_or_not(folder / f"{prefix}-images-idx3-ubyte")
         labels_file = idx.packed_or_not(folder / f"{prefix}-labels-idx1-ubyte")
-        images = idx.decode(idx.read_bytes(images_file), str(images_file))
-        labels = idx.decode(idx.read_bytes(labels_file), str(labels_file))
-        if images.ndim != 3:
-            raise InputError(f"{images_file} must hold images in 3 dimensions; received {images.ndim}")
-        if labels.ndim != 1:
-            raise InputError(f"{labels_file} must hold labels in 1 dimension; received {labels.ndim}")
+        images = idx.decode(idx.read_bytes(images_file), 3, str(images_file))
+        labels = idx.decode(idx.read_bytes(labels_file), 1, str(labels_file))
         if len(images) != len(labels):
             raise InputError(
                 f"{images_file} must hold one image a label ({len(labels):,}); received {len(images):,}"

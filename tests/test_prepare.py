@@ -350,12 +350,15 @@ def turned(parts: Parts) -> None:
     parts.update(random_parts(28, 27))
 
 
+MAGIC = "must begin with 00 00 08 {0:02}: IDX, unsigned bytes in {0} dimensions; received "
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (label_10, "data/input/t10k-labels-idx1-ubyte must hold labels from 0 to 9; received 10 in row 5"),
-        (labels_for_images, "data/input/train-images-idx3-ubyte must hold images in 3 dimensions; received 1"),
-        (images_for_labels, "data/input/t10k-labels-idx1-ubyte must hold labels in 1 dimension; received 3"),
+        (labels_for_images, f"data/input/train-images-idx3-ubyte {MAGIC.format(3)}00 00 08 01"),
+        (images_for_labels, f"data/input/t10k-labels-idx1-ubyte {MAGIC.format(1)}00 00 08 03"),
         (one_label_less, "data/input/train-images-idx3-ubyte must hold one image a label (29); received 30"),
         (no_images, "train must hold at least one image; received none"),
         (
@@ -379,26 +382,23 @@ def test_wrong_idx_content_is_refused(workspace: Path, change: Callable[[Parts],
     assert refusal({"data.source": "idx"}) == message
 
 
-MAGIC = "must begin with an IDX magic number of unsigned bytes (00 00 08 01 to 04); received "
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("train-images-idx3-ubyte", None, "must be a readable file; received: No such file"),
         ("t10k-labels-idx1-ubyte", None, "must be a readable file; received: No such file"),
-        ("train-images-idx3-ubyte", b"", f"{MAGIC}an empty file"),
-        ("t10k-images-idx3-ubyte", b"\0\0\x0d\x03" + bytes(99), f"{MAGIC}00 00 0d 03"),
-        ("train-labels-idx1-ubyte", gzip.compress(b"x", mtime=0), f"{MAGIC}1f 8b 08 00"),
+        ("train-images-idx3-ubyte", b"", MAGIC.format(3) + "an empty file"),
+        ("t10k-images-idx3-ubyte", b"\0\0\x0d\x03" + bytes(99), MAGIC.format(3) + "00 00 0d 03"),
+        ("train-labels-idx1-ubyte", gzip.compress(b"x", mtime=0), MAGIC.format(1) + "1f 8b 08 00"),
         (
             "train-labels-idx1-ubyte",
             idx.encode(np.zeros(30, np.uint8))[:-1],
-            "must hold the 30 bytes that its header announces (30); received 29",
+            "must hold the 30 bytes that its header announces; received 29",
         ),
         (
             "t10k-images-idx3-ubyte",
             idx.encode(np.zeros((12, 28, 28), np.uint8)) + b"\0",
-            "must hold the 9,408 bytes that its header announces (12 x 28 x 28); received 9,409",
+            "must hold the 12 x 28 x 28 bytes that its header announces; received 9,409",
         ),
     ],
 )

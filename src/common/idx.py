@@ -5,7 +5,6 @@ number of dimensions, then each dimension as a 32-bit big-endian integer, then t
 """
 
 import gzip
-import math
 import os
 import struct
 import zlib
@@ -20,33 +19,28 @@ MAX_BYTES = 2**31  # of data; Fashion-MNIST's largest file has 47 million
 _PIECE_BYTES = 2**16
 
 
-def decode(content: bytes, name: str) -> np.ndarray:
+def decode(content: bytes, dimensions: int, name: str) -> np.ndarray:
     """IDX bytes to a uint8 array of the shape that their header gives; `name` is for errors.
 
     Raises:
-        InputError: wrong magic number, header cut short, or a size other than announced.
+        InputError: wrong magic number or number of dimensions, or a size other than announced.
     """
-    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]) or not 1 <= content[3] <= 4:
+    magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
+    if not content.startswith(magic):
         raise InputError(
-            f"{name} must begin with an IDX magic number of unsigned bytes (00 00 08 01 to 04); "
+            f"{name} must begin with {magic.hex(' ')}: IDX, unsigned bytes in {dimensions} dimensions; "
             f"received {content[:4].hex(' ') or 'an empty file'}"
         )
-    dimensions = content[3]
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise InputError(f"{name} must hold {dimensions} dimensions of 4 bytes; received {len(content) - 4} bytes")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    announced = math.prod(shape)  # of Python's integers, which cannot overflow
-    if len(content) - start != announced:
-        raise InputError(
-            f"{name} must hold the {announced:,} bytes that its header announces ({' x '.join(map(str, shape))}); "
-            f"received {len(content) - start:,}"
-        )
+    header = struct.Struct(f">4x{dimensions}I")
+    if len(content) < header.size:
+        raise InputError(f"{name} must have a header of {header.size} bytes; received {len(content)}")
+    shape = header.unpack_from(content)
     try:
-        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-    except ValueError:  # no bytes in all, such as 0 x 2^32 x 2^32, and still too large for an array
+        return np.frombuffer(content, np.uint8, offset=header.size).reshape(shape)
+    except ValueError:
         raise InputError(
-            f"{name} must announce dimensions that an array can have; received {' x '.join(map(str, shape))}"
+            f"{name} must hold the {' x '.join(map(str, shape))} bytes that its header announces; "
+            f"received {len(content) - header.size:,}"
         ) from None
 
 

@@ -15,15 +15,14 @@ ENCODED = idx.encode(IMAGES)
 PACKED = gzip.compress(ENCODED, mtime=0)
 
 
-def header(*shape: int, kind: int = 0x08, dimensions: int | None = None) -> bytes:
-    count = len(shape) if dimensions is None else dimensions
-    return bytes([0, 0, kind, count]) + struct.pack(f">{len(shape)}I", *shape)
+def header(*shape: int, kind: int = 0x08) -> bytes:
+    return bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
 
 
-def refusal(path: Path, **limit: Any) -> str:
+def refusal(path: Path, dimensions: int = 3, **limit: Any) -> str:
     """The message for a file that cannot be read: one line that names the file."""
     with pytest.raises(InputError) as caught:
-        idx.decode(idx.read_bytes(path, **limit), str(path))
+        idx.decode(idx.read_bytes(path, **limit), dimensions, str(path))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert message.startswith(f"{path} must ")
@@ -41,7 +40,7 @@ def test_round_trip(tmp_path: Path, shape: tuple[int, ...], name: str) -> None:
     content = idx.encode(array)
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if path.suffix else content)
-    decoded = idx.decode(idx.read_bytes(path), name)
+    decoded = idx.decode(idx.read_bytes(path), len(shape), name)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, array, strict=True)
 
@@ -58,10 +57,11 @@ def test_only_unsigned_bytes_are_encoded() -> None:
         pytest.param(b"\0\0\x08", "received 00 00 08", id="magic number cut short"),
         pytest.param(b"\x89PNG" + bytes(20), "received 89 50 4e 47", id="another format"),
         pytest.param(header(3, kind=0x0D) + bytes(12), "received 00 00 0d 01", id="floats"),
-        pytest.param(header(dimensions=0) + bytes(1), "received 00 00 08 00", id="no dimensions"),
-        pytest.param(header(*[1] * 5) + bytes(1), "received 00 00 08 05", id="five dimensions"),
-        pytest.param(header(2, 3)[:11], "2 dimensions of 4 bytes; received 7", id="header cut"),
-        pytest.param(ENCODED[:-1], "the 24 bytes", id="a byte too few"),
+        pytest.param(header(1, 1) + bytes(1), "received 00 00 08 02", id="other dimensions"),
+        pytest.param(ENCODED[:15], "a header of 16 bytes; received 15", id="header cut"),
+        pytest.param(
+            ENCODED[:-1], "the 2 x 3 x 4 bytes that its header announces; received 23", id="a byte too few"
+        ),
         pytest.param(ENCODED + b"\0", "received 25", id="a byte too many"),
         pytest.param(header(2**31, 28, 28) + bytes(9), "2147483648 x 28 x 28", id="2^31 images"),
         # Of no bytes in all, and still more than numpy can hold.

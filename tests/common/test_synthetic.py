@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 def draw(train_images: int, test_images: int, seed: int) -> dict[str, np.ndarray]:
     contents = synthetic.draw_idx(train_images, test_images, seed)
-    return {name: idx.decode(content, name) for name, content in contents.items()}
+    return {name: idx.decode(content, 3 if "images" in name else 1, name) for name, content in contents.items()}
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
