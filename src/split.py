@@ -5,7 +5,7 @@ copies of the images.
 """
 
 from common import arrays, files, inputs, locks, params
-from common.errors import InputError
+from common.errors import InputError, first_line
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -23,17 +23,12 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
     rows = np.arange(len(labels))
     if size in (0, len(labels)):
         return rows[:size], rows[size:]
-    present, counts = np.unique(labels, return_counts=True)
-    if not len(present) <= size <= len(labels) - len(present):
+    try:
+        rest, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
+    except ValueError as error:
         raise InputError(
-            f"{name} must leave at least a row of each of the {len(present)} classes on both sides "
-            f"({len(present)} to {len(labels) - len(present):,}); received {size:,}"
-        )
-    if counts.min() < 2:
-        raise InputError(
-            f"{name} needs two rows or more of each class; received 1 of label {present[counts.argmin()]}"
-        )
-    rest, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
+            f"{name} must leave a row of each class on both sides; received {size:,}: {first_line(error)}"
+        ) from None
     return np.sort(drawn), np.sort(rest)
 
 

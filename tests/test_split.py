@@ -67,24 +67,31 @@ SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
             EVEN,
             None,
             9,
-            "split.val_size must leave at least a row of each of the 10 classes on both sides "
-            "(10 to 990); received 9",
+            "split.val_size must leave a row of each class on both sides; received 9: "
+            "The test_size = 9 should be greater or equal to the number of classes = 10",
         ),
         (
             EVEN,
             None,
             991,
-            "split.val_size must leave at least a row of each of the 10 classes on both sides "
-            "(10 to 990); received 991",
+            "split.val_size must leave a row of each class on both sides; received 991: "
+            "The train_size = 9 should be greater or equal to the number of classes = 10",
         ),
         (
             EVEN,
             9,
             100,
-            "split.train_size must leave at least a row of each of the 10 classes on both sides "
-            "(10 to 890); received 9",
+            "split.train_size must leave a row of each class on both sides; received 9: "
+            "The test_size = 9 should be greater or equal to the number of classes = 10",
         ),
-        (SINGLE, None, 4, "split.val_size needs two rows or more of each class; received 1 of label 2"),
+        (
+            SINGLE,
+            None,
+            4,
+            "split.val_size must leave a row of each class on both sides; received 4: "
+            "The least populated classes in y have only 1 member, which is too few. The minimum number of groups for "
+            "any class cannot be less than 2. Classes with too few members are: [np.uint8(2)]",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
