@@ -4,12 +4,12 @@ Nothing is pickled.
 """
 
 import io
-import json
 from pathlib import Path
 
 from common.errors import InputError, first_line
 
 import numpy as np
+import pydantic
 
 PREPARED = Path("data/prepared")
 SPLIT = Path("data/split")
@@ -80,12 +80,9 @@ def load_class_names() -> list[str]:
     """
     path = PREPARED / "classes.json"
     try:
-        names = json.loads(path.read_text("utf-8"))
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("other JSON")
-    except (OSError, ValueError, RecursionError) as error:
+        return pydantic.TypeAdapter(list[str]).validate_json(path.read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
         raise InputError(f"{path} must be a JSON list of names; received: {error}") from None
-    return names
 
 
 def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:

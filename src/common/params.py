@@ -42,15 +42,10 @@ class Data(Section):
     channels: int
     synthetic: Synthetic
 
-    @pydantic.field_validator("channels")
-    @classmethod
-    def _grey_or_colour(cls, channels: int) -> int:
-        if channels not in (1, 3):
-            raise ValueError("must be 1 or 3")
-        return channels
-
     @pydantic.model_validator(mode="after")
     def _shape_fits(self) -> "Data":
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3; received {self.channels}")
         shape = (self.height, self.width, self.channels)
         if self.source in ("fashion-mnist", "csv", "synthetic") and shape != (28, 28, 1):
             raise ValueError(
@@ -126,13 +121,6 @@ class Train(Section):
 class Evaluate(Section):
     parts: Annotated[tuple[Literal["val", "test"], ...], Field(min_length=1, strict=False)]
 
-    @pydantic.field_validator("parts")
-    @classmethod
-    def _once_each(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(parts)) < len(parts):
-            raise ValueError("must name each part once")
-        return parts
-
 
 class Params(Section):
     data: Data
@@ -171,19 +159,14 @@ def read_yaml(path: Path, schema: Any) -> Any:
             `first_rule`.
     """
     try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise InputError(f"{path} must be UTF-8; received byte {byte:#04x}") from None
+        content = YAML(typ="safe").load(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"{path} must be a file in the working directory; received: {error.strerror}") from None
-    try:
-        content = YAML(typ="safe").load(text)
     except Exception as error:  # tags and odd scalars make the parser raise much besides YAMLError
         where = getattr(error, "problem_mark", None)
         line = f" on line {where.line + 1}" if where else ""
         reason = getattr(error, "problem", None) or first_line(error)
-        raise InputError(f"{path} must be valid YAML; received {reason}{line}") from error
+        raise InputError(f"{path} must be valid YAML in UTF-8; received {reason}{line}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold sections of keys and values; received {shorten(content)}")
     try:
