@@ -6,7 +6,6 @@ Programming errors keep their traceback.
 import os
 import sqlite3
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,12 +30,13 @@ def shorten(value: Any, length: int = 200) -> str:
 
 def print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The `sys.excepthook` that `import common` sets; Python still chooses the exit status (1; 130 for Ctrl-C)."""
-    # DVC removes a stage's outputs before it runs the command, and names the stage in DVC_STAGE.
-    restore = (
-        f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {_metrics()}"
-        if "DVC_STAGE" in os.environ
-        else ""
-    )
+    # DVC removes a stage's outputs before it runs the command, to which it names the stage and its own folder.
+    restore = ""
+    if "DVC_STAGE" in os.environ:
+        metrics = os.path.relpath("metrics", os.environ.get("DVC_ROOT"))
+        restore = (
+            f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {metrics}"
+        )
     if "DVC_EXP_NAME" in os.environ:  # dvc exp run has written its -S into params.yaml, and leaves them there
         restore += "; to take back what -S has changed: git restore params.yaml"
     if issubclass(kind, InputError):
@@ -50,10 +50,3 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
         sys.__excepthook__(kind, error, trace)
         return
     print(f"{line}{restore}", file=sys.stderr)
-
-
-def _metrics() -> Path:
-    """The stage's metrics folder, relative to the folder in which one calls dvc."""
-    here = Path.cwd()
-    roots = [folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()]
-    return here.relative_to(roots[0] if roots else here) / "metrics"

@@ -15,10 +15,12 @@ from conftest import ROOT
 RESTORE = "; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore metrics"
 
 
-def start(code: str, stage: str | None, cwd: Path = ROOT, experiment: str | None = None) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key not in ("DVC_STAGE", "DVC_EXP_NAME")}
+def start(
+    code: str, stage: str | None, cwd: Path = ROOT, experiment: str | None = None, root: str = str(ROOT)
+) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     environment |= {"DVC_EXP_NAME": experiment} if experiment else {}
-    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"DVC_STAGE": stage} if stage else {})
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"DVC_STAGE": stage, "DVC_ROOT": root} if stage else {})
     return subprocess.Popen(
         [sys.executable, "-c", f"from common import errors\n{code}"],
         cwd=cwd,
@@ -46,9 +48,8 @@ def test_in_an_experiment_it_says_how_a_parameter_is_taken_back() -> None:
 
 
 def test_the_figures_of_a_stage_elsewhere_are_named_from_the_top(tmp_path: Path) -> None:
-    (tmp_path / ".dvc").mkdir()
     (below := tmp_path / "published" / "deep").mkdir(parents=True)
-    script = start("raise errors.InputError('x')", "published/dvc.yaml:train@deep", below)
+    script = start("raise errors.InputError('x')", "published/dvc.yaml:train@deep", below, root=str(tmp_path))
     assert script.communicate(timeout=60)[1].endswith(" git restore published/deep/metrics\n")
 
 
