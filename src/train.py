@@ -51,15 +51,10 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Optimizer:
     """One of Keras' optimizers by its lower-case name, or `Muon`."""
-    if "learning_rate" in options:
-        raise InputError(
-            f"train.optimizer_options.{name} must leave the learning rate to train.learning_rate; "
-            f"received learning_rate: {options['learning_rate']}"
-        )
+    # Keras' own Muon leaves out the kernels of convolutions
+    kind = Muon if name == "muon" else type(keras.optimizers.get(name))
     try:
-        if name == "muon":  # Keras' own leaves out the kernels of convolutions
-            return Muon(learning_rate=learning_rate, **options)
-        return keras.optimizers.get({"class_name": name, "config": {"learning_rate": learning_rate, **options}})
+        return kind(learning_rate=learning_rate, **options)
     except (ValueError, TypeError) as error:
         raise InputError(
             f"train.optimizer_options.{name} must fit {name}; received {options}: {first_line(error)}"

@@ -73,6 +73,8 @@ def test_every_optimizer_of_the_schema_exists(name: str) -> None:
         ("sgd", {"momentun": 0.9}),
         ("sgd", {"momentum": "high"}),
         ("sgd", {"momentum": 2}),
+        ("sgd", {"learning_rate": 0.1}),  # which train.learning_rate is
+        ("muon", {"learning_rate": 0.1}),
         ("muon", {"kernel_rate": None}),
         ("muon", {"kernel_rat": 0.2}),
         ("adam", {"momentum": 0.9}),

@@ -5,7 +5,6 @@
 """
 
 import importlib
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,6 @@ def build(
     source = str(Path(__file__).with_name(f"{name}.py"))
     with inputs.reading_only(source):
         architecture = importlib.import_module(f"architectures.{name}")
-    known = list(inspect.signature(architecture.build).parameters)[2:]
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"model.options.{name} must use the options of src/architectures/{name}.py "
-                f"({', '.join(known) or 'none'}); received {option}"
-            )
     keras.utils.clear_session(free_memory=False)
     try:
         with keras.device(device), inputs.reading_only(source):
@@ -47,4 +39,6 @@ def build(
         # Keras puts the layer first, then the cause in bold
         lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).split("\n\n")
         reason = " ".join(" ".join(lines[:2]).split())
-        raise InputError(f"model.options.{name} must make a network; received {options}: {reason}") from error
+        raise InputError(
+            f"model.options.{name} must fit src/architectures/{name}.py; received {options}: {reason}"
+        ) from error
