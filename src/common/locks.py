@@ -36,17 +36,11 @@ def exclusive(path: Path = STAGE) -> Iterator[None]:
 
 
 def is_awaited(path: Path) -> bool:
-    """Whether another process waits for the lock `path`; removes what is left of killed processes."""
-    markers = path.parent.glob(f"{path.stem}.waiting-*")
-    removed = [remove_if_free(marker) for marker in markers]
-    return not all(removed)
-
-
-def remove_if_free(path: Path) -> bool:
-    """Removes a lock file that no process holds; whether it did."""
-    try:
-        with FileLock(path, timeout=0):
-            path.unlink(missing_ok=True)
-    except Timeout:
-        return False
-    return True
+    """Whether another process waits for the lock `path`; removes what killed processes left."""
+    for marker in path.parent.glob(f"{path.stem}.waiting-*"):
+        try:
+            with FileLock(marker, timeout=0):
+                marker.unlink(missing_ok=True)
+        except Timeout:
+            return True
+    return False
