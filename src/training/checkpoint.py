@@ -132,15 +132,16 @@ class Checkpoint(keras.callbacks.Callback):
         return [variable.value.detach() for variable in variables]
 
     def _generators(self) -> list[torch.Generator]:
-        augmentation = self.batches.augmentation
-        return [self.batches.generator] + ([augmentation.generator] if augmentation else [])
+        augmentation = [self.batches.augmentation.generator] if self.batches.augmentation else []
+        return [*self.model.generators, self.batches.generator, *augmentation]
 
-    def _generators_of_shards(self) -> list[torch.Tensor]:
-        """The state of each shard's generator, from the process that computes the shard."""
-        generators, adder = self.model.generators, self.model.adder
-        own = {shard: generators[shard].get_state() for shard in adder.own_shards(len(generators))}
-        states = {shard: state for part in processes.gather(own) for shard, state in part.items()}
-        return [states[shard] for shard in sorted(states)]
+    def _generator_states(self) -> list[torch.Tensor]:
+        """As from `_generators`; a shard's is from the process that computes the shard."""
+        states = dict(enumerate(generator.get_state() for generator in self._generators()))
+        own = self.model.adder.own_shards(len(self.model.generators))
+        for part in processes.gather({shard: states[shard] for shard in own}):
+            states |= part
+        return list(states.values())
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
@@ -148,10 +149,9 @@ class Checkpoint(keras.callbacks.Callback):
             "epochs": self.params["epochs"] if self.model.stop_training else epoch + 1,
             "history": self.history,
             "variables": self._variables(),
-            "generators": [generator.get_state() for generator in self._generators()],
+            "generators": self._generator_states(),
             "batches": self.batches.epoch,
             "losses": self.batches.losses,
-            "shards": self._generators_of_shards(),
             "callbacks": [{name: getattr(callback, name) for name in names} for callback, names in self.stateful],
         }
         if not processes.rank():
@@ -174,8 +174,6 @@ class Checkpoint(keras.callbacks.Callback):
             generator.set_state(generator_state)
         self.batches.epoch = state["batches"]
         self.batches.losses.copy_(state["losses"])
-        for generator, generator_state in zip(self.model.generators, state["shards"], strict=True):
-            generator.set_state(generator_state)
         for (callback, _), attributes in zip(self.stateful, state["callbacks"], strict=True):
             for name, value in attributes.items():
                 setattr(callback, name, keras.tree.map_structure(on_device, value))
