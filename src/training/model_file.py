@@ -74,20 +74,16 @@ def load(path: Path, image_shape: tuple[int, ...], classes: int | None = None) -
     Raises:
         InputError: there is no such file, it holds something else, or a model for other images or classes.
     """
-    rule = f"{path} must be a model as train writes it"
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         with zipfile.ZipFile(path) as file:
             class_names = json.loads(file.read("metadata.json"))["class_names"]
+        shapes = model.input_shape, model.output_shape
     except Exception as error:  # zip, HDF5, JSON and Keras each raise their own
-        raise InputError(f"{rule}; received: {first_line(error)}") from error
-    if not isinstance(model, keras.Model):
-        raise InputError(f"{rule}; received a {type(model).__name__}")
-    expected = ((None, *image_shape), (None, classes or len(class_names)))
-    if (model.input_shape, model.output_shape) != expected:
-        raise InputError(
-            f"{path} must map {expected[0]} to {expected[1]}; received {model.input_shape} to {model.output_shape}"
-        )
+        raise InputError(f"{path} must be a model as train writes it; received: {first_line(error)}") from error
+    expected = (None, *image_shape), (None, classes or len(class_names))
+    if shapes != expected:
+        raise InputError(f"{path} must map {expected[0]} to {expected[1]}; received {shapes[0]} to {shapes[1]}")
     return model, class_names
 
 

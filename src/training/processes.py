@@ -8,7 +8,6 @@ variables: PET_NNODES for its option `--nnodes`, and so on
 (https://docs.pytorch.org/docs/stable/elastic/run.html).
 """
 
-import argparse
 import atexit
 import contextlib
 import ctypes
@@ -55,12 +54,7 @@ def on_this_machine() -> int:
 
 def rank() -> int:
     """The number of this process, from 0. Process 0 writes all outputs."""
-    text = os.environ.get("RANK", "") if is_distributed() else "0"
-    if not text.isdecimal() or int(text) >= count():
-        raise InputError(
-            f"RANK must be below WORLD_SIZE, {count()}, as torchrun sets both; received {text or 'none'}"
-        )
-    return int(text)
+    return int(os.environ["RANK"]) if is_distributed() else 0
 
 
 def should_launch(processes: int) -> bool:
@@ -86,7 +80,7 @@ def launch(processes: int, script: Path) -> None:
         os.environ[ERRORS] = folder
         options = f"--nproc-per-node={processes // int(nodes)}", "--max-restarts=0", f"--log-dir={folder}/torchrun"
         try:
-            run.run(_parse([*options, str(script)]))
+            run.run(run.parse_args([*options, str(script)]))
         except SignalException as error:
             raise KeyboardInterrupt from error
         except ChildFailedError as error:
@@ -95,17 +89,6 @@ def launch(processes: int, script: Path) -> None:
             raise InputError(
                 f"the machines must meet at PET_MASTER_ADDR, PET_MASTER_PORT; received: {first_line(error)}"
             ) from None
-
-
-def _parse(options: list[str]) -> argparse.Namespace:
-    """torchrun's settings, from `options` and the environment."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            return run.parse_args(options)
-    except SystemExit:
-        reason = output.getvalue().splitlines()[-1]
-        raise InputError(f"PET_* must be settings of torchrun; received: {reason}") from None
 
 
 def _exit_with_cause(error: ChildFailedError, folder: Path, processes: int, one_machine: bool) -> None:
@@ -123,11 +106,10 @@ def _exit_with_cause(error: ChildFailedError, folder: Path, processes: int, one_
             raise InputError(f"{rule}; process {number} received {received.name}") from None
     files = sorted(folder.glob("[0-9]*"), key=lambda path: path.stat().st_mtime_ns)
     errors = [text for text in (file.read_text("utf-8").rstrip() for file in files) if text]
-    for text in errors:
-        if "\n" not in text:  # no traceback: the cause, not a consequence
-            sys.exit(text)
-    if errors and not LOST_CONNECTION.search(errors[0]):
-        sys.exit(errors[0])
+    causes = [text for text in errors if "\n" not in text]  # without a traceback: not a consequence
+    causes += [text for text in errors[:1] if not LOST_CONNECTION.search(text)]
+    if causes:
+        sys.exit(causes[0])
     if errors and not one_machine:
         raise InputError(f"{rule}; those of another machine did not") from None
     if killed:  # from outside, since no process has written a cause
