@@ -72,8 +72,8 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
     for part, (images, _) in parts.items():
         if images.shape[1:] != shape:
             raise InputError(
-                f"{part} images must be {_size(shape)} (data.height, data.width, data.channels); "
-                f"received {_size(images.shape[1:])}"
+                f"{part} images must be {shape} (data.height, data.width, data.channels); "
+                f"received {images.shape[1:]}"
             )
     if train == 0:
         raise InputError("train must hold at least one image; received none")
@@ -84,10 +84,6 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
             f"warning: train has fewer images than test ({train:,} and {test:,}); are they swapped?",
             file=sys.stderr,
         )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str]) -> pd.DataFrame:

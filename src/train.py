@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,6 @@ class Training(NamedTuple):
     network: keras.Model  # from normalised images to logits; becomes a part of the model file
     model: NativeModel  # trains the weights of `network`
     learning_rate: LearningRate
-    resizing: ProgressiveResizing
 
 
 def set_up() -> Training:
@@ -84,7 +83,7 @@ def set_up() -> Training:
         InputError: data or parameters are wrong, or differ between machines.
     """
     chosen = params.load()
-    settings = chosen.train
+    settings, name = chosen.train, chosen.model.architecture
     device = machine.choose_device(settings.device)
     machine.set_up(settings.precision)
     # before anything can fail: only processes that have joined notice when one of them ends
@@ -92,15 +91,21 @@ def set_up() -> Training:
     # one seed, one independent stream for each purpose
     seeds = np.random.SeedSequence(settings.seed).generate_state(2 + settings.shards)
     init_seed, order_seed, augmentation_seed, *shard_seeds = (int(word) for word in seeds)
-    train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
+    train, val, mean, std = load_batches(settings, device, order_seed, augmentation_seed)
     class_names = arrays.load_class_names()
-    shape, classes = train.images.shape[1:], len(class_names)
+    shape, options = tuple(train.images.shape[1:]), chosen.model.options.get(name, {})
+    build = partial(architectures.build, name, shape, len(class_names), options, device)
     # before the first epoch, not after the last; and before the seed
-    model_file.refuse_custom_layers(build_network(shape, classes, device))
+    model_file.refuse_custom_layers(build())
     keras.utils.set_random_seed(init_seed)
-    network = build_network(shape, classes, device)
-    model = make_model(network, device, shard_seeds)
-    resizing = make_resizing(model, [train, val])
+    network = build()
+    adder = Adder(settings.shards, machine.threads(processes.on_this_machine()), device)
+    with keras.device(device):
+        model = NativeModel(network.inputs, network.outputs[0], name=name)
+        optimizer = make_optimizer(
+            settings.optimizer, settings.learning_rate, settings.optimizer_options.get(settings.optimizer, {})
+        )
+        model.prepare(optimizer, settings.label_smoothing, settings.precision, adder, shard_seeds)
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
     )
@@ -121,16 +126,13 @@ def set_up() -> Training:
             "all machines must have the same parameters, data, code and libraries, and the same processor where "
             "arithmetic is not portable; received machines that differ"
         )
-    return Training(
-        fingerprint, device, train, val, mean, std, class_names, network, model, learning_rate, resizing
-    )
+    return Training(fingerprint, device, train, val, mean, std, class_names, network, model, learning_rate)
 
 
 def load_batches(
-    device: str, order_seed: int, augmentation_seed: int
+    settings: params.Train, device: str, order_seed: int, augmentation_seed: int
 ) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
     """Of train and val; with the mean and standard deviation (C,) that normalise both."""
-    settings = params.load().train
     images, labels = arrays.load("train")
     train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     train_images = images[train_rows]
@@ -145,37 +147,16 @@ def load_batches(
     return train, val, mean, std
 
 
-def build_network(image_shape: Sequence[int], classes: int, device: str) -> keras.Model:
-    """The network of the chosen architecture."""
-    chosen = params.load().model
-    options = chosen.options.get(chosen.architecture, {})
-    height, width, channels = image_shape
-    return architectures.build(chosen.architecture, (height, width, channels), classes, options, device)
-
-
-def make_model(network: keras.Model, device: str, shard_seeds: Sequence[int]) -> NativeModel:
-    """The model that trains the weights of `network`."""
-    chosen = params.load()
-    settings, name = chosen.train, chosen.model.architecture
-    optimizer_options = settings.optimizer_options.get(settings.optimizer, {})
-    adder = Adder(settings.shards, machine.threads(processes.on_this_machine()), device)
-    with keras.device(device):
-        model = NativeModel(network.inputs, network.outputs[0], name=name)
-        optimizer = make_optimizer(settings.optimizer, settings.learning_rate, optimizer_options)
-        model.prepare(optimizer, settings.label_smoothing, settings.precision, adder, shard_seeds)
-    return model
-
-
-def make_resizing(model: NativeModel, parts: Sequence[Batches]) -> ProgressiveResizing:
-    """As params.yaml has it, or none, with a warning, where `model` takes one image size only."""
-    settings = params.load().train
+def make_resizing(training: Training, settings: params.Train) -> ProgressiveResizing:
+    """As params.yaml has it, or none, with a warning, where the model takes one image size only."""
+    parts = [training.train, training.val]
     resizing = ProgressiveResizing(**dict(settings.progressive_resizing), epochs=settings.epochs, parts=parts)
-    small = resized(torch.zeros_like(parts[0].images[:1]), resizing.scale)  # (1, h, w, C)
-    if resizing.epochs and not model.accepts(small):
+    small = resized(torch.zeros_like(training.train.images[:1]), resizing.scale)  # (1, h, w, C)
+    if resizing.epochs and not training.model.accepts(small):
         resizing.epochs = 0
         if not processes.rank():
             print(
-                f"{model.name} cannot take images of {small.shape[1]} × {small.shape[2]}: "
+                f"{training.model.name} cannot take images of {small.shape[1]} × {small.shape[2]}: "
                 "trained without train.progressive_resizing",
                 file=sys.stderr,
             )
@@ -189,9 +170,10 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
         reporters: callbacks that write or print how the training goes.
     """
     settings = params.load().train
-    first = training.resizing.epochs  # with full images
+    resizing = make_resizing(training, settings)
+    first = resizing.epochs  # with full images
     weights = Weights(settings.averaging, settings.keep, first)
-    callbacks = [training.learning_rate, training.resizing, weights, *reporters]
+    callbacks = [training.learning_rate, resizing, weights, *reporters]
     if settings.reduce_on_plateau:
         callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau))
     if settings.early_stopping:

@@ -363,15 +363,15 @@ MAGIC = "must begin with 00 00 08 {0:02}: IDX, unsigned bytes in {0} dimensions;
         (no_images, "train must hold at least one image; received none"),
         (
             smaller,
-            "train images must be 28 x 28 x 1 (data.height, data.width, data.channels); received 20 x 24 x 1",
+            "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (20, 24, 1)",
         ),
         (
             smaller_in_test,
-            "test images must be 28 x 28 x 1 (data.height, data.width, data.channels); received 20 x 24 x 1",
+            "test images must be (28, 28, 1) (data.height, data.width, data.channels); received (20, 24, 1)",
         ),
         (
             turned,
-            "train images must be 28 x 28 x 1 (data.height, data.width, data.channels); received 28 x 27 x 1",
+            "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (28, 27, 1)",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from common.errors import InputError
 
 
 def build(
-    name: str, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any], device: str = "cpu"
+    name: str, input_shape: tuple[int, ...], classes: int, options: dict[str, Any], device: str = "cpu"
 ) -> keras.Model:
     """Builds the architecture in the file called `name`, its weights on `device` (cpu or cuda).
 

@@ -30,23 +30,17 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
         InputError: there are no classes, a class is empty, test has a class that train lacks, or a file
             is not a picture.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} must be a folder of pictures by class; received none")
     train, test = folder / "train", folder / "test"
     if not train.is_dir():
         if test.is_dir():
             raise InputError(f"{folder} must hold train/ beside test/; received test/ alone")
         train = folder
     names = sorted(path.name for path in _visible(train) if path.is_dir())
-    for part in (train, test) if train != folder else ():
-        loose = sorted(path for path in _visible(part) if not path.is_dir())
-        if loose:
-            raise InputError(f"{part} must hold class folders alone; received {loose[0].name}")
     if not 2 <= len(names) <= MAX_CLASSES:
         raise InputError(f"{train} must hold 2 to {MAX_CLASSES} folders, one a class; received {len(names)}")
-    unknown = {path.name for path in _visible(test)} - set(names)
-    if unknown:
-        raise InputError(f"{test} must hold classes that {train} has; received {min(unknown)}")
+    for part in (train, test) if train != folder else ():
+        if unknown := {path.name for path in _visible(part)} - set(names):
+            raise InputError(f"{part} must hold folders of the classes in {train} alone; received {min(unknown)}")
     return names, {"train": _read_part(train, names, shape), "test": _read_part(test, names, shape)}
 
 

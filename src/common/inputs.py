@@ -19,8 +19,8 @@ from common.seal import SOURCE
 
 # beside the inputs: checkpoints, what dvclive reads of DVC and git, and the folders that variables name
 COMMON = (".cache",)
-COMMON_FOLDERS = {".dvc", ".git"}  # anywhere in the project, since a stage may run in a subfolder
-COMMON_NAMES = re.compile(r"params\.yaml|dvc\.yaml|dvc\.lock|\.(git|dvc)[a-z]+|.+\.(dvc|py)")  # in any folder
+# anywhere in the project, since a stage may run in a subfolder
+COMMON_PATHS = re.compile(r".*/(\.(dvc|git)/.+|params\.yaml|dvc\.(yaml|lock)|\.(git|dvc)[a-z]+|[^/]+\.(dvc|py))")
 FOLDER_VARIABLES = ("CHECKPOINT_DIR", "FASHION_MNIST_DIR", "TMPDIR")
 FOREIGN = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen"}
 # Called with each path that Python opens, as it is named and without links, and the flags of `os.open`;
@@ -91,10 +91,7 @@ def declare(*paths: str) -> None:
             return
         if not _inside(path, project) or path in written or _inside(path, allowed):
             return
-        folders = {
-            name for place in project if _inside(path, [place]) for name in path[len(place) :].split(os.sep)
-        }
-        known = COMMON_NAMES.fullmatch(os.path.basename(path)) or COMMON_FOLDERS & folders
+        known = any(_inside(path, [place]) and COMMON_PATHS.fullmatch(path[len(place) :]) for place in project)
         if not known and os.path.isfile(path):
             raise InputError(f"a stage must read only what it declares; received {path}")
 

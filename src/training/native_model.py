@@ -119,13 +119,11 @@ class NativeModel(keras.Model):
         # the graph, they would cost a page fault for every page of every activation
         last_reader = {id(x): place for place, node in enumerate(nodes) for x in node.input_tensors}
         last_reader.pop(id(self.outputs[0]), None)
-        last_use: list[list[int]] = [[] for _ in nodes]
-        for tensor, place in last_reader.items():
-            last_use[place].append(tensor)
         # by layer, since a layer can be in several nodes
         native = {layer: native_layers.native(layer) for layer in self.layers}
         self._computations = [
-            _compute(node, native.get(node.operation), last_use[place]) for place, node in enumerate(nodes)
+            _compute(node, native.get(node.operation), [x for x, last in last_reader.items() if last == place])
+            for place, node in enumerate(nodes)
         ]
         if isinstance(optimizer, Muon):
             optimizer.run = adder.map

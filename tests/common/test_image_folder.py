@@ -464,7 +464,7 @@ def folder_refusal(folder: Path, where: str = "") -> str:
             {f"train/{name}": 1 for name in TREE},
             ("test/pig", "test/owl", "test/cat"),
             "test",
-            "must hold classes that {folder}/train has; received owl",
+            "must hold folders of the classes in {folder}/train alone; received owl",
             id="class in test alone",
         ),
         pytest.param(
