@@ -17,29 +17,17 @@ PARTS = {"train": "train", "test": "t10k"}  # and how names of IDX files begin
 Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and labels (N,), both uint8
 
 
-def read_idx(folder: Path, count: int) -> dict[str, Part]:
-    """The four IDX files in `folder`, with labels of `count` classes.
+def read_idx(folder: Path) -> dict[str, Part]:
+    """The four IDX files in `folder`, packed or not."""
 
-    Raises:
-        InputError: a file is damaged, two files do not fit each other, or a label has no class.
-    """
-    parts = {}
-    for part, prefix in PARTS.items():
-        images_file = idx.packed_or_not(folder / f"{prefix}-images-idx3-ubyte")
-        labels_file = idx.packed_or_not(folder / f"{prefix}-labels-idx1-ubyte")
-        images = idx.decode(idx.read_bytes(images_file), 3, str(images_file))
-        labels = idx.decode(idx.read_bytes(labels_file), 1, str(labels_file))
-        if len(images) != len(labels):
-            raise InputError(
-                f"{images_file} must hold one image a label ({len(labels):,}); received {len(images):,}"
-            )
-        if (wrong := np.flatnonzero(labels >= count)).size:
-            raise InputError(
-                f"{labels_file} must hold labels from 0 to {count - 1}; "
-                f"received {labels[wrong[0]]} in row {wrong[0]}"
-            )
-        parts[part] = images[..., None], labels  # (N, H, W) -> (N, H, W, 1)
-    return parts
+    def read(name: str, dimensions: int) -> np.ndarray:
+        path = idx.packed_or_not(folder / name)
+        return idx.decode(idx.read_bytes(path), dimensions, str(path))
+
+    return {
+        part: (read(f"{prefix}-images-idx3-ubyte", 3)[..., None], read(f"{prefix}-labels-idx1-ubyte", 1))
+        for part, prefix in PARTS.items()
+    }
 
 
 def class_names() -> list[str]:
@@ -64,16 +52,23 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
 
     Raises:
         InputError: a class is called all, images have another shape than data.height, data.width and
-            data.channels, or there are no training images.
+            data.channels, not as many labels, a label has no class, or there are no training images.
     """
     if "all" in names:
         raise InputError("a class must not be called all, as the totals are; received all")
     train, test = (len(parts[part][0]) for part in ("train", "test"))
-    for part, (images, _) in parts.items():
+    for part, (images, labels) in parts.items():
         if images.shape[1:] != shape:
             raise InputError(
                 f"{part} images must be {shape} (data.height, data.width, data.channels); "
                 f"received {images.shape[1:]}"
+            )
+        if len(images) != len(labels):
+            raise InputError(f"{part} must hold one image a label ({len(labels):,}); received {len(images):,}")
+        if (wrong := np.flatnonzero(labels >= len(names))).size:
+            row = wrong[0]
+            raise InputError(
+                f"{part} labels must be from 0 to {len(names) - 1}; received {labels[row]} in row {row}"
             )
     if train == 0:
         raise InputError("train must hold at least one image; received none")
@@ -133,14 +128,14 @@ def main() -> None:
     shape = (data.height, data.width, data.channels)
     names = list(classes.FASHION_MNIST)
     if data.source == "csv":
-        parts = {part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv", len(names)) for part in PARTS}
+        parts = {part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv") for part in PARTS}
     elif data.source == "folder":
         names, parts = image_folder.read(INPUT, shape)
     elif data.source == "idx":
         names = class_names()
-        parts = read_idx(INPUT, len(names))
+        parts = read_idx(INPUT)
     else:
-        parts = read_idx(RAW, len(names))
+        parts = read_idx(RAW)
     check(names, parts, shape)
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])

@@ -356,10 +356,10 @@ MAGIC = "must begin with 00 00 08 {0:02}: IDX, unsigned bytes in {0} dimensions;
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (label_10, "data/input/t10k-labels-idx1-ubyte must hold labels from 0 to 9; received 10 in row 5"),
+        (label_10, "test labels must be from 0 to 9; received 10 in row 5"),
         (labels_for_images, f"data/input/train-images-idx3-ubyte {MAGIC.format(3)}00 00 08 01"),
         (images_for_labels, f"data/input/t10k-labels-idx1-ubyte {MAGIC.format(1)}00 00 08 03"),
-        (one_label_less, "data/input/train-images-idx3-ubyte must hold one image a label (29); received 30"),
+        (one_label_less, "train must hold one image a label (29); received 30"),
         (no_images, "train must hold at least one image; received none"),
         (
             smaller,

@@ -19,7 +19,7 @@ COLUMNS = ["label", *(f"pixel{number}" for number in range(1, HEIGHT * WIDTH + 1
 _MAX_LINE = 100_000  # characters; the header has 7,737 with quotes
 
 
-def read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 28, 28, 1) and labels (N,), both uint8.
 
     Raises:
@@ -45,14 +45,7 @@ def read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"{path} must hold 785 integers from 0 to 255 a row; received in line {line}: {reason}"
         ) from None
-    labels = values[:, 0]
-    if not len(labels):
-        raise InputError(f"{path} must hold at least one row below its header; received none")
-    if (wrong := np.flatnonzero(labels >= classes)).size:
-        raise InputError(
-            f"{path} must hold labels from 0 to {classes - 1}; received {labels[wrong[0]]} in image {wrong[0] + 1}"
-        )
-    return values[:, 1:].reshape(-1, HEIGHT, WIDTH, 1), labels
+    return values[:, 1:].reshape(-1, HEIGHT, WIDTH, 1), values[:, 0]
 
 
 def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:

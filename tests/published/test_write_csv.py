@@ -36,7 +36,7 @@ def test_what_is_written_reads_back(
     call(monkeypatch, *(["--to", to] if to else []))
     folder = Path(to or "data/input")
     for part, name in NAMES.items():
-        for read, expected in zip(kaggle_csv.read(folder / name, 10), arrays.load(part), strict=True):
+        for read, expected in zip(kaggle_csv.read(folder / name), arrays.load(part), strict=True):
             np.testing.assert_array_equal(read, expected, strict=True)
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES.values())
     assert capsys.readouterr().out == (f"{folder / NAMES['train']}: 23 rows\n{folder / NAMES['test']}: 7 rows\n")
@@ -99,4 +99,4 @@ def test_a_test_part_without_images_is_not_written_as_a_file_that_cannot_be_read
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     for path in Path("data").glob("input/*.csv"):
-        kaggle_csv.read(path, 10)
+        kaggle_csv.read(path)
