@@ -15,7 +15,8 @@ from common.errors import InputError, first_line
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 50_000_000  # of one picture, checked before it is unpacked
+MAX_PIXELS = 50_000_000  # of one picture, which Pillow checks before it unpacks it: it allows twice its setting
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 MAX_CLASSES = 256  # labels are uint8
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
 Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
@@ -87,10 +88,6 @@ def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
             with Image.open(source, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f"{name} must have at most {MAX_PIXELS:,} pixels; received {image.width} x {image.height}"
-                    )
                 picture = ImageOps.exif_transpose(image)
                 if picture.mode.startswith("I;16"):  # to 8 bits: Pillow would clip instead
                     deep = np.asarray(picture)  # (H, W) uint16

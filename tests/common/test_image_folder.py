@@ -287,22 +287,16 @@ def test_a_changed_byte_in_a_png_is_found_or_does_no_harm(tmp_path: Path, positi
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "received"),
-    [
-        (100_000, 100_000, "more"),
-        (13_000, 13_000, "13000 x 13000"),
-        (10_000, 10_001, "10000 x 10001"),
-        (2**31 - 1, 2**31 - 1, "more"),
-    ],
+    ("width", "height"), [(100_000, 100_000), (13_000, 13_000), (10_000, 5_001), (2**31 - 1, 2**31 - 1)]
 )
 @pytest.mark.parametrize("kind", [0, 6])  # grey, RGBA
 def test_a_huge_picture_is_refused_before_it_is_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, height: int, received: str, kind: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, height: int, kind: int
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(width, height, 8, kind, bytes(1000)))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("unpacked"))
-    assert refusal(path) == f"must have at most 50,000,000 pixels; received {received}"
+    assert refusal(path) == "must have at most 50,000,000 pixels; received more"
 
 
 @pytest.mark.parametrize("name", ["folder", "missing.png"])
