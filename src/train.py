@@ -99,7 +99,8 @@ def set_up() -> Training:
     model_file.refuse_custom_layers(build())
     keras.utils.set_random_seed(init_seed)
     network = build()
-    adder = Adder(settings.shards, machine.threads(processes.on_this_machine()), device)
+    threads = machine.number("TRAIN_THREADS", max(1, machine.cores() // processes.on_this_machine()))
+    adder = Adder(settings.shards, threads, device)
     with keras.device(device):
         model = NativeModel(network.inputs, network.outputs[0], name=name)
         optimizer = make_optimizer(
@@ -193,7 +194,7 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
 
 def main() -> None:
     settings = params.load().train
-    wanted = machine.number("TRAIN_PROCESSES", processes.count())
+    wanted = processes.count() if processes.is_distributed() else machine.number("TRAIN_PROCESSES", 1)
     if wanted > settings.shards:
         raise InputError(
             f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}, since a process computes one shard "
@@ -203,10 +204,6 @@ def main() -> None:
         processes.launch(wanted, Path(__file__))
         return
     processes.report_error_to_launcher()
-    if wanted != processes.count():
-        raise InputError(
-            f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}"
-        )
     start = time.monotonic()
     training = set_up()
     if processes.rank():  # the first process writes for all

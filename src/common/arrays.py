@@ -59,12 +59,10 @@ def load_rows(name: str, count: int) -> np.ndarray:
         count: of rows in these arrays.
 
     Raises:
-        InputError: the file is missing, damaged, or of other arrays; or train has no row.
+        InputError: the file is missing, damaged, or of other arrays.
     """
     path = SPLIT / f"{name}.npy"
     rows = load_array(path, np.int64, 1)
-    if name == "train" and not len(rows):
-        raise InputError(f"{path} must have rows; received none")
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
         raise InputError(
             f"{path} must have rows below {count}, the number of images; received {rows.min()} to {rows.max()}"

@@ -18,7 +18,6 @@ from common.errors import InputError
 from common.seal import SOURCE
 
 # beside the inputs: checkpoints, what dvclive reads of DVC and git, and the folders that variables name
-COMMON = (".cache",)
 # anywhere in the project, since a stage may run in a subfolder
 COMMON_PATHS = re.compile(r".*/(\.(dvc|git)/.+|params\.yaml|dvc\.(yaml|lock)|\.(git|dvc)[a-z]+|[^/]+\.(dvc|py))")
 FOLDER_VARIABLES = ("CHECKPOINT_DIR", "FASHION_MNIST_DIR", "TMPDIR")
@@ -82,7 +81,7 @@ def declare(*paths: str) -> None:
     """
     project = (_names(os.path.dirname(SOURCE)) | _names(".")) - {os.sep}
     variables = [os.environ[name] for name in FOLDER_VARIABLES if name in os.environ]
-    allowed = _libraries().union(*(_names(path) for path in (*paths, *COMMON, *variables)))
+    allowed = _libraries().union(*(_names(path) for path in (*paths, ".cache", *variables)))
     written: set[str] = set()
 
     def check(path: str, flags: int) -> None:

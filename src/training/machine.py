@@ -48,17 +48,12 @@ def prepare_thread(device: str) -> None:
     _thread.scope.__enter__()
 
 
-def threads(processes: int) -> int:
-    """The number of threads of each of so many processes: TRAIN_THREADS, or its share of the cores.
+def number(variable: str, default: int) -> int:
+    """An environment variable that counts from 1.
 
     Raises:
-        InputError: TRAIN_THREADS is no number.
+        InputError: it is no number.
     """
-    return number("TRAIN_THREADS", max(1, cores() // processes))
-
-
-def number(variable: str, default: int) -> int:
-    """An environment variable that counts from 1."""
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal() or int(text) == 0:
         raise InputError(f"{variable} must be a number from 1; received {text}")

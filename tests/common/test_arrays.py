@@ -171,7 +171,6 @@ def test_class_names_are_a_list_of_text(
 @pytest.mark.parametrize(
     ("name", "rows", "rule"),
     [
-        ("train", [], "train.npy must have rows; received none"),
         ("train", [0, 5], "train.npy must have rows below 5, the number of images; received 0 to 5"),
         ("val", [-1, 3], "val.npy must have rows below 5, the number of images; received -1 to 3"),
     ],

@@ -82,26 +82,20 @@ def test_a_thread_gets_the_settings_that_are_its_own(monkeypatch: pytest.MonkeyP
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(
-    ("cores", "processes", "threads"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 3, 1), (1, 1, 1)]
-)
-def test_processes_share_the_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, threads: int
-) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
+def test_a_number_of_the_environment_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRAIN_THREADS", raising=False)
-    assert machine.threads(processes) == threads
+    assert machine.number("TRAIN_THREADS", 4) == 4
     monkeypatch.setenv("TRAIN_THREADS", "")  # as a shell sets a variable that is empty
-    assert machine.threads(processes) == threads
+    assert machine.number("TRAIN_THREADS", 4) == 4
     monkeypatch.setenv("TRAIN_THREADS", "7")
-    assert machine.threads(processes) == 7
+    assert machine.number("TRAIN_THREADS", 4) == 7
 
 
 @pytest.mark.parametrize("text", ["0", "x", "-1", "1.5", " 2", "²", "00"])
 def test_a_number_of_threads_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TRAIN_THREADS", text)
     with pytest.raises(InputError, match=f"^TRAIN_THREADS must be a number from 1; received {text}$"):
-        machine.threads(1)
+        machine.number("TRAIN_THREADS", 4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
