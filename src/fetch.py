@@ -17,8 +17,6 @@ from common import files, idx, inputs, locks, params
 from common.errors import InputError
 
 RAW = Path("data/raw")
-
-
 # SHA-256 and size of each file, unpacked
 FILES = {
     "train-images-idx3-ubyte": ("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47_040_016),

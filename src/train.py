@@ -152,8 +152,13 @@ def make_resizing(training: Training, settings: params.Train) -> ProgressiveResi
     """As params.yaml has it, or none, with a warning, where the model takes one image size only."""
     parts = [training.train, training.val]
     resizing = ProgressiveResizing(**dict(settings.progressive_resizing), epochs=settings.epochs, parts=parts)
+    if not resizing.epochs:
+        return resizing
     small = resized(torch.zeros_like(training.train.images[:1]), resizing.scale)  # (1, h, w, C)
-    if resizing.epochs and not training.model.accepts(small):
+    try:
+        with torch.no_grad(), keras.device(training.device):
+            training.model.logits(small)
+    except (RuntimeError, ValueError):  # PyTorch's and Keras' errors for shapes that do not fit
         resizing.epochs = 0
         if not processes.rank():
             print(
@@ -195,11 +200,6 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
 def main() -> None:
     settings = params.load().train
     wanted = processes.count() if processes.is_distributed() else machine.number("TRAIN_PROCESSES", 1)
-    if wanted > settings.shards:
-        raise InputError(
-            f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}, since a process computes one shard "
-            f"or more; received {wanted}"
-        )
     if processes.should_launch(wanted):
         processes.launch(wanted, Path(__file__))
         return

@@ -108,16 +108,14 @@ class Weights(keras.callbacks.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        if not self.averaging:
-            return
-        if self.average is None:
+        if self.averaging and self.average is None:
             self.average = self._copy()
-            return
-        for average, live in zip(self.average, self._live(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(live, 1 - self.averaging)
-            else:  # states of random generators
-                average.copy_(live)
+        elif self.average is not None:
+            for average, live in zip(self.average, self._live(), strict=True):
+                if average.is_floating_point():
+                    average.lerp_(live, 1 - self.averaging)
+                else:  # states of random generators
+                    average.copy_(live)
 
     @torch.no_grad()
     def on_test_begin(self, logs: Logs = None) -> None:

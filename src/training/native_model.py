@@ -32,6 +32,8 @@ from training.shards import Adder, Layout, Shard
 
 Tensors = dict[int, torch.Tensor]  # by the id of their symbolic tensor
 LOGS = {"loss": None, "accuracy": None}  # of a batch; the keys are those of the epoch, else Keras logs these
+# else Keras (3.15) reports batches in another thread, and while that runs Python code this one cannot
+keras.src.backend.IS_THREAD_SAFE = False
 SEED_STEP = torch.tensor([1 << 22, 0])  # between the seeds of two shards; a generator draws once a step
 
 
@@ -61,19 +63,6 @@ def _compute(
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
 
     return run_keras
-
-
-class _EveryBatch(keras.callbacks.Callback):
-    """Makes Keras report batches in the training thread.
-
-    Without a callback that has these methods, Keras reports batches in another thread, and while that
-    thread runs Python code the training thread cannot.
-    """
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        pass
-
-    on_test_batch_end = on_train_batch_end
 
 
 class NativeModel(keras.Model):
@@ -182,24 +171,6 @@ class NativeModel(keras.Model):
             for compute in self._computations:
                 compute(tensors, shard)
         return tensors[id(self.outputs[0])].float()
-
-    def accepts(self, images: torch.Tensor) -> bool:
-        """Whether the network can process images of this size, whatever size it was built for."""
-        try:
-            with torch.no_grad(), keras.device(str(images.device)):
-                self.logits(images)
-        except (RuntimeError, ValueError):  # PyTorch's and Keras' errors for shapes that do not fit
-            return False
-        return True
-
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        callbacks = [*keras.tree.flatten(callbacks or []), _EveryBatch()]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
-
-    def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        if not isinstance(callbacks, keras.callbacks.CallbackList):  # made by `fit`
-            callbacks = [*keras.tree.flatten(callbacks or []), _EveryBatch()]
-        return super().evaluate(*args, callbacks=callbacks, **kwargs)
 
     def train_step(self, data: Batch) -> dict[str, None]:
         data.record_losses(self.update(data))

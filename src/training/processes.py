@@ -99,11 +99,13 @@ def _exit_with_cause(error: ChildFailedError, folder: Path, processes: int, one_
         one_machine: all processes run on this machine.
     """
     rule = f"all {processes} processes must run to the end"
-    ended = [(number, failure.exitcode) for number, failure in error.failures.items()]
-    killed = [(number, signal.Signals(-code)) for number, code in ended if code < 0]
-    for number, received in killed:
-        if received != signal.SIGTERM:  # which torchrun itself sends to the remaining processes
-            raise InputError(f"{rule}; process {number} received {received.name}") from None
+    ended = [(failure.exitcode, number) for number, failure in error.failures.items()]
+    # killed processes first; torchrun itself sends SIGTERM to those that remain
+    code, number = min(ended, key=lambda end: (end[0] >= 0, end[0] == -signal.SIGTERM))
+    how = f"received {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    end = InputError(f"{rule}; process {number} {how}")
+    if code < 0 and code != -signal.SIGTERM:
+        raise end from None
     files = sorted(folder.glob("[0-9]*"), key=lambda path: path.stat().st_mtime_ns)
     errors = [text for text in (file.read_text("utf-8").rstrip() for file in files) if text]
     causes = [text for text in errors if "\n" not in text]  # without a traceback: not a consequence
@@ -112,10 +114,9 @@ def _exit_with_cause(error: ChildFailedError, folder: Path, processes: int, one_
         sys.exit(causes[0])
     if errors and not one_machine:
         raise InputError(f"{rule}; those of another machine did not") from None
-    if killed:  # from outside, since no process has written a cause
-        raise InputError(f"{rule}; process {killed[0][0]} received {killed[0][1].name}") from None
-    number, status = ended[0]
-    sys.exit(errors[0] if errors else f"error: {rule}; process {number} ended with {status}")
+    if errors and code >= 0:
+        sys.exit(errors[0])
+    raise end from None
 
 
 def report_error_to_launcher() -> None:
@@ -142,7 +143,7 @@ def join(device: str) -> None:
     """Joins the process group, where there are several processes.
 
     Raises:
-        InputError: this machine has fewer GPUs than processes, or a setting of torchrun's is missing.
+        InputError: this machine has fewer GPUs than processes.
     """
     if not is_distributed():
         return
@@ -153,10 +154,7 @@ def join(device: str) -> None:
                 f"each process must have a GPU, of which there are {gpus}; received {own + 1} or more processes"
             )
         torch.cuda.set_device(own)
-    try:
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    except ValueError as error:
-        raise InputError(f"torchrun must start the processes; received: {first_line(error)}") from None
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     # before the interpreter shuts down: if gloo's threads free tensors during the shutdown, the process
     # aborts (https://github.com/pytorch/pytorch/pull/179291)
     atexit.register(distributed.destroy_process_group)

@@ -84,19 +84,15 @@ def test_who_launches(
         ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a number from 1; received x"),
         ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "0"},
          "LOCAL_WORLD_SIZE must be a number from 1; received 0"),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, "torchrun must start the processes; received: .*MASTER_ADDR"),
     ],
 )  # fmt: skip
 def test_settings_that_are_not_torchrun_s_are_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], error: str
 ) -> None:
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=f"^{error}"):
-        assert processes.rank() + processes.on_this_machine()
-        processes.join("cpu")
+        processes.on_this_machine()
 
 
 def test_the_rank_of_a_process_that_is_alone_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +222,7 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize(
     ("count", "threads"),
-    [(2, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(5, 2, marks=pytest.mark.slow)],
+    [(2, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(6, 2, marks=pytest.mark.slow)],
 )
 def test_processes_write_the_bytes_of_one(
     folder: Path, undisturbed: dict[str, bytes], count: int, threads: int
@@ -242,12 +238,12 @@ def test_processes_that_torchrun_starts_write_the_bytes_of_one(
     assert written(folder) == undisturbed
 
 
-@pytest.mark.parametrize("count", ["4", "x", "0"])
-def test_a_process_must_have_a_shard(folder: Path, monkeypatch: pytest.MonkeyPatch, count: str) -> None:
-    write_params(folder, TINY | {"train.shards": 3})
+@pytest.mark.parametrize("count", ["x", "0"])
+def test_a_wrong_number_of_processes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    write_params(folder, TINY)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TRAIN_PROCESSES", count)
-    with pytest.raises(InputError, match=r"^TRAIN_PROCESSES must be (at most .*, 3|a number from 1)") as refusal:
+    with pytest.raises(InputError, match=r"^TRAIN_PROCESSES must be a number from 1") as refusal:
         train_stage.main()
     assert str(refusal.value).endswith(f"; received {count}")
     assert "\n" not in str(refusal.value)
