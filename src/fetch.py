@@ -157,12 +157,11 @@ def fetch() -> dict[str, bytes]:
     for place, get in PLACES.items():
         try:
             contents = get()
+            print(f"{place}: all four files, checked")
+            return contents
         except NotThere as error:
             print(f"{place}: {error}")
             tried.append(f"{place} ({error})")
-        else:
-            print(f"{place}: all four files, checked")
-            return contents
     raise InputError(
         "Fashion-MNIST must be in one of these places; received nothing from "
         + ", ".join(tried)

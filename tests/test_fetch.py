@@ -420,7 +420,7 @@ def test_a_failure_half_way_leaves_no_part_files(workspace: Path, monkeypatch: p
     path = workspace / "mine" / f"{LAST}.gz"
     path.write_bytes(path.read_bytes()[:-5])
     monkeypatch.setenv("FASHION_MNIST_DIR", "mine")
-    assert refusal().startswith(f"mine/{LAST}.gz must be a whole gzip file")
+    assert refusal().startswith(f"mine/{LAST}.gz must be a whole and readable file; received: ")
     assert not state(workspace / "data")
 
 

@@ -385,8 +385,8 @@ def test_wrong_idx_content_is_refused(workspace: Path, change: Callable[[Parts],
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train-images-idx3-ubyte", None, "must be a readable file; received: No such file"),
-        ("t10k-labels-idx1-ubyte", None, "must be a readable file; received: No such file"),
+        ("train-images-idx3-ubyte", None, "must be a whole and readable file; received: No such file"),
+        ("t10k-labels-idx1-ubyte", None, "must be a whole and readable file; received: No such file"),
         ("train-images-idx3-ubyte", b"", MAGIC.format(3) + "an empty file"),
         ("t10k-images-idx3-ubyte", b"\0\0\x0d\x03" + bytes(99), MAGIC.format(3) + "00 00 0d 03"),
         ("train-labels-idx1-ubyte", gzip.compress(b"x", mtime=0), MAGIC.format(1) + "1f 8b 08 00"),

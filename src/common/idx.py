@@ -69,10 +69,9 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             content = bytearray()  # grows with the file, where `read(limit)` would reserve `limit`
             while len(content) <= limit and (piece := file.read(_PIECE_BYTES)):
                 content += piece
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} must be a whole gzip file; received: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path} must be a readable file; received: {error.strerror or error}") from None
+    except (EOFError, zlib.error, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} must be a whole and readable file; received: {reason}") from None
     if len(content) > limit:
         raise InputError(f"{path} must unpack to at most {limit:,} bytes; received more")
     return bytes(content)

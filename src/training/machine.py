@@ -78,20 +78,20 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def _cpuinfo() -> list[str]:
-    """The lines of all processors."""
-    return CPUINFO.read_text("utf-8").splitlines() if CPUINFO.exists() else []
+def _cpuinfo() -> str:
+    """Of all processors."""
+    return CPUINFO.read_text("utf-8") if CPUINFO.exists() else ""
 
 
 def processor() -> str:
     """The name of the processor model, as far as the system knows it."""
-    names = (line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    found = re.search(r"^model name\s*: (.*)", _cpuinfo(), re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def vector_instructions() -> list[str]:
     """Those that the processors have, as Linux calls them."""
-    return sorted({word for line in _cpuinfo() for word in line.split() if VECTORS.match(word)})
+    return sorted({word for word in _cpuinfo().split() if VECTORS.match(word)})
 
 
 def choose_device(setting: str) -> str:

@@ -52,7 +52,7 @@ MODEL = Path("models/model.keras")
 
 
 def test_one_process_exchanges_nothing() -> None:
-    assert (processes.count(), processes.rank(), processes.on_this_machine()) == (1, 0, 1)
+    assert (processes.count(), processes.rank()) == (1, 0)
     assert not processes.is_distributed()
     processes.join("cpu")  # nobody
     assert processes.gather("own") == ["own"]
@@ -78,30 +78,18 @@ def test_who_launches(
     assert processes.should_launch(wanted) == launches
 
 
-@pytest.mark.parametrize(
-    ("variables", "error"),
-    [
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a number from 1; received x"),
-        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "0"},
-         "LOCAL_WORLD_SIZE must be a number from 1; received 0"),
-    ],
-)  # fmt: skip
-def test_settings_that_are_not_torchrun_s_are_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], error: str
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=f"^{error}"):
-        processes.on_this_machine()
+def test_a_setting_that_is_not_torchrun_s_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "x")
+    with pytest.raises(InputError, match=r"^WORLD_SIZE must be a number from 1; received x$"):
+        processes.rank()
 
 
 def test_the_rank_of_a_process_that_is_alone_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("RANK", "7")
     monkeypatch.setenv(processes.ERRORS, "nowhere")
     hook = sys.excepthook
     processes.report_error_to_launcher()
-    assert (processes.rank(), processes.on_this_machine(), sys.excepthook) == (0, 1, hook)
+    assert (processes.rank(), sys.excepthook) == (0, hook)
 
 
 # --- whole trainings ----------------------------------------------------------------------------
