@@ -83,7 +83,7 @@ def set_up() -> Training:
         InputError: data or parameters are wrong, or differ between machines.
     """
     chosen = params.load()
-    settings, name = chosen.train, chosen.model.architecture
+    settings = chosen.train
     device = machine.choose_device(settings.device)
     machine.set_up(settings.precision)
     # before anything can fail: only processes that have joined notice when one of them ends
@@ -91,8 +91,9 @@ def set_up() -> Training:
     # one seed, one independent stream for each purpose
     seeds = np.random.SeedSequence(settings.seed).generate_state(2 + settings.shards)
     init_seed, order_seed, augmentation_seed, *shard_seeds = (int(word) for word in seeds)
-    train, val, mean, std = load_batches(settings, device, order_seed, augmentation_seed)
+    train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
     class_names = arrays.load_class_names()
+    name = chosen.model.architecture
     shape, options = tuple(train.images.shape[1:]), chosen.model.options.get(name, {})
     build = partial(architectures.build, name, shape, len(class_names), options, device)
     # before the first epoch, not after the last; and before the seed
@@ -131,9 +132,10 @@ def set_up() -> Training:
 
 
 def load_batches(
-    settings: params.Train, device: str, order_seed: int, augmentation_seed: int
+    device: str, order_seed: int, augmentation_seed: int
 ) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
     """Of train and val; with the mean and standard deviation (C,) that normalise both."""
+    settings = params.load().train
     images, labels = arrays.load("train")
     train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     train_images = images[train_rows]
@@ -148,8 +150,9 @@ def load_batches(
     return train, val, mean, std
 
 
-def make_resizing(training: Training, settings: params.Train) -> ProgressiveResizing:
+def make_resizing(training: Training) -> ProgressiveResizing:
     """As params.yaml has it, or none, with a warning, where the model takes one image size only."""
+    settings = params.load().train
     parts = [training.train, training.val]
     resizing = ProgressiveResizing(**dict(settings.progressive_resizing), epochs=settings.epochs, parts=parts)
     if not resizing.epochs:
@@ -176,7 +179,7 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
         reporters: callbacks that write or print how the training goes.
     """
     settings = params.load().train
-    resizing = make_resizing(training, settings)
+    resizing = make_resizing(training)
     first = resizing.epochs  # with full images
     weights = Weights(settings.averaging, settings.keep, first)
     callbacks = [training.learning_rate, resizing, weights, *reporters]

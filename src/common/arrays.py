@@ -38,8 +38,7 @@ def load(part: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: a file is missing, damaged, or not of this form.
     """
-    images = load_array(PREPARED / part / "images.npy", np.uint8, 4)
-    return images, load_labels(part)
+    return load_array(PREPARED / part / "images.npy", np.uint8, 4), load_labels(part)
 
 
 def load_labels(part: str) -> np.ndarray:

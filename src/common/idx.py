@@ -46,8 +46,6 @@ def decode(content: bytes, dimensions: int, name: str) -> np.ndarray:
 
 def encode(array: np.ndarray) -> bytes:
     """A uint8 array to IDX bytes."""
-    if array.dtype != np.uint8:
-        raise TypeError(f"array must be uint8; received {array.dtype}")
     header = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     return header + array.tobytes()
 

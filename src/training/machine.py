@@ -49,11 +49,7 @@ def prepare_thread(device: str) -> None:
 
 
 def number(variable: str, default: int) -> int:
-    """An environment variable that counts from 1.
-
-    Raises:
-        InputError: it is no number.
-    """
+    """An environment variable that counts from 1."""
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal() or int(text) == 0:
         raise InputError(f"{variable} must be a number from 1; received {text}")

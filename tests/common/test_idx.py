@@ -45,11 +45,6 @@ def test_round_trip(tmp_path: Path, shape: tuple[int, ...], name: str) -> None:
     np.testing.assert_array_equal(decoded, array, strict=True)
 
 
-def test_only_unsigned_bytes_are_encoded() -> None:
-    with pytest.raises(TypeError, match="uint8; received int64"):
-        idx.encode(np.zeros(3, np.int64))
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
