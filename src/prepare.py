@@ -52,7 +52,7 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
 
     Raises:
         InputError: a class is called all, images have another shape than data.height, data.width and
-            data.channels, not as many labels, a label has no class, or there are no training images.
+            data.channels, or not one label of a class each, or there are no training images.
     """
     if "all" in names:
         raise InputError("a class must not be called all, as the totals are; received all")
