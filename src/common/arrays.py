@@ -74,7 +74,8 @@ def load_class_names() -> list[str]:
     try:
         return pydantic.TypeAdapter(list[str]).validate_json(path.read_bytes())
     except (OSError, pydantic.ValidationError) as error:
-        raise InputError(f"{path} must be a JSON list of names; received: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
+        raise InputError(f"{path} must be a JSON list of names; received: {reason}") from None
 
 
 def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def shorten(value: Any, length: int = 200) -> str:
 
 def print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The `sys.excepthook` that `import common` sets; Python still chooses the exit status (1; 130 for Ctrl-C)."""
-    # DVC removes a stage's outputs before it runs the command, to which it names the stage and its own folder.
+    # DVC removes a stage's outputs before it runs the command, and tells it the stage and the top folder.
     restore = ""
     if "DVC_STAGE" in os.environ:
         metrics = os.path.relpath("metrics", os.environ.get("DVC_ROOT"))
