@@ -309,9 +309,7 @@ def test_labels_are_held_against_classes_txt(workspace: Path) -> None:
     write_idx(INPUT, parts)
     (INPUT / "classes.txt").write_text("\n".join("abcdefghi"))
     row = parts["train"][1].tolist().index(9)
-    assert refusal({"data.source": "idx"}) == (
-        f"data/input/train-labels-idx1-ubyte must hold labels from 0 to 8; received 9 in row {row}"
-    )
+    assert refusal({"data.source": "idx"}) == (f"train labels must be from 0 to 8; received 9 in row {row}")
 
 
 # --- what is refused ----------------------------------------------------------------------------

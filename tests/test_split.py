@@ -90,7 +90,7 @@ SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
             4,
             "split.val_size must leave a row of each class on both sides; received 4: "
             "The least populated classes in y have only 1 member, which is too few. The minimum number of groups for "
-            "any class cannot be less than 2. Classes with too few members are: [np.uint8(2)]",
+            "any class cannot be less than 2. Classes with too few members are: [2]",
         ),
     ],
 )
