@@ -202,11 +202,20 @@ def fit(training: Training, reporters: list[keras.callbacks.Callback], state_fil
 
 def main() -> None:
     settings = params.load().train
-    wanted = processes.count() if processes.is_distributed() else machine.number("TRAIN_PROCESSES", 1)
+    wanted = machine.number("TRAIN_PROCESSES", processes.count())
+    if wanted > settings.shards:
+        raise InputError(
+            f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}, since a process computes one shard "
+            f"or more; received {wanted}"
+        )
     if processes.should_launch(wanted):
         processes.launch(wanted, Path(__file__))
         return
     processes.report_error_to_launcher()
+    if wanted != processes.count():
+        raise InputError(
+            f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}"
+        )
     start = time.monotonic()
     training = set_up()
     if processes.rank():  # the first process writes for all

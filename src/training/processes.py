@@ -8,6 +8,7 @@ variables: PET_NNODES for its option `--nnodes`, and so on
 (https://docs.pytorch.org/docs/stable/elastic/run.html).
 """
 
+import argparse
 import atexit
 import contextlib
 import ctypes
@@ -50,7 +51,12 @@ def count() -> int:
 
 def rank() -> int:
     """The number of this process, from 0. Process 0 writes all outputs."""
-    return int(os.environ["RANK"]) if is_distributed() else 0
+    text = os.environ.get("RANK", "") if is_distributed() else "0"
+    if not text.isdecimal() or int(text) >= count():
+        raise InputError(
+            f"RANK must be below WORLD_SIZE, {count()}, as torchrun sets both; received {text or 'none'}"
+        )
+    return int(text)
 
 
 def should_launch(processes: int) -> bool:
@@ -76,7 +82,7 @@ def launch(processes: int, script: Path) -> None:
         os.environ[ERRORS] = folder
         options = f"--nproc-per-node={processes // int(nodes)}", "--max-restarts=0", f"--log-dir={folder}/torchrun"
         try:
-            run.run(run.parse_args([*options, str(script)]))
+            run.run(_parse([*options, str(script)]))
         except SignalException as error:
             raise KeyboardInterrupt from error
         except ChildFailedError as error:
@@ -85,6 +91,17 @@ def launch(processes: int, script: Path) -> None:
             raise InputError(
                 f"the machines must meet at PET_MASTER_ADDR, PET_MASTER_PORT; received: {first_line(error)}"
             ) from None
+
+
+def _parse(options: list[str]) -> argparse.Namespace:
+    """torchrun's settings, from `options` and the environment."""
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            return run.parse_args(options)
+    except SystemExit:
+        reason = output.getvalue().splitlines()[-1]
+        raise InputError(f"PET_* must be settings of torchrun; received: {reason}") from None
 
 
 def _exit_with_cause(error: ChildFailedError, folder: Path, processes: int, one_machine: bool) -> None:
@@ -139,7 +156,7 @@ def join(device: str) -> None:
     """Joins the process group, where there are several processes.
 
     Raises:
-        InputError: this machine has fewer GPUs than processes.
+        InputError: this machine has fewer GPUs than processes, or a setting of torchrun's is missing.
     """
     if not is_distributed():
         return
@@ -150,7 +167,10 @@ def join(device: str) -> None:
                 f"each process must have a GPU, of which there are {gpus}; received {own + 1} or more processes"
             )
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    except ValueError as error:
+        raise InputError(f"torchrun must start the processes; received: {first_line(error)}") from None
     # before the interpreter shuts down: if gloo's threads free tensors during the shutdown, the process
     # aborts (https://github.com/pytorch/pytorch/pull/179291)
     atexit.register(distributed.destroy_process_group)

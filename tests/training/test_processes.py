@@ -52,7 +52,7 @@ MODEL = Path("models/model.keras")
 
 
 def test_one_process_exchanges_nothing() -> None:
-    assert (processes.count(), processes.rank()) == (1, 0)
+    assert (processes.count(), processes.rank(), processes.on_this_machine()) == (1, 0, 1)
     assert not processes.is_distributed()
     processes.join("cpu")  # nobody
     assert processes.gather("own") == ["own"]
@@ -78,18 +78,37 @@ def test_who_launches(
     assert processes.should_launch(wanted) == launches
 
 
-def test_a_setting_that_is_not_torchrun_s_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "x")
-    with pytest.raises(InputError, match=r"^WORLD_SIZE must be a number from 1; received x$"):
-        processes.rank()
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a number from 1; received x"),
+        ({"WORLD_SIZE": "2"}, "RANK must be below WORLD_SIZE, 2, as torchrun sets both; received none"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK must be below WORLD_SIZE, 2, as torchrun sets both; received 2"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be below WORLD_SIZE, 2, as torchrun sets both; received -1"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "0"},
+         "LOCAL_WORLD_SIZE must be a number from 1; received 0"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "torchrun must start the processes; received: .*MASTER_ADDR"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_not_torchrun_s_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], error: str
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{error}"):
+        assert processes.rank() + processes.on_this_machine()
+        processes.join("cpu")
 
 
 def test_the_rank_of_a_process_that_is_alone_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "7")
+    for name in ("RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "7")
     monkeypatch.setenv(processes.ERRORS, "nowhere")
     hook = sys.excepthook
     processes.report_error_to_launcher()
-    assert (processes.rank(), sys.excepthook) == (0, hook)
+    assert (processes.rank(), processes.on_this_machine(), sys.excepthook) == (0, 1, hook)
 
 
 # --- whole trainings ----------------------------------------------------------------------------
@@ -210,7 +229,7 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize(
     ("count", "threads"),
-    [(2, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(6, 2, marks=pytest.mark.slow)],
+    [(2, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(5, 2, marks=pytest.mark.slow)],
 )
 def test_processes_write_the_bytes_of_one(
     folder: Path, undisturbed: dict[str, bytes], count: int, threads: int
@@ -226,12 +245,12 @@ def test_processes_that_torchrun_starts_write_the_bytes_of_one(
     assert written(folder) == undisturbed
 
 
-@pytest.mark.parametrize("count", ["x", "0"])
-def test_a_wrong_number_of_processes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, count: str) -> None:
-    write_params(folder, TINY)
+@pytest.mark.parametrize("count", ["4", "x", "0"])
+def test_a_process_must_have_a_shard(folder: Path, monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    write_params(folder, TINY | {"train.shards": 3})
     monkeypatch.chdir(folder)
     monkeypatch.setenv("TRAIN_PROCESSES", count)
-    with pytest.raises(InputError, match=r"^TRAIN_PROCESSES must be a number from 1") as refusal:
+    with pytest.raises(InputError, match=r"^TRAIN_PROCESSES must be (at most .*, 3|a number from 1)") as refusal:
         train_stage.main()
     assert str(refusal.value).endswith(f"; received {count}")
     assert "\n" not in str(refusal.value)
@@ -351,6 +370,17 @@ def test_a_machine_without_data_ends_the_others(folder: Path, prepared: Path) ->
     rule = "error: all 2 processes must run to the end; those of another machine did not\n"
     assert first.communicate()[1] == rule
     assert written(folder / "0") == {}
+
+
+@pytest.mark.slow
+def test_torchrun_must_start_as_many_as_the_environment_says(folder: Path) -> None:
+    write_params(folder, TINY | {"train.shards": 3})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "src/train.py"]
+    environment = os.environ | {"TRAIN_PROCESSES": "3"}
+    done = subprocess.run(torchrun, cwd=folder, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    rule = "error: TRAIN_PROCESSES must be as many as torchrun starts, 2; received 3"
+    assert done.stderr.count(rule) == 2  # the two may share a line
 
 
 @pytest.mark.parametrize("nodes", ["3", "0", "1:2", "two"])
