@@ -100,7 +100,7 @@ def set_up() -> Training:
     model_file.refuse_custom_layers(build())
     keras.utils.set_random_seed(init_seed)
     network = build()
-    threads = machine.number("TRAIN_THREADS", max(1, machine.cores() // machine.number("LOCAL_WORLD_SIZE", 1)))
+    threads = machine.number("TRAIN_THREADS", max(1, machine.cores() // processes.on_this_machine()))
     adder = Adder(settings.shards, threads, device)
     with keras.device(device):
         model = NativeModel(network.inputs, network.outputs[0], name=name)

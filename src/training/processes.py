@@ -49,6 +49,10 @@ def count() -> int:
     return machine.number("WORLD_SIZE", 1)
 
 
+def on_this_machine() -> int:
+    return machine.number("LOCAL_WORLD_SIZE", 1) if is_distributed() else 1
+
+
 def rank() -> int:
     """The number of this process, from 0. Process 0 writes all outputs."""
     text = os.environ.get("RANK", "") if is_distributed() else "0"
