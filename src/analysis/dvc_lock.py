@@ -1,5 +1,6 @@
 """What DVC tracks, held against the hashes in dvc.lock."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from typing import Any
 
 from common.errors import InputError
 
+import flatten_dict
 from ruamel.yaml import YAML, YAMLError
 
 from analysis import git
 
 LOCK = Path("dvc.lock")
-UNREADABLE = (OSError, AttributeError, KeyError, TypeError, YAMLError)
+leaves = functools.partial(flatten_dict.flatten, reducer="dot")  # nested values by key, as in `train.epochs`
 
 
 @dataclass(frozen=True)
@@ -25,72 +27,44 @@ class Stage:
         outputs: the hash of each output, by path.
         inputs: by file and key, the hash of each file or folder (no key), the value of each parameter, and
             the command.
+        entry: all of it, as DVC writes it.
     """
 
     outputs: dict[str, str] = field(default_factory=dict)
     inputs: dict[tuple[str, str], Any] = field(default_factory=dict)
-
-
-def stages(*needed: str) -> dict[str, Any]:
-    """The stages of dvc.lock.
-
-    Raises:
-        InputError: the file is missing or damaged, or lacks a stage that is `needed`.
-    """
-    try:
-        return _stages(LOCK.read_bytes(), *needed)
-    except UNREADABLE as error:
-        raise _not_as_written(error, "") from None
+    entry: dict[str, Any] = field(default_factory=dict)
 
 
 def read(commit: str | None = None) -> dict[str, Stage]:
-    """What dvc.lock says of each stage, here or in a commit; errors are those of `stages`."""
-    place = f" of commit {commit}" if commit else ""
-    lock = git.content(commit, str(LOCK)) if commit else LOCK.read_bytes() if LOCK.exists() else None
-    if lock is None:
-        raise _not_as_written("no such file", place)
-    return parse(lock, place)
+    """What dvc.lock says of each stage, here or in a commit; errors are those of `parse`."""
+    return parse(git.content(commit, str(LOCK)), f" of commit {commit}" if commit else "")
 
 
-def parse(lock: bytes, place: str) -> dict[str, Stage]:
+def parse(lock: bytes | None, place: str) -> dict[str, Stage]:
     """What the content of a dvc.lock says of each stage.
 
     Args:
+        lock: None where there is no such file.
         place: where it is from, as `" of commit 1234567"`.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is missing or damaged.
     """
-    found = {}
     try:
-        for name, stage in _stages(lock).items():
-            inputs = {(dep["path"], ""): dep["md5"] for dep in stage.get("deps", [])}
-            for file, values in stage.get("params", {}).items():
-                inputs |= {(file, key): value for key, value in leaves(values).items()}
-            inputs["dvc.yaml", f"the command of {name}"] = stage.get("cmd")
-            found[name] = Stage({out["path"]: out["md5"] for out in stage.get("outs", [])}, inputs)
-    except UNREADABLE as error:
-        raise _not_as_written(error, place) from None
-    return found
+        if lock is None:
+            raise FileNotFoundError("no such file")
+        return {name: _stage(name, entry) for name, entry in YAML(typ="safe").load(lock)["stages"].items()}
+    except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{LOCK}{place} must have every stage (make repro); received: {reason}") from None
 
 
-def _stages(lock: bytes, *needed: str) -> dict[str, Any]:
-    content = YAML(typ="safe").load(lock)["stages"]
-    return {name: content[name] for name in needed or {**content}}
-
-
-def _not_as_written(error: Exception | str, place: str) -> InputError:
-    reason = " ".join(str(error).split())
-    return InputError(f"{LOCK}{place} must have every stage (make repro); received: {reason}")
-
-
-def leaves(values: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """The values of nested mappings by key, as in `train.epochs`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{section}{name}"
-        found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found
+def _stage(name: str, entry: dict[str, Any]) -> Stage:
+    inputs = {(dep["path"], ""): dep["md5"] for dep in entry.get("deps", [])}
+    for file, values in entry.get("params", {}).items():
+        inputs |= {(file, key): value for key, value in leaves(values).items()}
+    inputs["dvc.yaml", f"the command of {name}"] = entry.get("cmd")
+    return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs, entry)
 
 
 def cached_outputs() -> list[str]:
@@ -101,11 +75,7 @@ def cached_outputs() -> list[str]:
 
 
 def differences(folders: tuple[str, ...]) -> Iterator[str]:
-    """Names each output under `folders` that is not what its stage wrote, by the content of its files.
-
-    Raises:
-        InputError: as from `stages`.
-    """
+    """Names each output under `folders` that is not what its stage wrote, by the content of its files."""
     for stage in read().values():
         for path, md5 in stage.outputs.items():
             if path.startswith(folders) and (found := _md5(Path(path))) != md5:

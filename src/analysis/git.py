@@ -2,7 +2,7 @@
 
 import subprocess
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from common.errors import InputError
 
@@ -16,15 +16,18 @@ def git(*words: str) -> str:
     return _output(*words).decode(errors="replace").strip()
 
 
-def content(commit: str, path: str) -> bytes | None:
-    """The bytes of a file in a commit; None where the commit has no such file.
+def content(commit: str | None, path: str) -> bytes | None:
+    """The bytes of a file in a commit; None where there is no such file.
 
     Args:
+        commit: None for the working directory.
         path: relative to the working directory, which may lie below the root of the repository.
 
     Raises:
         InputError: git cannot read the commit or the file.
     """
+    if commit is None:
+        return Path(path).read_bytes() if Path(path).exists() else None
     listed = git("ls-tree", "-z", commit, "--", f"./{path}")
     return _output("cat-file", "blob", listed.split()[2]) if listed else None
 
@@ -32,7 +35,7 @@ def content(commit: str, path: str) -> bytes | None:
 def shallow() -> str:
     """A hint for an error message, "" where the clone has the whole history."""
     words = ["git", "rev-parse", "--is-shallow-repository"]
-    is_shallow = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() == "true"
+    is_shallow = subprocess.run(words, capture_output=True, check=False).stdout == b"true\n"
     return " (this clone is shallow: git fetch --unshallow brings the rest of the history)" if is_shallow else ""
 
 

@@ -21,15 +21,11 @@ SOURCE = Path(__file__).resolve().parents[1]
 
 
 def prepare(folder: Path, changes: dict[str, Any]) -> None:
-    """Makes a folder for a re-run, and runs split in it.
+    """Makes a folder for a re-run, which shares the prepared data of the working directory, and runs split in it.
 
     Args:
         folder: emptied first.
-        changes: to the params.yaml of the working directory, keyed as in `train.seed`. The re-run
-            shares the prepared data of the working directory.
-
-    Raises:
-        InputError: as from `run_stage`.
+        changes: as for `write_params`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
@@ -72,10 +68,13 @@ def key() -> str:
     Raises:
         InputError: dvc.lock lacks a stage.
     """
-    stages = dvc_lock.stages("train", "evaluate").values()
-    for section in [stage["params"]["params.yaml"].get("train", {}) for stage in stages]:
-        for name, field in params.Train.model_fields.items():
-            if not field.is_required() and section.get(name) == field.default:
-                del section[name]
-    known = [(stage["params"], stage["outs"]) for stage in stages]
+    stages = dvc_lock.read()
+    if missing := {"train", "evaluate"} - stages.keys():
+        raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
+    entries = [stages[name].entry for name in ("train", "evaluate")]
+    chosen = entries[0]["params"]["params.yaml"]["train"]
+    for name, field in params.Train.model_fields.items():
+        if not field.is_required() and chosen.get(name) == field.default:
+            del chosen[name]
+    known = [(entry["params"], entry["outs"]) for entry in entries]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

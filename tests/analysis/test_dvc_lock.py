@@ -81,14 +81,6 @@ def test_a_folder_has_dvc_s_hash_whatever_its_files_are_called(
     assert differences() == []
 
 
-def test_a_stage_that_the_lock_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    dvc_lock.LOCK.write_text("stages: {train: {}}")
-    assert dvc_lock.stages("train") == dvc_lock.stages() == {"train": {}}
-    with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: 'evaluate'$"):
-        dvc_lock.stages("train", "evaluate")
-
-
 @pytest.mark.parametrize("content", [None, "{", "[]", "schema: '2.0'\n"])
 def test_a_damaged_lock_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
     monkeypatch.chdir(tmp_path)
