@@ -16,7 +16,6 @@ from pydantic import Field
 
 from analysis import dvc_lock
 
-LOWEST_WINS = ("loss", "calibration_error")
 # a change of these changes what a figure on val means, or its chance
 NOT_SEARCHED = ("data.", "split.", "evaluate.", "train.epochs", "train.seed")
 
@@ -31,22 +30,19 @@ class Values(Section):
 
     @pydantic.model_validator(mode="after")
     def _range_or_choices(self) -> "Values":
-        if self.choices is not None:
-            if not self.choices or self.model_fields_set != {"choices"}:
-                raise ValueError("choices must be some values, without low, high and log")
-            return self
-        if self.low is None or self.high is None or self.low >= self.high:
-            raise ValueError("must have low and a higher high, or choices")
-        if self.log and self.low <= 0:
-            raise ValueError("low must be above 0 where log is true")
+        given = self.model_dump(exclude_defaults=True).keys() - {"log"}
+        if given != {"low", "high"} and (given != {"choices"} or self.log):
+            raise ValueError("must have low and high, or choices alone")
+        self.distribution()  # which has rules of its own
         return self
 
     def distribution(self) -> BaseDistribution:
         """As Optuna knows it: choices as JSON, since Optuna knows no lists."""
         if self.choices is not None:
-            return CategoricalDistribution([*map(json.dumps, self.choices)])
+            return CategoricalDistribution([json.dumps(choice) for choice in self.choices])
         whole = isinstance(self.low, int) and isinstance(self.high, int)
-        return (IntDistribution if whole else FloatDistribution)(self.low, self.high, log=self.log)  # type: ignore[arg-type]
+        kind: Any = IntDistribution if whole else FloatDistribution
+        return kind(self.low, self.high, log=self.log)
 
 
 class Search(Section):
@@ -70,16 +66,14 @@ class Search(Section):
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
-        return "minimize" if self.metric in LOWEST_WINS else "maximize"
+        return "minimize" if self.metric in ("loss", "calibration_error") else "maximize"
 
     def distributions(self) -> dict[str, BaseDistribution]:
         return {key: values.distribution() for key, values in self.space.items()}
 
     def encoded(self, known: dict[str, Any]) -> dict[str, Any]:
         """The searched ones of these parameters as Optuna stores them; none where one lies outside the space."""
-        stored = {
-            key: known[key] if v.choices is None else json.dumps(known[key]) for key, v in self.space.items()
-        }
+        stored = {key: json.dumps(known[key]) if v.choices else known[key] for key, v in self.space.items()}
         try:
             return create_trial(params=stored, distributions=self.distributions(), value=0.0).params
         except (TypeError, ValueError):
@@ -87,28 +81,23 @@ class Search(Section):
 
     def decoded(self, stored: dict[str, Any]) -> dict[str, Any]:
         """The values of params.yaml for those that Optuna stores."""
-        return {
-            key: value if self.space[key].choices is None else json.loads(value) for key, value in stored.items()
-        }
+        return {key: json.loads(value) if self.space[key].choices else value for key, value in stored.items()}
 
 
-def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
-    """Reads and checks sweep.yaml.
+def load(current: params.Params) -> Search:
+    """Reads sweep.yaml, whose values, each and every two together, must be valid as changes of `current`.
 
-    Every value, and every two together, must be valid parameters: no rule involves three.
-
-    Args:
-        current: the parameters that trials change.
+    No rule involves three.
 
     Raises:
         InputError: the file is missing, is not YAML, or breaks a rule, its own or one of params.yaml.
     """
-    search: Search = params.read_yaml(path, Search)
+    search: Search = params.read_yaml(Path("sweep.yaml"), Search)
     known = dvc_lock.leaves(current.model_dump())
     for key in search.space:
         if key not in known or key.startswith(NOT_SEARCHED):
             raise InputError(
-                f"{path}: space must name single parameters of params.yaml other than "
+                "sweep.yaml: space must name single parameters of params.yaml other than "
                 f"{', '.join(NOT_SEARCHED)}; received {key}"
             )
     # the ends of a range will do: if they pass, all between them do
@@ -117,5 +106,5 @@ def load(current: params.Params, path: Path = Path("sweep.yaml")) -> Search:
         try:
             params.changed(current, {"evaluate.parts": ["val"]} | dict([one, other]))
         except pydantic.ValidationError as error:
-            raise InputError(f"{path}: space must give valid parameters; {params.first_rule(error)}") from None
+            raise InputError(f"sweep.yaml: space must give valid parameters; {params.first_rule(error)}") from None
     return search
