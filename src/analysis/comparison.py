@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from common.errors import InputError
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -87,8 +86,10 @@ class Difference:
     @property
     def verdict(self) -> str:
         """Better, worse, within noise or not decided."""
-        if self.is_none or self.of_seeds is None:
-            return "within noise" if self.is_none else "not decided"
+        if self.is_none:
+            return "within noise"
+        if self.of_seeds is None:
+            return "not decided"
         low, high = self.interval
         return "better" if low > self.tolerance else "worse" if high < -self.tolerance else "within noise"
 
@@ -104,10 +105,9 @@ class Difference:
                 "chance in the seeds is not measured for either training."
             )
         tolerance = f" and the tolerance of {100 * self.tolerance:.2f} points" if self.tolerance else ""
-        chance = f"chance in images and seeds{tolerance} explains"
         if self.verdict == "within noise":
-            return f"{chance[0].upper()}{chance[1:]} {points} (p = {self.p:.2g})."
-        return f"{points} are more than {chance} (p = {self.p:.2g})."
+            return f"Chance in images and seeds{tolerance} explains {points} (p = {self.p:.2g})."
+        return f"{points} are more than chance in images and seeds{tolerance} explains (p = {self.p:.2g})."
 
     @property
     def summary(self) -> str:
@@ -121,27 +121,24 @@ class Difference:
             f"{self.gained} newly right, {self.lost} newly wrong"
         )
 
-    def detectable(self, number: int) -> float | None:
-        """The true difference that `number` seeds on each side tell in 80 of 100 cases; None where not known.
+    def detectable(self, number: int) -> float:
+        """The true difference that `number` seeds on each side, 2 or more, tell in 80 of 100 cases.
 
         The standard error times Student's t of level and power (Bloom 1995, doi.org/10.1177/0193841X9501900504).
+        Known only where `of_seeds` is.
         """
-        if self.of_seeds is None or number < 2:
-            return None
-        one = self.of_seeds / sum(1 / count for count in self.seeds)  # of a single training
+        one = (self.of_seeds or 0.0) / sum(1 / count for count in self.seeds)  # of a single training
         planned = replace(self, of_seeds=2 * one / number, freedom=number - 1)  # paired
         return planned.error * float(sum(stats.t.isf(x, planned.total_freedom) for x in (LEVEL / 2, 1 - POWER)))
 
     def power(self, number: int, value: float) -> str:
         """What `number` seeds on each side tell, and the number that tells a true difference of `value`, in words."""
-        detectable = self.detectable(number)
-        if detectable is None:
+        if self.of_seeds is None:
             return f"What difference {number} seeds can tell is not known before a spread over seeds is measured."
-        enough = (n for n in range(2, MOST_SEEDS + 1) if (self.detectable(n) or math.inf) <= value)
-        needed = next(enough, f"more than {MOST_SEEDS}")
+        enough = (n for n in range(2, MOST_SEEDS + 1) if self.detectable(n) <= value)
         return (
-            f"{number} seeds on each side tell a true difference of {100 * detectable:.2f} points in 80 of 100 cases; "
-            f"{100 * value:.2f} points need {needed} seeds."
+            f"{number} seeds on each side tell a true difference of {100 * self.detectable(number):.2f} points in "
+            f"80 of 100 cases; {100 * value:.2f} points need {next(enough, f'more than {MOST_SEEDS}')} seeds."
         )
 
 
@@ -154,8 +151,7 @@ def difference(before: Seeds, after: Seeds, tolerance: float = 0.0) -> Differenc
     both hold the interaction, so it is taken out of one of them. Where no side has predictions of two seeds it is not
     known, and taken to be as large as it can be.
     """
-    sides, images = (before, after), len(before.right)
-    accuracies = [side.accuracy.dropna() for side in sides]
+    images, accuracies = len(before.right), [side.accuracy.dropna() for side in (before, after)]
     number = (len(accuracies[0]), len(accuracies[1]))
     change = after.right.mean(axis=1) - before.right.mean(axis=1)
     over_images = float(change.var()) / images if images > 1 else 0.0
@@ -167,7 +163,7 @@ def difference(before: Seeds, after: Seeds, tolerance: float = 0.0) -> Differenc
         one = _interaction(before.right, after.right)
         in_images = in_seeds = min(over_images, over_seeds)
         if one is not None:
-            predicted = [side.right.shape[1] for side in sides]
+            predicted = (before.right.shape[1], after.right.shape[1])
             in_images, in_seeds = (one * sum(1 / n for n in numbers) / images for numbers in (predicted, number))
         over_images, over_seeds = max(over_images - in_images, 0.0), max(over_seeds, in_seeds)
     return Difference(images, number, is_paired, gained, lost, value, over_images, over_seeds, freedom, tolerance)
@@ -225,15 +221,14 @@ def by_class(before: Seeds, after: Seeds) -> pd.DataFrame:
     None counts without a spread over seeds. `p` is corrected for the number of classes (Benjamini and Hochberg 1995,
     doi.org/10.1111/j.2517-6161.1995.tb02031.x).
     """
-    names = sorted(before.labels.unique())
-    pairs = [(before.of_class(name), after.of_class(name)) for name in names]
-    found = [difference(*pair) for pair in pairs]
-    p = stats.false_discovery_control([recall.p for recall in found])
-    means = pd.DataFrame([[side.accuracy.mean() for side in pair] for pair in pairs], columns=["before", "after"])
-    means.insert(0, "class", names)
-    means.insert(1, "images", [recall.images for recall in found])
-    counts = (p < LEVEL) & np.array([recall.of_seeds is not None for recall in found])
-    return means.assign(difference=[recall.value for recall in found], p=p, counts=counts)
+    rows = []
+    for name in sorted(before.labels.unique()):
+        pair = before.of_class(name), after.of_class(name)
+        means, recall = [side.accuracy.mean() for side in pair], difference(*pair)
+        rows.append([name, recall.images, *means, recall.value, recall.p, recall.of_seeds is not None])
+    table = pd.DataFrame(rows, columns=["class", "images", "before", "after", "difference", "p", "counts"])
+    table["p"] = stats.false_discovery_control(table["p"])
+    return table.assign(counts=table["counts"] & (table["p"] < LEVEL))
 
 
 def predictions(before: Revision, after: Revision, part: str) -> pd.DataFrame:
