@@ -20,14 +20,14 @@ rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without cach
 	@python tools/rebuild.py $(COMMIT)
 
 noise: repro ## trains with five seeds: the spread of every figure over seeds
-	python tools/noise.py
+	python tools/replicate.py --record
 	python tools/readme.py
 
 sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each trial is a DVC experiment
 	@python tools/sweep.py $(if $(JOBS),--jobs $(JOBS)) $(if $(CONFIRM),--confirm $(CONFIRM))
 
 replicate: .venv/run ## EXP=... SEEDS=5: trains an experiment, a commit or the workspace with other seeds
-	@python tools/replicate.py $(EXP) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DIFFERENCE),--difference $(DIFFERENCE))
+	@python tools/replicate.py $(EXP) $(if $(SEEDS),--seeds $(SEEDS))
 
 compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=worse: which model is better
 	@python tools/compare.py $(A) $(B) $(if $(PART),--part $(PART)) $(if $(FAIL_IF),--fail-if $(FAIL_IF)) \

@@ -32,6 +32,8 @@ def figures(part: str, seed: int) -> dict[str, Any]:
     return {
         "source": "idx",
         "accuracy": round(0.9 + value, 4),
+        "accuracy_low": 0.8,
+        "accuracy_high": 0.95,
         "loss": round(0.3 - 2 * value, 4),
         "macro_f1": round(0.8 + value, 4),
         "calibration_error": round(0.02 + value / 3, 4),
@@ -97,7 +99,7 @@ class Trainings:
         self.seeds: list[int] = []
         self.ends: dict[int, BaseException] = {}
 
-    def run(self, name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:
+    async def run(self, name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:
         assert changes.keys() == {"train.seed"}
         seed = changes["train.seed"]
         self.seeds.append(seed)

@@ -1,14 +1,13 @@
 """Runs DVC experiments, each in a copy of the repository of its own: the workspace stays as it is."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,12 @@ from common.errors import InputError
 
 import psutil
 from dvc.repo import Repo
-from ruamel.yaml import YAML
 
 from analysis.git import git, names
 from analysis.revisions import Revision
 
 COPIES = Path(".cache/experiments")
 DIVERGED = "must stay finite"  # as train says it
-starting, stopped = threading.Lock(), threading.Event()
-running: set[subprocess.Popen] = set()
 
 
 class Diverged(InputError):
@@ -35,14 +31,11 @@ class Diverged(InputError):
 def refuse_missing_files() -> None:
     """Raises InputError where a copy would lack files of the workspace.
 
-    These are the files that git neither tracks nor ignores, and ignored files that a stage reads, unless
-    DVC tracks them.
+    These are the files that git neither tracks nor ignores, and the ignored ones in data/input, unless DVC tracks
+    them. Without another file that a stage reads, DVC refuses to run the stage.
     """
-    stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"].values()
-    read = {dep for stage in stages for dep in stage["deps"]}
-    written = {out for stage in stages for out in stage["outs"] if isinstance(out, str)}
     untracked = ("ls-files", "-z", "--others", "--exclude-standard")
-    listed = names(git(*untracked) + git(*untracked, "--ignored", "--", *sorted(read - written)))
+    listed = names(git(*untracked) + git(*untracked, "--ignored", "--", "data/input"))
     missing = [n for n in listed if not any(Path(f"{part}.dvc").exists() for part in (n, *Path(n).parents))]
     if missing:
         raise InputError(
@@ -56,8 +49,10 @@ def snapshot() -> str:
     return git("stash", "create") or git("rev-parse", "HEAD")
 
 
-def run(name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:
+async def run(name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:
     """Runs an experiment, unless there is one of that name. A training that was interrupted goes on.
+
+    Where the task is cancelled, all that it has started ends with it.
 
     Args:
         content: the commit that has its files.
@@ -72,83 +67,60 @@ def run(name: str, content: str, baseline: str, changes: dict[str, Any], label: 
     reference = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
     with locks.exclusive(COPIES / f"{name}.lock"):
         if not git("for-each-ref", reference):
-            with _copy(name, content) as project:
-                _run_dvc(name, changes, project, label)
-                there = ("-C", str(project), "rev-parse")
-                made = git(*there, f"refs/exps/{content[:2]}/{content[2:]}/{name}")
-                git("fetch", "--quiet", "--no-write-fetch-head", git(*there, "--show-toplevel"), made)
+            for left in COPIES.glob(f"{name}-*"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            prefix, place = f"{name}-", COPIES.resolve()
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as folder:
+                await _run_dvc(name, changes, _copy(content, folder), label)
+                made = git("-C", folder, "rev-parse", f"refs/exps/{content[:2]}/{content[2:]}/{name}")
+                git("fetch", "--quiet", "--no-write-fetch-head", folder, made)
             # there it is an experiment of `content`
             commit = git("commit-tree", f"{made}^{{tree}}", "-p", baseline, "-m", f"experiment {name}")
             git("update-ref", reference, commit)
     return Revision(name, git("rev-parse", reference))
 
 
-@contextmanager
-def all_or_none() -> Iterator[None]:
-    """Within the block, an exception ends the experiments that other threads run, with all that these started."""
-    stopped.clear()
-    try:
-        yield
-    except BaseException:
-        with starting:
-            stopped.set()
-            for process in running:
-                _kill(psutil.Process(process.pid))
-        raise
-
-
-def _kill(process: psutil.Process) -> None:
-    """Ends a process and all that it has started."""
-    with suppress(psutil.NoSuchProcess):
-        process.suspend()  # from here on it starts no other
-        for child in process.children():
-            _kill(child)
-        process.kill()
-
-
-@contextmanager
-def _copy(name: str, content: str) -> Iterator[Path]:
+def _copy(content: str, folder: str) -> Path:
     """The project in a repository of its own, with the objects of git and the cache of DVC that this one has."""
-    for left in COPIES.glob(f"{name}-*"):  # by a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=COPIES, ignore_cleanup_errors=True) as folder:
-        there = ("-C", folder)
-        git("init", "--quiet", folder)
-        objects = Path(git("rev-parse", "--git-path", "objects")).resolve()
-        Path(folder, ".git/objects/info/alternates").write_text(f"{objects}\n")
-        git(*there, "checkout", "--quiet", "--detach", content)
-        for key in ("user.name", "user.email"):  # which an experiment needs
-            git(*there, "config", key, git("config", key))
-        project = Path(folder).resolve() / git("rev-parse", "--show-prefix")
-        with Repo() as repo:
-            (project / ".dvc/config.local").write_text(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n")
-        yield project
+    identity = [f"--config={key}={git('config', key)}" for key in ("user.name", "user.email")]
+    git("clone", "--quiet", "--shared", "--no-checkout", *identity, git("rev-parse", "--show-toplevel"), folder)
+    git("-C", folder, "checkout", "--quiet", "--detach", content)
+    project = Path(folder, git("rev-parse", "--show-prefix"))
+    with Repo() as repo:
+        (project / ".dvc/config.local").write_text(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n")
+    return project
 
 
-def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str) -> None:
-    environment = {
-        # outside the copy, so that a training that was killed goes on
-        "CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve()),
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+async def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str) -> None:
+    # checkpoints lie outside the copy, so that a training that was killed goes on
+    environment = {"CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve()), **os.environ}
     sets = [f"--set-param={key}={json.dumps(value)}" for key, value in changes.items()]
-    with starting:
-        if stopped.is_set():
-            raise InputError(f"{name} must have a sweep that goes on; received one that ends")
-        process = subprocess.Popen(
-            ["dvc", "exp", "run", "--name", name, *sets],
-            cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        running.add(process)
-    diverged = False
+    process = await asyncio.create_subprocess_exec(
+        "dvc", "exp", "run", "--name", name, *sets,
+        cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, limit=2**20,
+    )  # fmt: skip
     assert process.stdout
-    for line in process.stdout:
-        print(f"{label} | {line.rstrip()}", file=sys.stderr, flush=True)
-        diverged |= line.startswith("error:") and DIVERGED in line
-    with starting:
-        running.remove(process)
-    if process.wait():
+    diverged = False
+    try:
+        async for line in process.stdout:
+            text = line.decode(errors="replace").rstrip()
+            print(f"{label} | {text}", file=sys.stderr, flush=True)
+            diverged |= text.startswith("error:") and DIVERGED in text
+    except BaseException:  # the task is cancelled
+        _kill(process.pid)
+        raise
+    finally:
+        await process.communicate()
+    if process.returncode:
         kind = Diverged if diverged else InputError
         raise kind(f"{name} must succeed; dvc exp run ended with {process.returncode}")
+
+
+def _kill(pid: int) -> None:
+    """Ends a process and all that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.suspend()  # from here on it starts no other
+        for child in process.children():
+            _kill(child.pid)
+        process.kill()

@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
@@ -37,57 +36,34 @@ class Revision:
     @property
     def is_experiment(self) -> bool:
         """Whether it is one of DVC's experiments, which no branch holds."""
-        return self.baseline != self.commit
-
-    @property
-    def baseline(self) -> str | None:
-        """The commit that an experiment was started from; the commit itself where it is no experiment."""
-        found = self.commit and git(
-            "for-each-ref", f"--points-at={self.commit}", "--format=%(refname)", EXPERIMENTS
-        )
-        if not found or git("branch", "--all", "--contains", str(self.commit)):
-            return self.commit
-        return "".join(found.split("/")[2:4])
+        if self.commit is None or not git("for-each-ref", f"--points-at={self.commit}", EXPERIMENTS):
+            return False
+        return not git("branch", "--all", "--contains", self.commit)
 
     def content(self, path: str) -> bytes | None:
-        """The bytes of a file; None where the revision does not have it.
-
-        Raises:
-            InputError: git cannot read it.
-        """
-        if self.commit is None:
-            return Path(path).read_bytes() if Path(path).exists() else None
+        """The bytes of a file; None where the revision does not have it; errors are those of `git.content`."""
         return content(self.commit, path)
 
     def json(self, path: str) -> dict[str, Any]:
-        """The figures of a file; none where it is not there.
-
-        Raises:
-            InputError: the file is damaged.
-        """
+        """The figures of a file; none where it is not there; errors are those of `metric_files.parse`."""
         return metric_files.parse(self.content(path) or b"{}", f"{path} in {self}")
 
     def table(self, path: str, *columns: str, **options: Any) -> pd.DataFrame | None:
         """The rows of a CSV file, with the columns that are named; None where it is not there.
 
-        Raises:
-            InputError: the file is damaged, or lacks one of them.
+        Errors are those of `metric_files.table`.
         """
-        content = self.content(path)
-        if content is None:
+        found = self.content(path)
+        if found is None:
             return None
-        return metric_files.table(io.BytesIO(content), columns, f"{path} in {self}", **options)
+        return metric_files.table(io.BytesIO(found), columns, f"{path} in {self}", **options)
 
     def predicted(self) -> list[str]:
         """The parts that have predictions."""
         return [part for part in metric_files.PARTS if self.content(f"metrics/predictions/{part}.csv")]
 
     def lock(self) -> dict[str, dvc_lock.Stage]:
-        """What dvc.lock says of each stage; nothing where the revision has none.
-
-        Raises:
-            InputError: dvc.lock is damaged.
-        """
+        """What dvc.lock says of each stage, as `dvc_lock.parse`; nothing where the revision has none."""
         lock = self.content("dvc.lock")
         return {} if lock is None else dvc_lock.parse(lock, f" in {self}")
 
@@ -96,18 +72,22 @@ class Revision:
         return self.lock().get("train", dvc_lock.Stage()).inputs.get(("params.yaml", "train.seed"), -1)
 
     def outputs(self) -> dict[str, str]:
-        """The hash of every output of the pipeline by path, as dvc.lock has it; errors are those of `lock`."""
+        """The hash of every output of the pipeline by path, as `lock` has it."""
         return {path: md5 for stage in self.lock().values() for path, md5 in stage.outputs.items()}
 
     def code(self) -> dict[str, str]:
         """The hash of every file under src/ that a stage depends on, as `outputs`."""
-        inputs = {
-            path: md5 for stage in self.lock().values() for (path, key), md5 in stage.inputs.items() if not key
-        }
-        return {path: md5 for path, md5 in inputs.items() if path.startswith("src/")}
+        inputs = (item for stage in self.lock().values() for item in stage.inputs.items())
+        return {path: md5 for (path, _), md5 in inputs if path.startswith("src/")}
 
 
 HERE = Revision(WORKSPACE, None)
+
+
+def experiments(pattern: str = EXPERIMENTS) -> list[Revision]:
+    """The experiments of this clone whose reference matches `pattern`, in the order in which they were made."""
+    listed = git("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname:lstrip=4)", pattern)
+    return [Revision(name, commit) for commit, _, name in (line.partition(" ") for line in listed.splitlines())]
 
 
 def resolve(name: str) -> Revision:

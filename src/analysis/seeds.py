@@ -16,8 +16,7 @@ from common.errors import InputError
 import pandas as pd
 
 from analysis import metric_files
-from analysis.git import git
-from analysis.revisions import EXPERIMENTS, Revision
+from analysis.revisions import Revision, experiments
 
 NAMES = dict.fromkeys(("label", "predicted", "class"), str)  # a class may be called 1
 NOISE = {"seed": int, "part": str} | dict.fromkeys(metric_files.MEASURES, float)
@@ -51,22 +50,20 @@ class Seeds:
 
 def figures(model: Revision) -> list[dict[str, Any]]:
     """The row of metrics/noise.csv of each part that `model` was evaluated on."""
-    parts = {part: found for part in metric_files.PARTS if (found := model.json(f"metrics/{part}.json"))}
     return [
         {"seed": model.seed(), "part": part} | {name: found.get(name) for name in metric_files.MEASURES}
-        for part, found in parts.items()
+        for part in metric_files.PARTS
+        if (found := model.json(f"metrics/{part}.json"))
     ]
 
 
 def recalls(model: Revision) -> list[dict[str, Any]]:
     """The rows of metrics/noise_classes.csv: the recall of each class on val and test, as far as evaluated."""
-    tables = {
-        p: model.table(f"metrics/classes/{p}.csv", "class", "recall", dtype=NAMES) for p in metric_files.PARTS
-    }
     return [
         {"seed": model.seed(), "part": part} | row
-        for part, table in tables.items()
-        for row in (() if table is None else table.to_dict("records"))
+        for part in metric_files.PARTS
+        if (table := model.table(f"metrics/classes/{part}.csv", "class", "recall", dtype=NAMES)) is not None
+        for row in table.to_dict("records")
     ]
 
 
@@ -93,11 +90,10 @@ _training = functools.cache(training)  # of commits, which stay as they are
 
 
 def replicates(model: Revision) -> dict[int, Revision]:
-    """`model` and the experiments of this clone that differ from it in the seed alone, by seed."""
+    """`model`, and the experiments of this clone that differ from it in the seed alone, by seed."""
     known = training(model)
-    listed = git("for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", EXPERIMENTS).splitlines()
-    others = [Revision(name, commit) for commit, _, name in (line.partition(" ") for line in listed)]
-    return {other.seed(): other for other in others if known and _training(other) == known} | {model.seed(): model}
+    others = [other for other in experiments() if known and _training(other) == known]
+    return {other.seed(): other for other in [*others, model]}
 
 
 def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
@@ -106,21 +102,18 @@ def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
     Raises:
         InputError: it has no predictions, or a file is damaged.
     """
-    own, known = predictions(model, part), {} if alone else replicates(model)
-    others = {seed: other for seed, other in sorted(known.items()) if part in other.predicted()}
-    tables = {model.seed(): own} | {seed: predictions(other, part) for seed, other in others.items()}
+    known = {} if alone else replicates(model)
+    evaluated = {seed: other for seed, other in sorted(known.items()) if part in other.predicted()}
+    tables = {seed: predictions(one, part) for seed, one in ({model.seed(): model} | evaluated).items()}
     right = pd.DataFrame({seed: table["predicted"] == table["label"] for seed, table in tables.items()})
-    runs = None if alone else noise(model)
+    labels, runs = tables[model.seed()]["label"], None if alone else noise(model)
     if runs is None:
-        return Seeds(right.mean(), right, own["label"])
-    measured = runs[runs["part"] == part].set_index("seed")["accuracy"]
+        return Seeds(right.mean(), right, labels)
+    accuracy = right.mean().combine_first(runs[runs["part"] == part].set_index("seed")["accuracy"])
     classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=NAMES)
-    recall = (
-        pd.DataFrame()
-        if classes is None
-        else classes[classes["part"] == part].pivot_table("recall", "class", "seed")
-    )
-    return Seeds(right.mean().combine_first(measured), right, own["label"], recall)
+    if classes is None:
+        return Seeds(accuracy, right, labels)
+    return Seeds(accuracy, right, labels, classes[classes["part"] == part].pivot_table("recall", "class", "seed"))
 
 
 def predictions(model: Revision, part: str) -> pd.DataFrame:

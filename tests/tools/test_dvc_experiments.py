@@ -1,5 +1,6 @@
 """Which files a copy would lack, what it has, and how runs end; dvc is a stand-in."""
 
+import asyncio
 import math
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from common import errors
 from common.errors import InputError
 
+import psutil
 import pytest
 
 import dvc_experiments
@@ -60,7 +62,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin/dvc").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("NOTES", str(tmp_path / "bin"))
-    dvc_experiments.stopped.clear()
     monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
     return folder
 
@@ -123,7 +124,7 @@ def notes(project: Path) -> Path:
 def run() -> Revision:
     head = git("rev-parse", "HEAD").strip()
     changes = {"train.epochs": 2, "evaluate.parts": ["val"], "train.optimizer": "sgd"}
-    return dvc_experiments.run("sweep-x", dvc_experiments.snapshot(), head, changes, "trial 3")
+    return asyncio.run(dvc_experiments.run("sweep-x", dvc_experiments.snapshot(), head, changes, "trial 3"))
 
 
 def test_a_run_gives_its_experiment_and_a_second_one_asks_git_alone(
@@ -131,7 +132,8 @@ def test_a_run_gives_its_experiment_and_a_second_one_asks_git_alone(
 ) -> None:
     found = run()
     assert found.json("metrics/val.json") == {"accuracy": 0.5}
-    assert found.baseline == git("rev-parse", "HEAD").strip()
+    assert found.is_experiment
+    assert git("rev-parse", f"{found.commit}^") == git("rev-parse", "HEAD")
     assert (notes / "called").read_text() == (
         "exp run --name sweep-x --set-param=train.epochs=2 "
         '--set-param=evaluate.parts=["val"] --set-param=train.optimizer="sgd"\n'
@@ -214,18 +216,22 @@ def test_the_same_experiment_twice_at_a_time_runs_once(project: Path, notes: Pat
     assert len((notes / "called").read_text().splitlines()) == 1
 
 
-def test_a_failure_ends_what_other_threads_run_at_once(project: Path, notes: Path) -> None:
-    dvc = notes / "dvc"
-    dvc.write_text("#!/bin/sh\ntouch $NOTES/called\nsleep 600 & wait\n")
+def test_a_failure_ends_what_other_tasks_run_at_once(project: Path, notes: Path) -> None:
+    (notes / "dvc").write_text("#!/bin/sh\nsleep 600 & echo $! > $NOTES/child\ntouch $NOTES/called\nwait\n")
+    head = git("rev-parse", "HEAD").strip()
+
+    async def fail() -> None:
+        while not (notes / "called").exists():
+            await asyncio.sleep(0.01)
+        raise ZeroDivisionError
+
+    async def both() -> None:
+        await asyncio.gather(dvc_experiments.run("sweep-x", head, head, {}, "trial 3"), fail())
+
     start = time.monotonic()
-    with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(ZeroDivisionError), dvc_experiments.all_or_none():
-            other = pool.submit(run)
-            while not (notes / "called").exists():
-                time.sleep(0.01)
-            raise ZeroDivisionError
-        with pytest.raises(InputError, match="dvc exp run ended with -9"):
-            other.result(timeout=60)
-        with pytest.raises(InputError, match="must have a sweep that goes on"):
-            run()
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(both())
     assert time.monotonic() - start < 300
+    child = int((notes / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert not [path for path in Path(".cache/experiments").iterdir() if path.is_dir()]

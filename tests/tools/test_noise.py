@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from pathlib import Path
 
 from common.errors import InputError
@@ -11,8 +12,8 @@ import pytest
 
 import check
 import dvc_experiments
-import noise
 import readme
+import replicate
 import replicates
 from analysis import metric_files
 from replicates import FIRST, Trainings, figures, recalls
@@ -23,6 +24,7 @@ CLASSES = Path("metrics/noise_classes.csv")
 
 def prepared(folder: Path, monkeypatch: pytest.MonkeyPatch, made: Trainings) -> Trainings:
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["replicate.py", "--record"])
     replicates.repository(**made.kinds)
     monkeypatch.setattr(check, "lock_problems", list)
     monkeypatch.setattr(dvc_experiments, "refuse_missing_files", lambda: None)
@@ -54,18 +56,18 @@ def assert_complete() -> None:
 
 
 def test_five_seeds_of_which_the_pipeline_has_trained_the_first(made: Trainings) -> None:
-    noise.main()
+    replicate.main()
     assert made.seeds == [8, 9, 10, 11]
     assert_complete()
     assert set(readme.noise()) == {"val", "test"}  # the pages accept it
     before = TABLE.read_bytes(), SUMMARY.read_bytes()
-    noise.main()
+    replicate.main()
     assert made.seeds == [8, 9, 10, 11]  # they are there
     assert (TABLE.read_bytes(), SUMMARY.read_bytes()) == before
 
 
 def test_the_summary_is_of_all_five(made: Trainings) -> None:
-    noise.main()
+    replicate.main()
     summary = json.loads(SUMMARY.read_text())
     assert list(summary) == ["val", "test"]
     for part, measures in summary.items():
@@ -80,7 +82,7 @@ def test_the_summary_is_of_all_five(made: Trainings) -> None:
 
 def test_a_part_that_is_not_evaluated_has_no_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(tmp_path, monkeypatch, Trainings(parts=("val",)))
-    noise.main()
+    replicate.main()
     assert pd.read_csv(TABLE)["part"].tolist() == ["val"] * 5
     assert pd.read_csv(CLASSES)["part"].tolist() == ["val"] * 10
     assert list(json.loads(SUMMARY.read_text())) == ["val"]
@@ -90,10 +92,10 @@ def test_a_part_that_is_not_evaluated_has_no_noise(tmp_path: Path, monkeypatch: 
 def test_an_interrupted_run_goes_on_with_the_seed_that_is_missing(made: Trainings, error: BaseException) -> None:
     made.ends = {10: error}
     with pytest.raises(type(error)):
-        noise.main()
+        replicate.main()
     assert not TABLE.exists()
     assert not SUMMARY.exists()
-    noise.main()
+    replicate.main()
     assert made.seeds == [8, 9, 10, 10, 11]
     assert_complete()
 
@@ -102,5 +104,5 @@ def test_an_interrupted_run_goes_on_with_the_seed_that_is_missing(made: Training
 def test_what_cannot_work_is_said_before_hours_of_training(made: Trainings, missing: str) -> None:
     Path(missing).unlink()
     with pytest.raises(InputError, match=missing):
-        noise.main()
+        replicate.main()
     assert not made.seeds
