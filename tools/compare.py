@@ -13,15 +13,6 @@ from common.errors import InputError
 
 import check
 from analysis import comparison, metric_files, revisions
-from analysis.revisions import Revision
-
-
-def choose_part(before: Revision, after: Revision) -> tuple[str, str]:
-    """Val or test, and why: the test images do not choose among experiments."""
-    for revision in (before, after):
-        if revision.is_experiment or revision.commit is None:
-            return "val", f"{revision} may still be chosen or dropped, which the test images must not decide"
-    return "test", "both are commits, and nothing is chosen"
 
 
 def main() -> None:
@@ -35,10 +26,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.tolerance < 100:
         raise InputError(f"tolerance must be 0 to 100 points; received {arguments.tolerance}")
-    if not 0 < arguments.difference < 100:
-        raise InputError(f"difference must be 0 to 100 points; received {arguments.difference}")
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
-    part, reason = choose_part(before, after)
+    part, reason = "test", "both are commits, and nothing is chosen"
+    for revision in (before, after):  # the test images do not choose among experiments
+        if revision.is_experiment or revision.commit is None:
+            part, reason = (
+                "val",
+                f"{revision} may still be chosen or dropped, which the test images must not decide",
+            )
     if arguments.part:
         part, reason = arguments.part, "as asked for"
     found, classes = comparison.compare(before, after, part, arguments.tolerance / 100)
@@ -48,20 +43,13 @@ def main() -> None:
     print(f"{found.verdict}: {found.reason}\n")
     if found.verdict == "not decided":
         print(f"{comparison.remedy(before, after)}\n")
-    print(f"{found.summary}\n")
-    print(f"{found.power(max(5, *found.seeds), arguments.difference / 100)}\n")
-    counting = (
-        f"counts: below {comparison.LEVEL}, and more than another seed does"
-        if found.of_seeds is not None
-        else "the effect of another seed on a class is not measured, so none counts"
-    )
+    print(f"{found.summary}\n\n{found.power(max(5, *found.seeds), arguments.difference / 100)}\n")
     print(
-        f"recall by class; p: how well chance explains the difference, corrected for {len(classes)} classes; {counting}"
+        f"recall by class; p: how well chance explains the difference, corrected for {len(classes)} classes; "
+        f"counts: p is below {comparison.LEVEL}, and the spread of the recall over seeds is measured"
     )
-    shares = dict.fromkeys(("before", "after"), "{:.1%}".format)
-    print(
-        classes.to_string(index=False, formatters={**shares, "difference": "{:+.1%}".format, "p": "{:.2g}".format})
-    )
+    formats = {"before": "{:.1%}", "after": "{:.1%}", "difference": "{:+.1%}", "p": "{:.2g}"}
+    print(classes.to_string(index=False, formatters={name: text.format for name, text in formats.items()}))
     if arguments.fail_if:
         sys.exit({"worse": 1, "not decided": 2}.get(found.verdict, 0))
 

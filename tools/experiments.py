@@ -6,24 +6,24 @@ their model.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from common import params
 from common.errors import InputError
 
 import pandas as pd
-from ruamel.yaml import YAML
 
-from analysis import comparison, dvc_lock, metric_files, revisions, seeds
-from analysis.git import git
+from analysis import comparison, revisions, seeds
 from analysis.revisions import Revision
 
+SECONDS = Path(".cache/checkpoints/seconds.csv")  # of the trainings on this machine, by the hash of the model
 WIDTHS = {"name": 20, "differs in": 34}  # of 100 columns
 
 
 def values(revision: Revision) -> dict[str, Any]:
-    """Every parameter by its key."""
-    return dvc_lock.leaves(YAML(typ="safe").load(revision.content("params.yaml") or b"{}") or {})
+    """Every parameter by its key, as dvc.lock has it."""
+    inputs = (item for stage in revision.lock().values() for item in stage.inputs.items())
+    return {key: value for (file, key), value in inputs if file == "params.yaml"}
 
 
 def verdict(base: Revision, model: Revision) -> str:
@@ -36,27 +36,21 @@ def verdict(base: Revision, model: Revision) -> str:
 def table() -> pd.DataFrame:
     """One row for the commit, and one for each experiment of it that is no other seed of a row before it."""
     base = revisions.resolve("HEAD")
-    commit = str(base.commit)
-    pattern = f"refs/exps/{commit[:2]}/{commit[2:]}/*"
-    listed = git("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname:lstrip=4)", pattern)
-    found = [Revision(name, commit) for commit, _, name in (line.partition(" ") for line in listed.splitlines())]
-    seconds, known, rows = metric_files.seconds(), set(), []
-    for model in [base, *found]:
-        training = seeds.training(model)
-        if training in known:
-            continue
-        known.add(training)
-        val, before = model.json("metrics/val.json"), values(base)
-        changes = [
-            f"{key.rpartition('.')[2]} {value}" for key, value in values(model).items() if before.get(key) != value
-        ]
+    commit, before = str(base.commit), values(base)
+    models: dict[str | None, Revision] = {}
+    for model in [base, *revisions.experiments(f"refs/exps/{commit[:2]}/{commit[2:]}/*")]:
+        models.setdefault(seeds.training(model), model)
+    seconds = dict(line.split(",") for line in SECONDS.read_text().splitlines()) if SECONDS.exists() else {}
+    rows = []
+    for model in models.values():
+        changes = {key: value for key, value in values(model).items() if before.get(key) != value}
+        val = model.json("metrics/val.json")
+        accuracy = "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
         rows.append(
             {
                 "name": model.name,
-                "differs in": ", ".join(changes),
-                "val accuracy": "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})".format_map(val)
-                if val
-                else "",
+                "differs in": ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()),
+                "val accuracy": accuracy.format_map(val) if val else "",
                 "seeds": len(seeds.trainings(model, "val").accuracy) if val else 0,
                 "seconds": seconds.get(model.outputs().get("models/model.keras", ""), ""),
                 "verdict": "" if model == base else verdict(base, model),
@@ -67,7 +61,6 @@ def table() -> pd.DataFrame:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    params.load()  # which must be valid
     shown = table()
     for name, width in WIDTHS.items():
         shown[name] = [text if len(text) <= width else text[: width - 1] + "…" for text in shown[name]]

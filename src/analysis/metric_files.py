@@ -4,32 +4,29 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import InputError, shorten
+from common.errors import InputError
 
 import pandas as pd
 
 PARTS = ("val", "test")
 MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
-NUMBERS = {*MEASURES, "accuracy_low", "accuracy_high", "images", "epochs", "temperature"}
 
 
-def read(path: Path, needed: tuple[str, ...] = (), or_nothing: bool = False) -> dict[str, Any]:
+def read(path: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     """A JSON file of figures.
 
     Args:
         needed: keys that it must have.
-        or_nothing: `{}` will do too, which stands for a part that was not evaluated.
 
     Raises:
         InputError: it is missing, damaged, or lacks a key.
     """
     try:
-        content = path.read_bytes()
+        figures = parse(path.read_bytes(), path)
     except OSError as error:
         raise InputError(f"{path} must be there and be JSON; received: {error}") from None
-    figures = parse(content, path)
     missing = [name for name in needed if figures.get(name) is None]
-    if missing and (figures or not or_nothing):
+    if missing:
         raise InputError(f"{path} must have {', '.join(needed)}; {', '.join(missing)} is missing")
     return figures
 
@@ -46,9 +43,6 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
         raise InputError(f"{name} must be JSON; received: {error}") from None
     if not isinstance(figures, dict):
         raise InputError(f"{name} must hold figures by name; received other JSON")
-    for key in NUMBERS & figures.keys():
-        if type(figures[key]) not in (int, float):
-            raise InputError(f"{key} in {name} must be a number; received {shorten(figures[key])}")
     return figures
 
 
@@ -71,13 +65,9 @@ def table(source: Path | IO, columns: tuple[str, ...], name: object = None, **op
 
 
 def by_part(metrics: Path, needed: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
-    """What val.json and test.json in `metrics` say, as far as these parts were evaluated.
-
-    Raises:
-        InputError: as from `read`.
-    """
-    results = {part: read(metrics / f"{part}.json", needed, or_nothing=True) for part in PARTS}
-    return {part: result for part, result in results.items() if result}
+    """What val.json and test.json in `metrics` say, as far as they were evaluated; errors are those of `read`."""
+    paths = {part: metrics / f"{part}.json" for part in PARTS}
+    return {part: read(path, needed) for part, path in paths.items() if read(path)}  # {}: not evaluated
 
 
 def results_table(results: dict[str, dict[str, Any]], noise: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -87,32 +77,21 @@ def results_table(results: dict[str, dict[str, Any]], noise: dict[str, dict[str,
         results: as from `by_part`, with the source of the images and Wilson's interval.
         noise: as from `summary`; a part may be missing.
     """
-    spreads = {part: noise[part]["accuracy"] for part in results if part in noise}
-    return pd.DataFrame(
-        [
-            {
-                "part": part if result["source"] == "fashion-mnist" else f"{part} ({result['source']})",
-                "images": f"{result['images']:,}",
-                "accuracy": f"{result['accuracy']:.2%}",
-                "95 % interval": "{accuracy_low:.2%} – {accuracy_high:.2%}".format_map(result),
-                "over seeds": "{mean:.2%} ± {std:.2%} (n = {n})".format_map(spreads[part])
-                if part in spreads
-                else "not measured",
-                "loss (nats)": f"{result['loss']:.4f}",
-                "macro F1": f"{result['macro_f1']:.4f}",
-                "calibration error": f"{result['calibration_error']:.4f}",
-            }
-            for part, result in results.items()
-        ]
-    )
-
-
-def seconds(log: Path = Path(".cache/checkpoints/seconds.csv")) -> dict[str, str]:
-    """Seconds of the trainings on this machine, by the MD5 hash of the model, as far as train has logged them."""
-    if not log.exists():
-        return {}
-    lines = (line.split(",") for line in log.read_text("utf-8").splitlines())
-    return dict(lines)
+    rows = []
+    for part, result in results.items():
+        spread = "{mean:.2%} ± {std:.2%} (n = {n})".format_map(noise[part]["accuracy"]) if part in noise else ""
+        row = {
+            "part": part if result["source"] == "fashion-mnist" else f"{part} ({result['source']})",
+            "images": f"{result['images']:,}",
+            "accuracy": f"{result['accuracy']:.2%}",
+            "95 % interval": "{accuracy_low:.2%} – {accuracy_high:.2%}".format_map(result),
+            "over seeds": spread or "not measured",
+            "loss (nats)": f"{result['loss']:.4f}",
+            "macro F1": f"{result['macro_f1']:.4f}",
+            "calibration error": f"{result['calibration_error']:.4f}",
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def summary(runs: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:

@@ -106,7 +106,7 @@ def test_without_a_spread_over_seeds_nothing_is_decided(call: Callable[..., str]
     assert "by chance in the images alone (McNemar's exact test); chance in the seeds is not measured" in said
     assert "\nTo decide it: make replicate EXP=worse, which" in said
     assert "What difference 5 seeds can tell is not known" in said
-    assert "so none counts" in said
+    assert " True" not in said  # no class counts
 
 
 @pytest.fixture
@@ -149,10 +149,10 @@ def test_the_exit_status_is_for_programs(measured: Clone, call: Callable[..., st
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("words", [("--tolerance", "-1"), ("--difference", "0"), ("--tolerance", "nan")])
-def test_points_must_be_possible(call: Callable[..., str], words: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match=rf"^{words[0][2:]} must be .* points; received {words[1]}"):
-        call("main", "worse", *words)
+@pytest.mark.parametrize("points", ["-1", "nan"])
+def test_a_tolerance_must_be_possible(call: Callable[..., str], points: str) -> None:
+    with pytest.raises(InputError, match=rf"^tolerance must be .* points; received {points}"):
+        call("main", "worse", "--tolerance", points)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""One line for the commit and for each idea; trainings are stand-ins."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import experiments
+import replicates
+from replicates import FIRST, git
+
+
+@pytest.fixture(autouse=True)
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A commit with one experiment and another seed of each."""
+    monkeypatch.chdir(tmp_path)
+    replicates.repository()
+    head = git("rev-parse", "HEAD")
+    replicates.experiment("seed-8", head, head, results(8))
+    replicates.experiment("an-idea-with-quite-a-long-name", head, head, results(FIRST, epochs=3))
+    replicates.experiment("idea-8", head, head, results(8, epochs=3))
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    return head
+
+
+def results(seed: int, epochs: int = 2) -> dict[str, str]:
+    return replicates.results(seed, epochs, parts=("val",))
+
+
+def test_replicates_are_seeds_of_their_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = experiments.table()
+    assert table["name"].tolist() == ["HEAD", "an-idea-with-quite-a-long-name"]
+    assert table["differs in"].tolist() == ["", "epochs 3"]
+    assert table["seeds"].tolist() == [2, 2]
+    assert table["verdict"].tolist() == ["", "within noise"]
+
+
+def test_a_line_has_at_most_100_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments.py"])
+    experiments.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 100
+    assert "an-idea-with-quite-…" in lines[2]
+
+
+def test_seconds_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments.Revision, "outputs", lambda model: {"models/model.keras": model.name})
+    experiments.SECONDS.parent.mkdir(parents=True)
+    experiments.SECONDS.write_text("HEAD,12\nother,3\n")
+    assert experiments.table()["seconds"].tolist() == ["12", ""]
