@@ -16,25 +16,19 @@ import pandas as pd
 mpl.rcdefaults()  # without the matplotlibrc of the working directory
 
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
 def first_images(images: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
-    """Images (N, H, W, C) in the order given, three a row, each under its class name."""
-    figure, places = _grid(len(images), 3, 2.0)
-    for place, image, label in zip(places, images, labels, strict=False):
-        _show(place, image, names[label])
-    _save(figure, path)
+    """Images (N, H, W, C) uint8 in the order given, three a row, each under its class name."""
+    titled(images, [names[label] for label in labels], path, columns=3, inches=2.0)
 
 
 def class_means(images: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
     """The mean image of each class that has any; images (N, H, W, C) uint8, labels (N,)."""
     present = np.unique(labels)
-    figure, places = _grid(len(present), 5, 1.8)
-    for place, label in zip(places, present, strict=False):
-        _show(place, images[labels == label].mean(0).astype(np.uint8), names[label])
-    _save(figure, path)
+    means = np.stack([images[labels == label].mean(0) for label in present]).astype(np.uint8)
+    titled(means, [names[label] for label in present], path, inches=1.8)
 
 
 def class_counts(table: pd.DataFrame, path: Path) -> None:
@@ -56,10 +50,7 @@ def mistakes(
 ) -> None:
     """The 25 mistakes with the highest confidence, the true class above the predicted one.
 
-    Args:
-        images: (N, H, W, C) uint8.
-        labels: (N,).
-        probabilities: (N, classes).
+    Images are (N, H, W, C) uint8, labels (N,), probabilities (N, classes).
     """
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
@@ -68,18 +59,13 @@ def mistakes(
     titled(images[worst], titles, path)
 
 
-def titled(images: np.ndarray, titles: list[str], path: Path) -> None:
-    """Images (N, H, W, C) uint8, five a row, each under its title."""
-    figure, places = _grid(max(1, len(images)), 5, 1.9)
-    for place, image, title in zip(places, images, titles, strict=False):
-        _show(place, image, title)
-    if not titles:
-        places[0].set_title("none")
-    _save(figure, path)
+def titled(images: np.ndarray, titles: list[str], path: Path, columns: int = 5, inches: float = 1.9) -> None:
+    """Images (N, H, W, C) uint8, grey where C is 1, so many a row, each under its title.
 
-
-def _grid(count: int, columns: int, inches: float) -> tuple[Figure, list[Axes]]:
-    """Places for `count` images, a row at a time, without axes."""
+    Args:
+        inches: the width of a column.
+    """
+    count = max(1, len(images))
     columns = min(columns, count)
     rows = -(-count // columns)  # rounded up
     figure, places = plt.subplots(
@@ -87,14 +73,13 @@ def _grid(count: int, columns: int, inches: float) -> tuple[Figure, list[Axes]]:
     )
     for place in places.flat:
         place.axis("off")
-    return figure, list(places.flat)
-
-
-def _show(place: Axes, image: np.ndarray, title: str) -> None:
-    """One image (H, W, C) uint8, grey where C is 1."""
-    place.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-    # without y Matplotlib looks for a free place, a second for a page; a class may be called $x$
-    place.set_title(title, y=1, fontsize=7, parse_math=False)
+    for place, image, title in zip(places.flat, images, titles, strict=False):
+        place.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+        # without y Matplotlib looks for a free place, a second for a page; a class may be called $x$
+        place.set_title(title, y=1, fontsize=7, parse_math=False)
+    if not titles:
+        places[0, 0].set_title("none")
+    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -53,14 +53,7 @@ def before_temperature(model: keras.Model) -> keras.Model:
 
 
 def convert(model: keras.Model) -> onnx.ModelProto:
-    """The graph without metadata.
-
-    Args:
-        model: from pixels (N, H, W, C) to probabilities (N, classes).
-
-    Raises:
-        InputError: the model is not one that `before_temperature` takes.
-    """
+    """The graph without metadata, of a model that `before_temperature` takes; errors are those of it."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # without its warning about torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own code
