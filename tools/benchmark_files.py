@@ -1,7 +1,5 @@
 """Results of benchmarks/, read for the pages that show them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,25 @@ from analysis import metric_files, rerun
 BENCHMARKS = Path("benchmarks")
 
 
-@contextmanager
-def results(name: str, *needed: str, of_this_training: bool = False) -> Iterator[dict[str, Any] | None]:
-    """Gives the results of benchmarks/NAME.py; None where it was not run.
+def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
+    """The results of benchmarks/NAME.py, as that program writes them; None where it was not run.
 
     Args:
-        needed: keys that the file must have.
         of_this_training: whether the training that they belong to must be the one in dvc.lock.
 
     Raises:
-        InputError: the file is damaged, lacks a key, or is of another training; or, from the block, a value
-            is not as benchmarks/NAME.py writes it.
+        InputError: the file is damaged, or of another training.
     """
     path = BENCHMARKS / f"{name}.json"
     if not path.exists():
-        yield None
-        return
-    program = f"benchmarks/{name.partition('/')[0]}.py"  # train_step.py writes the files below train_step/
-    found = metric_files.read(path, (*needed, "training") if of_this_training else needed)
-    if of_this_training and found["training"] != rerun.key():
+        return None
+    found = metric_files.read(path)
+    if of_this_training and found.get("training") != rerun.key():
         raise InputError(
-            f"{path} must be of the training in dvc.lock (python {program}, or remove it); "
+            f"{path} must be of the training in dvc.lock (python benchmarks/{name}.py, or remove it); "
             "received results of another one"
         )
-    try:
-        yield found
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} must be as {program} writes it; received: {error}") from None
+    return found
 
 
 def machine(found: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from common import params
 import pandas as pd
 
 import benchmark_files
-from analysis import marked_pages, metric_files
+from analysis import metric_files
+from analysis.marked_pages import markdown
 
 METRICS = Path("metrics")
 MISTAKES = 6
@@ -20,7 +21,7 @@ def classes_table() -> str:
     for part in metric_files.by_part(METRICS):
         table = metric_files.table(METRICS / f"classes/{part}.csv", tuple(formats))
         shown = table.transform({name: text.format for name, text in formats.items()})
-        tables.append(marked_pages.markdown(shown.rename(columns={"class": f"class, {part}", "f1": "F1"})))
+        tables.append(markdown(shown.rename(columns={"class": f"class, {part}", "f1": "F1"})))
     return "\n\n".join(tables)
 
 
@@ -43,7 +44,7 @@ def calibration() -> str:
                 "accuracy below": _share(right[~sure]),
             }
         )
-    return f"The temperature is {temperature:g}, {origin}.\n\n{marked_pages.markdown(pd.DataFrame(rows))}"
+    return f"The temperature is {temperature:g}, {origin}.\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def mistakes_table() -> str:
@@ -55,58 +56,49 @@ def mistakes_table() -> str:
     pairs = wrong.value_counts(["label", "predicted"]).sort_index().sort_values(ascending=False, kind="stable")  # fmt: skip
     shown = pairs.head(MISTAKES).reset_index(name="images")
     shown["of its class"] = (shown["images"] / shown["label"].map(images)).map("{:.1%}".format)
-    return marked_pages.markdown(shown.rename(columns={"label": f"true class, {part}"}))
+    return markdown(shown.rename(columns={"label": f"true class, {part}"}))
 
 
 def unlike_table() -> str:
-    """How often pictures are called out of distribution.
-
-    Raises:
-        InputError: benchmarks/pictures.json is of another training than dvc.lock.
-    """
+    """How often pictures are called out of distribution; errors are those of `benchmark_files.results`."""
     limit = metric_files.read(METRICS / "unlikeness.json", ("energy_limit", "train_images"))
     shares = {f"training images, which set the limit ({limit['train_images']:,})": "1 in 100, by definition"}
     if "val_unlike" in limit:
         shares[f"val images ({limit['val_images']:,})"] = f"{limit['val_unlike']:.1%}"
     note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
-    with benchmark_files.results("pictures", "unlike", "val", of_this_training=True) as found:
-        if found is not None:
-            again = found["val"]
-            shares[f"val images made photographs again ({again['images']:,})"] = (
-                f"{again['unlike as photographs']:.1%}"
-            )
-            shares |= {
-                f"{kind} ({of_kind['pictures']:,})": f"{of_kind['unlike']:.1%}"
-                for kind, of_kind in found["unlike"].items()
-            }
-            note = (
-                "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
-                f"{again['accuracy as photographs']:.2%} are classified correctly, "
-                f"{again['accuracy']:.2%} as they are."
-            )
+    if found := benchmark_files.results("pictures", of_this_training=True):
+        again = found["val"]
+        shares[f"val images made photographs again ({again['images']:,})"] = (
+            f"{again['unlike as photographs']:.1%}"
+        )
+        for kind, pictures in found["unlike"].items():
+            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}"
+        note = (
+            "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
+            f"{again['accuracy as photographs']:.2%} are classified correctly, {again['accuracy']:.2%} as they are."
+        )
     table = pd.DataFrame(shares.items(), columns=["pictures", "called out of distribution"])
-    return f"{marked_pages.markdown(table)}\n\n{note}"
+    return f"{markdown(table)}\n\n{note}"
 
 
 def speed_table() -> str:
     """Latency and throughput, from benchmarks/inference.json, if it is of the chosen architecture."""
     architecture = params.load().model.architecture
-    with benchmark_files.results("inference") as found:
-        if found is None or found.get("architecture") != architecture:
-            return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
-        one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
-        start = found["seconds from start to answer"]
-        rows = [
-            {
-                "": name,
-                "one image": f"{one[name]:.2g} ms",
-                "1,000 images": f"{many[name]:.0f} ms",
-                "start to answer": f"{start[name]:.1f} s" if name in start else "",
-            }
-            for name in one
-        ]
-        machine = benchmark_files.machine(found)
-    return f"{marked_pages.markdown(pd.DataFrame(rows))}\n\nMeasured on {machine}."
+    found = benchmark_files.results("inference")
+    if found is None or found["architecture"] != architecture:
+        return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
+    one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
+    start = found["seconds from start to answer"]
+    rows = [
+        {
+            "": name,
+            "one image": f"{one[name]:.2g} ms",
+            "1,000 images": f"{many[name]:.0f} ms",
+            "start to answer": f"{start[name]:.1f} s" if name in start else "",
+        }
+        for name in one
+    ]
+    return f"{markdown(pd.DataFrame(rows))}\n\nMeasured on {benchmark_files.machine(found)}."
 
 
 def _share(right: pd.Series) -> str:

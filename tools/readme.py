@@ -16,6 +16,7 @@ import benchmark_files
 import model_card
 import reproducibility_page
 from analysis import marked_pages, metric_files, revisions, seeds
+from analysis.marked_pages import markdown
 
 README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
@@ -57,36 +58,29 @@ def noise() -> dict[str, dict[str, Any]]:
 
 def results_table() -> str:
     """Markdown: one row for each part of metrics/ that has figures."""
-    chosen = params.load()
     epochs = metric_files.read(METRICS / "train.json", ("epochs",))["epochs"]
-    results = metric_files.by_part(METRICS, FIGURES)
-    table = metric_files.results_table(results, noise())
+    table = metric_files.results_table(metric_files.by_part(METRICS, FIGURES), noise())
     return (
-        f"`{chosen.model.architecture}`, {epochs} epochs. The interval is Wilson's, over images; mean and "
-        f"standard deviation are over seeds.\n\n{marked_pages.markdown(table)}"
+        f"`{params.load().model.architecture}`, {epochs} epochs. The interval is Wilson's, over images; mean and "
+        f"standard deviation are over seeds.\n\n{markdown(table)}"
     )
 
 
 def budgets_table() -> str:
-    """Markdown: accuracy against seconds, and the training on every row, from benchmarks/recipe.json.
-
-    Raises:
-        InputError: the file is of another training than dvc.lock.
-    """
-    with benchmark_files.results("recipe", "machine", "runs", of_this_training=True) as recipe:
-        if recipe is None:
-            return "Not measured with this recipe (`python benchmarks/recipe.py`)."
-        runs = pd.DataFrame([run["changes"] | run for run in recipe["runs"]])
-        parts = runs["evaluate.parts"].map("".join)
-        budgets, all_rows = runs[parts == "val"], runs[parts == "test"]
-        machine = benchmark_files.machine(recipe)
-    is_drawn = budgets["train.epochs"].nunique() > 1
-    picture = "![Val accuracy against seconds](benchmarks/budgets.svg)" if is_drawn else ""
-    tables = [
-        marked_pages.markdown(_by_epochs(budgets, "val accuracy")),
-        marked_pages.markdown(_by_epochs(all_rows, "test accuracy, trained on every row (`split.val_size=0`)")),
+    """Markdown: accuracy against seconds, and the training on every row; errors are those of `benchmark_files`."""
+    recipe = benchmark_files.results("recipe", of_this_training=True)
+    if recipe is None:
+        return "Not measured with this recipe (`python benchmarks/recipe.py`)."
+    runs = pd.DataFrame([run["changes"] | run for run in recipe["runs"]])
+    parts = runs["evaluate.parts"].map("".join)
+    budgets, all_rows = runs[parts == "val"], runs[parts == "test"]
+    texts = [
+        "![Val accuracy against seconds](benchmarks/budgets.svg)" if budgets["train.epochs"].nunique() > 1 else "",
+        markdown(_by_epochs(budgets, "val accuracy")),
+        markdown(_by_epochs(all_rows, "test accuracy, trained on every row (`split.val_size=0`)")),
+        f"Seconds on {benchmark_files.machine(recipe)}.",
     ]
-    return "\n\n".join(filter(None, [picture, *tables, f"Seconds on {machine}."]))
+    return "\n\n".join(filter(None, texts))
 
 
 def _by_epochs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
