@@ -22,19 +22,11 @@ def prepare(part: str, count: int, shape: tuple[int, ...] = (28, 28, 1)) -> None
     arrays.save(folder, images, generator.integers(0, 10, count).astype(np.uint8))
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["write_csv.py", *words])
-    write_csv.main()
-
-
-@pytest.mark.parametrize("to", [None, "elsewhere/new"])
-def test_what_is_written_reads_back(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], to: str | None
-) -> None:
+def test_what_is_written_reads_back(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare("train", 23)
     prepare("test", 7)
-    call(monkeypatch, *(["--to", to] if to else []))
-    folder = Path(to or "data/input")
+    write_csv.main()
+    folder = Path("data/input")
     for part, name in NAMES.items():
         for read, expected in zip(kaggle_csv.read(folder / name), arrays.load(part), strict=True):
             np.testing.assert_array_equal(read, expected, strict=True)
@@ -42,12 +34,12 @@ def test_what_is_written_reads_back(
     assert capsys.readouterr().out == (f"{folder / NAMES['train']}: 23 rows\n{folder / NAMES['test']}: 7 rows\n")
 
 
-def test_the_same_bytes_twice(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bytes_twice(workspace: Path) -> None:
     prepare("train", 5)
     prepare("test", 5)
     contents = []
     for _ in range(2):
-        call(monkeypatch)
+        write_csv.main()
         contents.append([Path("data/input", name).read_bytes() for name in NAMES.values()])
     assert contents[0] == contents[1]
 
@@ -60,13 +52,15 @@ def test_other_images_are_refused(workspace: Path, shape: tuple[int, ...]) -> No
         [sys.executable, ROOT / "published/images/write_csv.py"], check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (f"error: images must be 28 x 28 x 1 for this form; received {shape}\n")
+    received = " x ".join(map(str, (4, *shape)))
+    rule = "train must hold at least one image, of 28 x 28 x 1, for this form"
+    assert done.stderr == f"error: {rule}; received {received}\n"
     assert not Path("data/input").exists()
 
 
-def test_without_prepared_arrays_nothing_is_written(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_prepared_arrays_nothing_is_written(workspace: Path) -> None:
     with pytest.raises(InputError) as caught:
-        call(monkeypatch)
+        write_csv.main()
     assert str(caught.value).startswith("data/prepared/train/images.npy must exist")
     assert not Path("data/input").exists()
 
@@ -83,19 +77,17 @@ def test_an_old_file_stays_when_the_new_one_fails(workspace: Path, monkeypatch: 
 
     monkeypatch.setattr(kaggle_csv, "write", half)
     with pytest.raises(KeyboardInterrupt):
-        call(monkeypatch)
+        write_csv.main()
     assert old.read_text() == "old"
     assert [path.name for path in old.parent.iterdir()] == [old.name]
 
 
-def test_a_test_part_without_images_is_not_written_as_a_file_that_cannot_be_read(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_test_part_without_images_is_not_written_as_a_file_that_cannot_be_read(workspace: Path) -> None:
     """One tree of pictures has no test part (evaluate.parts: [val]); the csv source needs both."""
     prepare("train", 4)
     prepare("test", 0)
     try:
-        call(monkeypatch)
+        write_csv.main()
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     for path in Path("data").glob("input/*.csv"):
