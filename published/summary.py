@@ -7,26 +7,47 @@ the metrics. Nothing is trained and no image is needed.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from common import files, params
 from common.errors import InputError
 
-import matplotlib as mpl
 import pandas as pd
 import torch
-from matplotlib import pyplot as plt
+from pydantic import Field
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
-import claims
+import optimizers
 from analysis import marked_pages, metric_files
-
-mpl.use("Agg")  # draws into files, whatever screen there is
+from analysis.figures import plt
+from analysis.marked_pages import markdown
+from optimizers import Optimizer
 
 PARTS = ("train", "val")
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
+PUBLISHED = Path("published")
+
+
+class Claim(params.Section):
+    """The accuracies that an author reports.
+
+    Attributes:
+        optimizers: heinit's test accuracy by optimizer.
+        why: explains a claim that was not reached; without figures, which would go stale.
+    """
+
+    train: params.Fraction | None
+    test: params.Fraction
+    chose_on_test: Literal["yes", "no", "not said"]
+    optimizers: Annotated[dict[Optimizer, params.Fraction], Field(default_factory=dict)]
+    why: Annotated[str, Field(pattern=r"^\D+$")] | None = None
+
+
+def claims() -> dict[str, Claim]:
+    """The claims in published/claims.yaml by system; errors are those of `params.read_yaml`."""
+    return params.read_yaml(PUBLISHED / "claims.yaml", dict[str, Claim])
 
 
 def parameters_and_flops(chosen: params.Params, classes: int) -> tuple[int, int]:
@@ -54,16 +75,11 @@ def measured(folder: Path) -> dict[str, Any]:
         InputError: a file is missing or damaged.
     """
     chosen = params.load(folder / "params.yaml")
-    curves = {part: claims.curve(folder, part) for part in PARTS}
+    curves = {part: optimizers.curve(folder, part) for part in PARTS}
     epochs = len(curves["val"])
     epoch = curves["val"].idxmax() if chosen.train.keep == "best" else epochs
-    if epoch not in curves["train"].index:
-        raise InputError(f"{folder}/metrics/curves must have epoch {epoch} of train; it is missing")
-    table = folder / "metrics/data/classes.csv"
-    rows = metric_files.table(table, ("part", "class", "images"))
+    rows = metric_files.table(folder / "metrics/data/classes.csv", ("part", "class", "images"))
     rows = rows[rows["part"] == "train"].set_index("class")["images"]
-    if "all" not in rows:
-        raise InputError(f"{table} must have a row for all of train; it is missing")
     images = chosen.split.train_size or int(rows["all"]) - chosen.split.val_size
     parameters, flops = parameters_and_flops(chosen, len(rows) - 1)
     found = {
@@ -87,8 +103,8 @@ def results() -> dict[str, dict[str, Any]]:
             reached, or has one for a claim that was reached.
     """
     found = {}
-    for name, claim in claims.claims().items():
-        ours = measured(claims.PUBLISHED / name)
+    for name, claim in claims().items():
+        ours = measured(PUBLISHED / name)
         if "test_accuracy" not in ours:
             raise InputError(f"published/{name} must be evaluated on the test images; it is not")
         # within the 95 % interval of the accuracy (Wilson's), or below it
@@ -111,8 +127,7 @@ def results() -> dict[str, dict[str, Any]]:
 
 def draw(panels: dict[str, dict[str, pd.Series]], path: Path) -> None:
     """Draws accuracy over epochs: panels by title, in each its curves by name."""
-    mpl.rcdefaults()  # the same bytes for the same figures, whatever the machine's settings
-    plt.rcParams["svg.hashsalt"] = path.name
+    plt.rcParams["svg.hashsalt"] = path.name  # the same bytes for the same figures
     figure, grid = plt.subplots(
         1, len(panels), figsize=(2.2 * len(panels) + 1, 3), sharey=True, squeeze=False, layout="constrained"
     )
@@ -133,29 +148,10 @@ def percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.2%}"
 
 
-def short_table() -> str:
-    """Markdown: claimed beside measured test accuracy of each published system, and the default.
-
-    Raises:
-        InputError: published/results.json is missing or damaged.
-    """
-    return marked_pages.markdown(_systems()[["system", "claimed test", "test (95 % interval)", "verdict"]])
-
-
-def full_table() -> str:
-    """Markdown: all figures of each published system and the default, and why a claim was not reached.
-
-    Raises:
-        InputError: published/results.json is missing or damaged.
-    """
-    reasons = [f"`{name}` was not reached: {found['why']}" for name, found in _results().items() if "why" in found]
-    return "\n\n".join([marked_pages.markdown(_systems()), *reasons])
-
-
-def _systems() -> pd.DataFrame:
-    """One row for each published system and the default; a figure that is missing is an empty cell."""
+def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row for each of `results`; a figure that is missing is an empty cell."""
     rows = []
-    for name, found in _results().items():
+    for name, found in systems.items():
         accuracy, low, high = (percent(found.get(f"test_accuracy{end}")) for end in ("", "_low", "_high"))
         digits, exponent = f"{found['training_flops']:.1e}".split("e")
         rows.append(
@@ -178,15 +174,11 @@ def _systems() -> pd.DataFrame:
 
 
 def optimizers_table() -> str:
-    """Markdown: heinit's accuracy with each optimizer, beside its author's figures.
-
-    Raises:
-        InputError: a table of published/heinit/ is missing or damaged.
-    """
-    claimed = claims.claims()["heinit"].optimizers
+    """Markdown: heinit's accuracy with each optimizer, beside its author's; errors are those of `optimizers`."""
+    claimed = claims()["heinit"].optimizers
     rows = []
-    for name in claims.OPTIMIZERS:
-        table = claims.optimizer_curves(name)
+    for name in optimizers.OPTIMIZERS:
+        table = optimizers.compared_curves(name)
         last = table.iloc[-1]
         rows.append(
             {
@@ -198,63 +190,54 @@ def optimizers_table() -> str:
                 "best val": percent(table["val_accuracy"].max()),
             }
         )
-    return marked_pages.markdown(pd.DataFrame(rows))
+    return markdown(pd.DataFrame(rows))
 
 
-def _results() -> dict[str, dict]:
-    """published/results.json, checked for what the tables show."""
-    path = claims.PUBLISHED / "results.json"
-    found = metric_files.read(path)
-    needed = ("parameters", "training_images", "epochs", "training_flops", "train_accuracy")
-    for name, result in found.items():
-        missing = [key for key in needed if not isinstance(result, dict) or result.get(key) is None]
-        if missing:
-            raise InputError(
-                f"{path} must be as published/summary.py writes it; {', '.join(missing)} of {name} is missing"
-            )
-    return found
-
-
-PAGES: marked_pages.Pages = {
-    Path("README.md"): {"published": short_table},
-    Path("published/README.md"): {"systems": full_table, "optimizers": optimizers_table},
-}
-
-
-def write(folder: Path) -> None:
-    """Writes results.json, curves.svg and optimizers.svg into `folder`.
-
-    Raises:
-        InputError: as from `results`.
-    """
-    files.write_json(folder / "results.json", results())
+def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Writes `results` as results.json, and curves.svg and optimizers.svg, into `folder`."""
+    files.write_json(folder / "results.json", systems)
     draw(
-        {name: {part: claims.curve(claims.PUBLISHED / name, part) for part in PARTS} for name in claims.claims()},
+        {name: {part: optimizers.curve(PUBLISHED / name, part) for part in PARTS} for name in claims()},
         folder / "curves.svg",
     )
-    compared = {name: claims.optimizer_curves(name) for name in claims.OPTIMIZERS}
+    compared = {name: optimizers.compared_curves(name) for name in optimizers.OPTIMIZERS}
     draw(
         {part: {name: table[f"{part}_accuracy"] for name, table in compared.items()} for part in PARTS},
         folder / "optimizers.svg",
     )
 
 
+def pages(systems: dict[str, dict[str, Any]]) -> marked_pages.Pages:
+    """The tables of `results`, with the reasons why claims were not reached, and of heinit's optimizers."""
+    table = systems_table(systems)
+    reasons = [f"`{name}` was not reached: {found['why']}" for name, found in systems.items() if "why" in found]
+    short = markdown(table[["system", "claimed test", "test (95 % interval)", "verdict"]])
+    return {
+        Path("README.md"): {"published": short},
+        PUBLISHED / "README.md": {
+            "systems": "\n\n".join([markdown(table), *reasons]),
+            "optimizers": optimizers_table(),
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file would change")
     check = parser.parse_args().check
+    systems = results()
     if check:
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder))
+            write(systems, Path(folder))
             for path in sorted(Path(folder).iterdir()):
-                there = claims.PUBLISHED / path.name
+                there = PUBLISHED / path.name
                 if not there.exists() or there.read_bytes() != path.read_bytes():
                     raise InputError(
                         f"{there} must follow from the metrics (make readme writes it); received other content"
                     )
     else:
-        write(claims.PUBLISHED)
-    marked_pages.update(PAGES, check)
+        write(systems, PUBLISHED)
+    marked_pages.update(pages(systems), check)
 
 
 if __name__ == "__main__":

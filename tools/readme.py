@@ -99,7 +99,7 @@ def _by_epochs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     )
 
 
-PAGES: marked_pages.Pages = {
+PAGES = {
     README: {"results": results_table, "budgets": budgets_table},
     REPRODUCIBILITY: {
         "runs": reproducibility_page.runs_table,
@@ -120,7 +120,9 @@ PAGES: marked_pages.Pages = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if anything differs")
-    marked_pages.update(PAGES, parser.parse_args().check)
+    check = parser.parse_args().check
+    pages = {page: {name: table() for name, table in tables.items()} for page, tables in PAGES.items()}
+    marked_pages.update(pages, check)
 
 
 if __name__ == "__main__":

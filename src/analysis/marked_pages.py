@@ -4,7 +4,7 @@ Between `<!-- NAME: written by make readme -->` and `<!-- end of NAME -->` a pag
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from common import files
@@ -12,7 +12,7 @@ from common.errors import InputError
 
 import pandas as pd
 
-Pages = Mapping[Path, Mapping[str, Callable[[], str]]]  # by page and name, what makes the Markdown
+Pages = Mapping[Path, Mapping[str, str]]  # Markdown by page and name
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -29,21 +29,18 @@ def update(pages: Pages, check: bool) -> None:
     Raises:
         InputError: a page lacks the marks of a table, or with `check` a table differs from its page.
     """
-    texts = {}
     for page, tables in pages.items():
-        old = texts[page] = page.read_text("utf-8") if page.exists() else ""
+        text = old = page.read_text("utf-8") if page.exists() else ""
         for name, table in tables.items():
             begin, end = f"<!-- {name}: written by make readme -->\n", f"<!-- end of {name} -->"
-            marked = re.compile(f"(?<={begin}).*(?={end})", re.S)
-            place = marked.search(texts[page])
+            place = re.search(f"(?<={begin}).*(?={end})", text, re.S)
             if place is None:
                 raise InputError(f"{page} must have the two comments that mark the {name}; received none")
-            texts[page] = f"{texts[page][: place.start()]}{table()}\n{texts[page][place.end() :]}"
-        if check and texts[page] != old:
+            text = f"{text[: place.start()]}{table}\n{text[place.end() :]}"
+        if check and text != old:
             raise InputError(
                 f"{page} must show the figures that are committed (make readme writes them); received others"
             )
-    for page, text in texts.items():
         if not check:
             with files.atomic_file(page) as part:
                 part.write_text(text, "utf-8")

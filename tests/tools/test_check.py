@@ -13,7 +13,7 @@ import pytest
 
 import check
 import readme
-from analysis import marked_pages, metric_files
+from analysis import metric_files
 from conftest import Clone, made_once
 from edits import write_output
 
@@ -49,7 +49,9 @@ def without_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_pages() -> None:
-    marked_pages.update(readme.PAGES, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["readme.py", "--check"])
+        readme.main()
 
 
 def edit(path: str, old: str, new: str) -> None:
