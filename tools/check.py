@@ -27,7 +27,6 @@ from analysis.git import git, is_compiled, names
 
 PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
 LARGEST_IN_GIT = 1_000_000  # bytes
-TRACKED_BY_DVC = ("data/", "models/")
 
 
 def lock_problems() -> Iterator[str]:
@@ -103,7 +102,7 @@ def main() -> None:
     if with_data:
         problems += [
             f"{difference} (dvc checkout --force brings back what dvc.lock says)"
-            for difference in dvc_lock.differences(TRACKED_BY_DVC)
+            for difference in dvc_lock.differences(("data/", "models/"))
         ]
     for problem in problems:
         print(problem, file=sys.stderr)

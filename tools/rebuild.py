@@ -28,8 +28,6 @@ from reproduction import Results, listed
 REBUILDS = Path(".cache/rebuild")
 INPUT = Path("data/input")
 OWN = f".cache/{secrets.token_hex(8)}"  # for caches of a copy: a commit cannot bring what it cannot name
-# a hook of git sets them, and git would then write into this repository
-OF_THIS_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 def copy(commit: str) -> Path:
@@ -90,8 +88,8 @@ def run_stages(project: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", metavar="COMMIT", nargs="?", default="HEAD", help="default: HEAD")
-    for name in OF_THIS_REPOSITORY:
-        os.environ.pop(name, None)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        os.environ.pop(name, None)  # a hook of git sets it, and git would then write into this repository
     commit = revisions.resolve(parser.parse_args().commit).commit
     if commit is None:
         raise InputError(f"COMMIT must be a commit or an experiment; received {revisions.WORKSPACE}")
@@ -107,14 +105,9 @@ def main() -> None:
         with chdir(project):
             results = Results.read()
             assert results is not None  # the commit has dvc.lock, as read above
-            for stage in results.stages():
-                outputs = results.outputs(stage)
-                print(
-                    f"{stage:10}{len(outputs) - len(results.other_outputs(stage))} of {len(outputs)} outputs as committed"
-                )
             print(verdict.report(results))
-    other = [path for stage in results.stages() for path in results.other_outputs(stage)] + results.edited
-    other += [f"input {words}" for stage in results.stages() for words in results.other_inputs(stage).values()]
+    other = [path for differing in results.outputs.values() for path in differing] + results.edited
+    other += [f"input {words}" for differing in results.inputs.values() for words in differing.values()]
     if other:
         raise InputError(
             f"a rebuild of {commit[:7]} must give dvc.lock and every output as committed; "

@@ -75,10 +75,8 @@ def test_a_forged_figure_survives_check_and_no_rebuild(clone: Clone, tmp_path: P
         env=with_forks() | {name: str(value) for name, value in hostile.items()},
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    for stage, locked in dvc_lock.read().items():
+    for stage in dvc_lock.read():
         assert f"Running stage '{stage}'" in done.stdout
-        count = len(locked.outputs)
-        assert f"{stage:10}{count - (stage == 'evaluate')} of {count} outputs as committed" in done.stdout
     commit = clone.git("rev-parse", "HEAD")[:7]
     assert f"1 of 18 outputs are not as in commit {commit}.\n  evaluate  {TEST} " in done.stdout
     assert done.stderr.endswith(
