@@ -26,10 +26,6 @@ from analysis.revisions import Revision
 
 CURVES = "metrics/curves/plots/metrics"
 VEGA_LITE = "6.4"  # which this altair writes, and vl-convert has
-RESULTS = (
-    "The interval is Wilson's 95 %, over images; mean and standard deviation are over trainings that differ "
-    "in seed alone."
-)
 VERSIONS = ("keras", "torch", "numpy", "scikit-learn", "dvc", "dvclive")
 
 
@@ -104,40 +100,23 @@ def classes(table: pd.DataFrame) -> alt.Chart:
     )
 
 
-# by title: text, how it is drawn, and the folder and columns of the table
-CHARTS: dict[str, tuple[str, Callable[[pd.DataFrame], Any], str, tuple[str, ...]]] = {
-    "Confusion matrix": (
-        "Images by true and predicted class; the colour is the share of a true class that was taken for another.",
-        confusion,
-        "predictions",
-        ("label", "predicted"),
-    ),
-    "Reliability": (
-        "The model is calibrated where accuracy lies on the dashed line. A number is that of the images in the bin.",
-        reliability,
-        "reliability",
-        ("confidence", "accuracy", "ideal", "images"),
-    ),
-    "Precision, recall and F1": ("", classes, "classes", ("class", "images", "precision", "recall", "f1")),
+# by title: how it is drawn, and the folder and columns of the table
+CHARTS: dict[str, tuple[Callable[[pd.DataFrame], Any], str, tuple[str, ...]]] = {
+    "Confusion matrix": (confusion, "predictions", ("label", "predicted")),
+    "Reliability": (reliability, "reliability", ("confidence", "accuracy", "ideal", "images")),
+    "Precision, recall and F1": (classes, "classes", ("class", "images", "precision", "recall", "f1")),
 }
 
 
-def as_data(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def made(here: Revision) -> str:
-    """Parameters, hashes and versions, as text."""
-    facts = {
+def made(here: Revision) -> dict[str, Any]:
+    """Commit, versions and hashes."""
+    return {
         "commit": revisions.git("rev-parse", "HEAD"),
         "uncommitted changes": bool(revisions.git("status", "--porcelain")),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in VERSIONS},
         **here.outputs(),
     }
-    width = max(map(len, facts))
-    lines = [f"{name:{width}}  {value}" for name, value in facts.items()]
-    return "\n".join([*lines, "", Path("params.yaml").read_text("utf-8")])
 
 
 def content(here: Revision) -> dict[str, Any]:
@@ -149,46 +128,30 @@ def content(here: Revision) -> dict[str, Any]:
     results = {part: found for part in PARTS if (found := here.json(f"metrics/{part}.json"))}
     if not results:
         raise InputError("metrics/ must have results (make repro); received none")
-    charts: dict[str, Any] = {
-        measure.capitalize(): curves(here, measure, unit)
-        for measure, unit in (("accuracy", "accuracy"), ("loss", "nats"))
-        if here.content(f"{CURVES}/train/{measure}.tsv")
-    }
-    sections = [{"title": "Training", "text": "", "charts": list(charts)}]
-    for title, (text, draw, folder, columns) in CHARTS.items():
-        tables = {
-            f"{title}, {part}": here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=seeds.NAMES)
-            for part in results
+    charts = {
+        "Training": {
+            measure.capitalize(): curves(here, measure, unit).to_dict()
+            for measure, unit in (("accuracy", "accuracy"), ("loss", "nats"))
+            if here.content(f"{CURVES}/train/{measure}.tsv")
         }
-        drawn = {name: draw(table) for name, table in tables.items() if table is not None}
-        charts |= drawn
-        sections.append({"title": title, "text": text, "charts": list(drawn)})
-    pictures = {path.stem: as_data(path) for path in sorted(Path("plots/mistakes").glob("*.png"))}
-    chosen, runs = params.load(), seeds.noise(here)
-    spread = {} if runs is None else metric_files.summary(runs)
+    }
+    for title, (draw, folder, columns) in CHARTS.items():
+        charts[title] = {}
+        for part in results:
+            table = here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=seeds.NAMES)
+            if table is not None:
+                charts[title][f"{title}, {part}"] = draw(table).to_dict()
+    runs = seeds.noise(here)
+    mistakes = sorted(Path("plots/mistakes").glob("*.png"))
     return {
-        "title": "Fashion-MNIST classifier" if chosen.data.source == "fashion-mnist" else "Classifier",
-        "subtitle": f"{chosen.model.architecture}, {chosen.train.epochs} epochs. Zoom with the wheel, drag "
-        "to move, double-click to go back; point at a mark for its figures.",
+        "chosen": params.load(),
         "bundle": pages.vega(VEGA_LITE),
-        "charts": {name: chart.to_dict() for name, chart in charts.items()},
-        "sections": [
-            {"title": "Results", "text": RESULTS, "table": metric_files.results_table(results, spread)},
-            *sections,
-            {
-                "title": "Mistakes",
-                "text": "Those that the model is surest of."
-                if pictures
-                else "The pictures are not here; make repro or dvc pull brings them.",
-                "pictures": pictures,
-            },
-            {
-                "title": "Experiments",
-                "text": "This commit and its experiments, on val; other seeds of one model are one row.",
-                "table": experiments.table(),
-            },
-            {"title": "How it was made", "text": "", "code": made(here)},
-        ],
+        "results": metric_files.results_table(results, {} if runs is None else metric_files.summary(runs)),
+        "charts": charts,
+        "mistakes": {path.stem: base64.b64encode(path.read_bytes()).decode() for path in mistakes},
+        "experiments": experiments.table(),
+        "made": made(here),
+        "parameters": Path("params.yaml").read_text("utf-8"),
     }
 
 

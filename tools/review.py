@@ -12,29 +12,17 @@ from common import arrays, files
 from common.errors import InputError
 
 import pandas as pd
-from dvc.repo import Repo
 
 import check
+import experiments
 import pages
-from analysis import comparison, figures, revisions
+from analysis import comparison, figures, metric_files, revisions
 from analysis.marked_pages import markdown
 from analysis.revisions import Revision
 
 EXAMPLES = 10
 PICTURED = 25
 VAL_CURVE = "metrics/curves/plots/metrics/val/accuracy.tsv"
-
-
-def changed(kind: str, diff: dict[str, Any]) -> pd.DataFrame:
-    """The entries in DVC's diff of parameters or metrics, by name; `kind` heads the column of names."""
-    rows = []
-    for file, values in diff.get("diff", {}).items():
-        prefix = "" if file == "params.yaml" else f"{Path(file).stem} "
-        rows += [{"name": f"{prefix}{name}"} | value for name, value in values.items()]
-    table = pd.DataFrame(rows, columns=["name", "old", "new", "diff"], dtype=object)
-    table["diff"] = table["diff"].map("{:+.4g}".format, na_action="ignore")
-    names = {"name": kind, "old": "before", "new": "after", "diff": "difference"}
-    return table.sort_values("name").fillna({"old": "–", "new": "–"}).rename(columns=names)
 
 
 def unequal(kind: str, before: dict[str, Any], after: dict[str, Any]) -> pd.DataFrame:
@@ -49,18 +37,27 @@ def quoted(table: pd.DataFrame) -> str:
     return markdown(table.assign(**{name: "`" + table[name] + "`"}))
 
 
+def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
+    """The figures in metrics/ that differ, with their difference."""
+    sides = []
+    for revision in (before, after):
+        parts = {part: revision.json(f"metrics/{part}.json") for part in ("train", *metric_files.PARTS)}
+        sides.append({f"{part} {name}": value for part in parts for name, value in parts[part].items()})
+    table = unequal("metric", *sides)
+    numbers = table[["before", "after"]].apply(pd.to_numeric, errors="coerce")
+    difference = (numbers["after"] - numbers["before"]).map("{:+.4g}".format, na_action="ignore")
+    return table.assign(difference=difference)
+
+
 def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
     """The outputs before training that differ, by the start of their hash, and the images by part."""
-    hashes, sizes = [], []
+    sides = []
     for revision in (before, after):
-        outputs = revision.outputs()
-        hashes.append({path: outputs[path] for path in outputs if path.startswith("data/")})
+        hashes = {path: md5[:7] for path, md5 in revision.outputs().items() if path.startswith("data/")}
         table = revision.table("metrics/data/classes.csv", "part", "images")
         images = {} if table is None else table.groupby("part")["images"].max().to_dict()
-        sizes.append({f"{part} images": f"{number:,}" for part, number in images.items()})
-    outputs = unequal("output", *hashes)
-    shortened = outputs.assign(**{name: outputs[name].str[:7] for name in ("before", "after")})
-    return pd.concat([shortened, unequal("output", *sizes)])
+        sides.append(hashes | {f"{part} images": f"{number:,}" for part, number in images.items()})
+    return unequal("output", *sides)
 
 
 def code_changes(before: Revision, after: Revision) -> pd.DataFrame:
@@ -71,31 +68,31 @@ def code_changes(before: Revision, after: Revision) -> pd.DataFrame:
     files = unequal("file that a stage depends on", before.code(), after.code())
     changes = []
     for path, *sides in files.itertuples(index=False):
-        used = [side != "–" for side in sides]
-        there = [revision.content(path) is not None for revision in (before, after)]
-        if all(used):
+        is_there = all(revision.content(path) is not None for revision in (before, after))
+        if "–" not in sides:
             changes.append("changed")
-        elif all(there):
-            changes.append("used now" if used[1] else "no longer used")
+        elif sides[0] == "–":
+            changes.append("used now" if is_there else "new")
         else:
-            changes.append("new" if used[1] else "gone")
+            changes.append("no longer used" if is_there else "gone")
     return files.assign(change=changes).drop(columns=["before", "after"])
 
 
 def curves(before: Revision, after: Revision) -> dict[str, Any] | None:
     """Accuracy on val by epoch (%), of both revisions; None where one has no curve."""
     tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in (before, after)]
-    if any(table is None or table.empty for table in tables):
-        return None
     found = [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
+    if len(found) < len(tables):
+        return None
+    old, new = found
     return {
-        "before": found[0],
-        "after": found[1],
-        "low": int(min(map(min, found))),
-        "high": int(max(map(max, found))) + 1,
-        "epochs": len(found[0]) if len(found[0]) == len(found[1]) else None,
+        "before": old,
+        "after": new,
+        "low": int(min(old + new)),
+        "high": int(max(old + new)) + 1,
+        "epochs": len(old) if len(old) == len(new) else None,
         # an axis on which both have their points at whole numbers: Mermaid adds up steps
-        "end": max(1, (len(found[0]) - 1) * (len(found[1]) - 1)),
+        "end": max(1, (len(old) - 1) * (len(new) - 1)),
     }
 
 
@@ -114,22 +111,17 @@ def images_table(rows: pd.DataFrame) -> str:
 def classes_table(classes: pd.DataFrame) -> str:
     """Recall of each class, p in bold where the difference counts."""
     p = classes["p"].map("{:.2g}".format)
-    shown = {
-        "class": classes["class"],
-        "images": classes["images"].map("{:,}".format),
-        "before": classes["before"].map("{:.1%}".format),
-        "after": classes["after"].map("{:.1%}".format),
-        "points": (100 * classes["difference"]).map("{:+.1f}".format),
-        "p": p.where(~classes["counts"], "**" + p + "**"),
-    }
-    return markdown(pd.DataFrame(shown))
+    formats = {"class": "{}", "images": "{:,}", "before": "{:.1%}", "after": "{:.1%}"}
+    shown = classes.transform({name: text.format for name, text in formats.items()})
+    points = (100 * classes["difference"]).map("{:+.1f}".format)
+    return markdown(shown.assign(points=points, p=p.where(~classes["counts"], "**" + p + "**")))
 
 
 def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
     """Draws the first newly wrong images beside the page; the Markdown shows them, or says why not."""
-    folder = "test" if part == "test" else "train"
     if wrong.empty or page is None:
         return ""
+    folder = "test" if part == "test" else "train"
     if not (arrays.PREPARED / folder).exists():
         return "The images are not here; `make repro` or `dvc pull` brings them."
     images, labels = arrays.load(folder)
@@ -147,8 +139,9 @@ def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
 def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, Any]:
     """The verdict and all that follows from predictions, or why there is none."""
     part, why = "test", "nothing is chosen among changes here"
-    if lacking := [revision for revision in (before, after) if "test" not in revision.predicted()]:
-        part, why = "val", f"{lacking[0]} has no predictions on test"
+    for revision in (before, after):
+        if "test" not in revision.predicted():
+            part, why = "val", f"{revision} has no predictions on test"
     try:
         table = comparison.predictions(before, after, part)
     except InputError as error:
@@ -181,9 +174,6 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
     fork = revisions.git("merge-base", base, "HEAD")
     clean = not revisions.git("status", "--porcelain", "--untracked-files=no")
     before, after = (Revision(base, fork), revisions.resolve("HEAD" if clean else revisions.WORKSPACE))
-    with Repo() as repo:
-        parameters = changed("parameter", repo.params.diff(a_rev=fork, b_rev="workspace"))
-        metrics = changed("metric", repo.metrics.diff(a_rev=fork, b_rev="workspace"))
     problems = list(check.lock_problems())
     found = compared(before, after, page)
     return {
@@ -192,9 +182,9 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         "before": before,
         "after": after,
         "problems": problems,
-        "parameters": quoted(parameters.drop(columns="difference")),
+        "parameters": quoted(unequal("parameter", experiments.values(before), experiments.values(after))),
         "code": quoted(code_changes(before, after)),
-        "metrics": markdown(metrics),
+        "metrics": markdown(metric_changes(before, after)),
         "curves": curves(before, after),
         "data": markdown(data_changes(before, after)),
         "without_lock": [revision for revision in (before, after) if not revision.lock()],
