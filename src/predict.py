@@ -19,7 +19,6 @@ from common.errors import InputError
 
 from inference.classifier import Classifier, Prediction
 
-MODEL = Path("models/model.onnx")
 COLUMNS = (
     "picture",
     *(f"{name}_{rank}" for rank in (1, 2, 3) for name in ("class", "probability")),
@@ -33,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     parser.add_argument(
-        "--model", type=Path, default=MODEL, help="as make export writes it (default: %(default)s)"
+        "--model", type=Path, default="models/model.onnx", help="as make export writes it (default: %(default)s)"
     )
     parser.add_argument(
         "--save-inputs", type=Path, metavar="FOLDER", help="write there the images as the model sees them"

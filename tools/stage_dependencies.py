@@ -40,12 +40,14 @@ class Pipeline:
     def value(self, key: str) -> Any:
         return operator.attrgetter(key)(self.params) if key else self.params
 
+    def is_section(self, key: str | None) -> bool:
+        return key is not None and isinstance(self.value(key), params.Section)
+
     def leaves(self, key: str = "") -> set[str]:
         """The keys of all values below a section, "" for all sections."""
-        section = self.value(key)
-        if not isinstance(section, params.Section):
+        if not self.is_section(key):
             return {key}
-        names = type(section).model_fields
+        names = type(self.value(key)).model_fields
         return set().union(*(self.leaves(f"{key}.{name}".lstrip(".")) for name in names))
 
     def parameters(self, path: Path) -> set[str]:
@@ -56,27 +58,23 @@ class Pipeline:
         bound = {"params.load()": ""}  # expression: key of the section that it gives, "" for all
 
         def key_of(node: ast.AST) -> str | None:
-            if isinstance(node, ast.Attribute):
-                outer = key_of(node.value)
-                if outer is not None and isinstance(self.value(outer), params.Section):
-                    return f"{outer}.{node.attr}".lstrip(".")
+            if isinstance(node, ast.Attribute) and self.is_section(outer := key_of(node.value)):
+                return f"{outer}.{node.attr}".lstrip(".")
             return bound.get(ast.unparse(node))
 
         read: set[str] = set()
 
         def visit(node: ast.AST) -> None:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                key = key_of(node.value)
-                if key is not None and isinstance(self.value(key), params.Section):
-                    bound[node.targets[0].id] = key
-                    return
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "str":
-                return
-            if isinstance(node, ast.expr) and (key := key_of(node)) is not None:
-                read.update(self.leaves(key))
-                return
-            for child in ast.iter_child_nodes(node):
-                visit(child)
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value) if self.is_section(key_of(value)):
+                    bound[name] = str(key_of(value))
+                case ast.Call(func=ast.Name(id="str")):
+                    pass
+                case ast.expr() if (key := key_of(node)) is not None:
+                    read.update(self.leaves(key))
+                case _:
+                    for child in ast.iter_child_nodes(node):
+                        visit(child)
 
         visit(ast.parse(path.read_text("utf-8")))
         return read

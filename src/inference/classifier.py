@@ -50,8 +50,7 @@ class Classifier:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{rule}; received: {reason}") from error
         self.shape = (height, width, channels)
-        outputs = probabilities.name, probabilities.shape[1:], energy.name
-        received = (pixels.name, pixels.type, *outputs)
+        received = (pixels.name, pixels.type, probabilities.name, probabilities.shape[1:], energy.name)
         expected = ("pixels", "tensor(uint8)", "probabilities", [len(self.class_names)], "energy")
         if received != expected or self.form not in pictures.FORMS:
             raise InputError(f"{rule}; received {received}, {self.form}")
