@@ -16,7 +16,6 @@ import pandas as pd
 
 from analysis import metric_files, rerun
 
-RERUNS = Path(".cache/optimizers")
 Optimizer = Literal["adam", "adamax", "adagrad", "adamw", "sgd"]  # heinit's author compared them
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 CHOSEN: Optimizer = "adam"  # by heinit's author
@@ -64,7 +63,7 @@ def main() -> None:
         "train.learning_rate": round(float(keras.optimizers.get(name).learning_rate), 6),
         "train.epochs": EPOCHS,
     }
-    folder = RERUNS / name
+    folder = Path(".cache/optimizers") / name
     rerun.prepare(folder, changes)
     rerun.run_stage("train", folder)
     curves = {

@@ -21,7 +21,6 @@ import pandas as pd
 import experiments
 import pages
 from analysis import metric_files, revisions, seeds
-from analysis.metric_files import PARTS
 from analysis.revisions import Revision
 
 CURVES = "metrics/curves/plots/metrics"
@@ -125,7 +124,7 @@ def content(here: Revision) -> dict[str, Any]:
     Raises:
         InputError: there are no results, or a file of them is damaged.
     """
-    results = {part: found for part in PARTS if (found := here.json(f"metrics/{part}.json"))}
+    results = {part: found for part in metric_files.PARTS if (found := here.json(f"metrics/{part}.json"))}
     if not results:
         raise InputError("metrics/ must have results (make repro); received none")
     charts = {

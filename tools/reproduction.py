@@ -61,10 +61,10 @@ class Results:
         if not git("ls-tree", "--name-only", commit, "--", f"./{dvc_lock.LOCK}"):
             return None
         before, here = dvc_lock.read(commit), dvc_lock.read()
-        written, outputs, inputs = set(), {}, {}
+        written = {path for lock in (before, here) for stage in lock.values() for path in stage.outputs}
+        outputs, inputs = {}, {}
         for stage in before | here:
             old, new = (lock.get(stage, dvc_lock.Stage()) for lock in (before, here))
-            written |= old.outputs.keys() | new.outputs.keys()
             outputs[stage] = _differing(old.outputs, new.outputs)
             inputs[stage] = {
                 (file, key): f"{key} ({shorten(values[0], 40)}, here {shorten(values[1], 40)})" if key else file
@@ -149,7 +149,8 @@ def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
     committed, here = (
         [side.json("metrics/train.json").get(key) for key in ("precision", "device")] for side in (before, HERE)
     )
-    if "train" in stages and (committed != here or {"bfloat16", "cuda"} & {*here}):
+    is_recorded = "train" in stages and None not in committed  # earlier versions did not
+    if is_recorded and (committed != here or {"bfloat16", "cuda"} & {*here}):
         return Cause(
             "train computed in {} on {} here, in {} on {} in the commit".format(*here, *committed),
             "train.precision: float32 and train.device: cpu give the same bytes on every x86-64 processor",

@@ -46,9 +46,8 @@ def judge(commit: str, part: str) -> tuple[bool | None, str]:
     if abs(mine - committed - own) > ROUNDING:
         return False, f"{line}. The predictions contradict that: they give {100 * own:+.2f} points."
     if found.verdict == "not decided":
-        return None, (
-            f"{line}. Whether another seed explains that is not known: the commit has no spread over seeds of its training."
-        )
+        unknown = "the commit has no spread over seeds"
+        return None, f"{line}. Whether another seed explains that is not known: {unknown}."
     return found.verdict == "within noise", f"{line}: {found.verdict}. {found.reason}"
 
 

@@ -1,6 +1,7 @@
 """The tables of the published systems on both pages, from results that are easy to check."""
 
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
@@ -11,7 +12,7 @@ import summary
 from analysis import marked_pages
 from conftest import squeezed
 
-SYSTEMS = {
+SYSTEMS: dict[str, dict[str, Any]] = {
     "small": {
         "claimed_train_accuracy": None,
         "claimed_test_accuracy": 0.93,
@@ -87,7 +88,7 @@ def test_published_systems_are_shown_on_both_pages(folder: Path) -> None:
         ("published/heinit/metrics/optimizers/sgd.csv", "epoch\n1\n"),
     ],
 )
-def test_what_is_missing_is_named(folder: Path, file: str, content: str | None) -> None:
-    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+def test_what_is_damaged_is_named(folder: Path, file: str, content: str) -> None:
+    (folder / file).write_text(content)
     with pytest.raises(InputError, match=file):
         marked_pages.update(summary.pages(SYSTEMS), check=False)
