@@ -58,10 +58,16 @@ def report(results: Results) -> str:
         md5 = dvc_lock.read()["train"].outputs[MODEL]
         return f"Reproduced: every byte as committed in {name}; the MD5 hash of {MODEL} is {md5}."
 
+    from analysis import metric_files
     from analysis.revisions import HERE, Revision
 
     causes = [*reproduction.causes(results)]
-    both = {*Revision(name, results.commit).predicted()} & {*HERE.predicted()}
+    sides = Revision(name, results.commit), HERE
+    both = {
+        part
+        for part in metric_files.PARTS
+        if all(part in side.predicted() and "accuracy" in side.json(f"metrics/{part}.json") for side in sides)
+    }
     if any(cause.is_experiment for cause in causes):
         both -= {"test"}  # the test images decide nothing among experiments
     judged = [judge(results.commit, part) for part in ("val", "test") if part in both]
