@@ -277,7 +277,7 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
     ("file", "content", "message"),
     [
         ("claims.yaml", None, r"claims\.yaml must be a file in the working directory; received"),
-        ("claims.yaml", "a: [", r"claims\.yaml must be valid YAML; received"),
+        ("claims.yaml", "a: [", r"claims\.yaml must be valid YAML in UTF-8; received"),
         ("claims.yaml", "a: {train: 1.0}", r"claims\.yaml: a\.test: field required"),
         (
             "claims.yaml",
