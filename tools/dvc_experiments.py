@@ -46,7 +46,9 @@ def refuse_missing_files() -> None:
 
 def snapshot() -> str:
     """A commit, of no branch, that has the files of the workspace that git tracks."""
-    return git("stash", "create") or git("rev-parse", "HEAD")
+    # asked first, since `git stash` takes a copied file for a changed one, and then fails
+    is_changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("stash", "create") if is_changed else git("rev-parse", "HEAD")
 
 
 async def run(name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:

@@ -146,6 +146,11 @@ def test_a_run_gives_its_experiment_and_a_second_one_asks_git_alone(
     assert not Path((notes / "folder").read_text().strip()).exists()
 
 
+def test_a_file_with_another_time_is_no_change(project: Path) -> None:
+    os.utime("src/a.py", (0, 0))
+    assert dvc_experiments.snapshot() == git("rev-parse", "HEAD").strip()
+
+
 def test_a_copy_has_the_changes_that_git_tracks_and_the_workspace_keeps_them(project: Path, notes: Path) -> None:
     add("src/a.py")
     add("src/staged.py")
