@@ -80,8 +80,8 @@ class Difference:
 
     @property
     def is_none(self) -> bool:
-        """Whether the only training of one model has the same images right as the other model."""
-        return not (self.gained or self.lost) and min(self.seeds) == 1
+        """Whether the only training of one model, or every seed, has the same images right as the other model."""
+        return not (self.gained or self.lost) and (min(self.seeds) == 1 or not self.error)
 
     @property
     def verdict(self) -> str:
@@ -133,8 +133,8 @@ class Difference:
 
     def power(self, number: int, value: float) -> str:
         """What `number` seeds on each side tell, and the number that tells a true difference of `value`, in words."""
-        if self.of_seeds is None:
-            return f"What difference {number} seeds can tell is not known before a spread over seeds is measured."
+        if not self.of_seeds:  # not measured, or a model beside itself
+            return f"What difference {number} seeds can tell is not known without a spread over seeds."
         enough = (n for n in range(2, MOST_SEEDS + 1) if self.detectable(n) <= value)
         return (
             f"{number} seeds on each side tell a true difference of {100 * self.detectable(number):.2f} points in "
