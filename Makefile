@@ -7,7 +7,7 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise sweep replicate compare experiments review report export demo published gpu-files test test-all lint check readme lock clean
+.PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint check readme lock clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +21,14 @@ rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without cach
 
 noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/replicate.py --record
+	python tools/readme.py
+
+measure: repro ## seeds, budgets, sameness and pictures of this training, as far as not measured: hours
+	python tools/replicate.py --record
+	python benchmarks/recipe.py
+	python benchmarks/sameness.py
+	python benchmarks/sameness.py --small
+	python benchmarks/pictures.py
 	python tools/readme.py
 
 sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each trial is a DVC experiment

@@ -90,8 +90,9 @@ def draw(runs: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = params.load().train.epochs
+    budgets = [max(1, round(default * share / 6)) for share in (1, 2, 4, 6)]
     parser.add_argument(
-        "--epochs", nargs="*", type=int, default=[default], help="the budgets (default: train.epochs)"
+        "--epochs", nargs="*", type=int, default=budgets, help="the budgets (default: %(default)s)"
     )
     parser.add_argument(
         "--bfloat16",

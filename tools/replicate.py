@@ -72,6 +72,10 @@ def main() -> None:
     model = revisions.resolve(arguments.name)
     if arguments.record:
         metric_files.by_part(METRICS)  # which must be there
+        recorded = seeds.noise(model)
+        if recorded is not None and recorded["seed"].nunique() >= arguments.seeds:
+            print(f"{METRICS / 'noise.csv'} has {recorded['seed'].nunique()} seeds of this training")
+            return
     models = replicate(model, arguments.seeds).values()
     for part in model.predicted():
         accuracy = seeds.trainings(model, part).accuracy

@@ -15,7 +15,7 @@ import dvc_experiments
 import readme
 import replicate
 import replicates
-from analysis import metric_files
+from analysis import metric_files, seeds
 from replicates import FIRST, Trainings, figures, recalls
 
 TABLE, SUMMARY = Path("metrics/noise.csv"), Path("metrics/noise.json")
@@ -64,6 +64,21 @@ def test_five_seeds_of_which_the_pipeline_has_trained_the_first(made: Trainings)
     replicate.main()
     assert made.seeds == [8, 9, 10, 11]  # they are there
     assert (TABLE.read_bytes(), SUMMARY.read_bytes()) == before
+
+
+def test_seeds_that_are_recorded_are_not_trained_again_elsewhere(
+    made: Trainings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replicate.main()
+    monkeypatch.setattr(
+        seeds, "replicates", lambda model: {model.seed(): model}
+    )  # another clone has no experiments
+    replicate.main()
+    assert made.seeds == [8, 9, 10, 11]
+    assert capsys.readouterr().out.endswith("metrics/noise.csv has 5 seeds of this training\n")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--seeds", "6"])
+    replicate.main()
+    assert made.seeds[4:] == [8, 9, 10, 11, 12]
 
 
 def test_the_summary_is_of_all_five(made: Trainings) -> None:
