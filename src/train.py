@@ -231,14 +231,16 @@ def main() -> None:
             f"{training.model.name}: {training.model.count_params():,} parameters, "
             f"{len(training.train.labels):,} training images, {settings.precision} on {several}{training.device}"
         )
+        is_new = not state_file.exists()
         curves = Curves(curves_folder)
         fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
         with keras.device(training.device):
             fitted = temperature.fit(training.model, training.val)
             classifier = model_file.with_preprocessing(training.network, training.mean, training.std, fitted)
             md5 = model_file.save(classifier, training.class_names, Path("models/model.keras"))
-        with state_file.with_name("seconds.csv").open("a") as log:  # on which no output depends
-            log.write(f"{md5},{time.monotonic() - start:.0f}\n")
+        if is_new:  # else earlier processes took a part of its seconds, on which no output depends
+            with state_file.with_name("seconds.csv").open("a") as log:
+                log.write(f"{md5},{time.monotonic() - start:.0f}\n")
         files.write_json(
             Path("metrics/train.json"),
             curves.last | {"temperature": fitted, "precision": settings.precision, "device": training.device},

@@ -21,7 +21,7 @@ from keras import layers
 
 import train
 from conftest import ROOT, TINY, with_forks, write_params
-from training import machine
+from training import checkpoint, machine
 from training.native_model import NativeModel
 from training.temperature import LIMITS, minimiser
 
@@ -475,3 +475,17 @@ def test_the_seconds_are_logged_by_the_hash_of_the_model(run: Train) -> None:
     md5, seconds = Path(".cache/checkpoints/seconds.csv").read_text().strip().split(",")
     assert md5 == hashlib.md5(MODEL.read_bytes(), usedforsecurity=False).hexdigest()
     assert 0 <= int(seconds) < 600
+
+
+def test_the_seconds_of_a_part_of_a_training_are_not_logged(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_and_stop(saved: Any, epoch: int, logs: Any = None) -> None:
+        save(saved, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        save = checkpoint.Checkpoint.on_epoch_end
+        patch.setattr(checkpoint.Checkpoint, "on_epoch_end", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(epochs=2)
+    run(epochs=2)
+    assert not Path(".cache/checkpoints/seconds.csv").exists()

@@ -17,6 +17,8 @@ import numpy as np
 HEIGHT = WIDTH = 28
 COLUMNS = ["label", *(f"pixel{number}" for number in range(1, HEIGHT * WIDTH + 1))]
 _MAX_LINE = 100_000  # characters; the header has 7,737 with quotes
+# A whole cell. NumPy's `quotechar` would take all to the next quote for one cell, and so name another line.
+_QUOTED = re.compile(r'(?<![^,])"([^",]*)"(?![^,\r\n])')
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +34,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         yield ",".join("0" * len(COLUMNS))  # NumPy holds all other rows to the length of the first
         while row := file.readline(_MAX_LINE):
             line += 1
-            yield row
+            yield _QUOTED.sub(r"\1", row)
 
     try:
         with path.open(encoding="utf-8-sig", errors="backslashreplace") as file:

@@ -87,6 +87,8 @@ QUOTED_HEADER = re.sub(r"[^,]+", r'"\g<0>"', HEADER)
         pytest.param(PLAIN.replace("\n", "\r\n").encode(), id="CRLF"),
         pytest.param(PLAIN.removesuffix("\n").encode(), id="no final newline"),
         pytest.param(PLAIN.replace(HEADER, QUOTED_HEADER).encode(), id="quoted header, as R writes it"),
+        pytest.param(re.sub(r"[^,\n]+", r'"\g<0>"', PLAIN).encode(), id="all quoted"),
+        pytest.param(re.sub(r"[^,\n]+", r'"\g<0>"', PLAIN).replace("\n", "\r\n").encode(), id="all quoted, CRLF"),
         pytest.param(
             PLAIN.replace(HEADER, QUOTED_HEADER).replace("\n", "\r\n").encode("utf-8-sig"),
             id="quoted header, CRLF, byte order mark",
@@ -181,7 +183,7 @@ WRONG_CELLS = [
     *("256", "-1", str(2**63 - 1), str(-(2**63))),
     *("text", "", '""', "  ", "3.5", ".5", "3.0", "5.", "1e2", "1E2", "1e-400", "0x1f", "1_000"),
     *("nan", "NaN", "NA", "None", "inf", "-inf", "True", "false", "+", "-", "1 2", "1;2", "1|2"),
-    *("'5'", '"5"', '1"2', "1L", "#", "٣", "１", "é", "\0", "12\0", "\x001", "\x1a"),
+    *("'5'", '""', '"5""', '1"2', '1"2"', "1L", "#", "٣", "１", "é", "\0", "12\0", "\x001", "\x1a"),
     *(str(10**30), str(-(10**30)), str(2**63), str(2**64), "9" * 400),
 ]
 
