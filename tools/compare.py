@@ -26,6 +26,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.tolerance < 100:
         raise InputError(f"tolerance must be 0 to 100 points; received {arguments.tolerance}")
+    if not 0 < arguments.difference < 100:
+        raise InputError(f"difference must be 0 to 100 points; received {arguments.difference}")
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
     part, reason = "test", "both are commits, and nothing is chosen"
     for revision in (before, after):  # the test images do not choose among experiments

@@ -84,7 +84,14 @@ async def run(name: str, content: str, baseline: str, changes: dict[str, Any], l
 
 def _copy(content: str, folder: str) -> Path:
     """The project in a repository of its own, with the objects of git and the cache of DVC that this one has."""
-    identity = [f"--config={key}={git('config', key)}" for key in ("user.name", "user.email")]
+    identity = []
+    for key in ("user.name", "user.email"):
+        value = git("config", "--default", "", "--get", key)
+        if not value:
+            raise InputError(
+                f"git must know your {key}, since an experiment is a commit (git config); received none"
+            )
+        identity.append(f"--config={key}={value}")
     git("clone", "--quiet", "--shared", "--no-checkout", *identity, git("rev-parse", "--show-toplevel"), folder)
     git("-C", folder, "checkout", "--quiet", "--detach", content)
     project = Path(folder, git("rev-parse", "--show-prefix"))

@@ -208,6 +208,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trials at the same time")
     parser.add_argument("--confirm", type=int, default=0, metavar="N", help="seeds to train the best with")
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        raise InputError(f"jobs must be 1 or more; received {arguments.jobs}")
+    if arguments.confirm < 0 or arguments.confirm == 1:
+        raise InputError(f"confirm must be 0, or 2 seeds or more; received {arguments.confirm}")
     current = params.load()
     search = search_space.load(current)
     dvc_experiments.refuse_missing_files()

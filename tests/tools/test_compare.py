@@ -155,6 +155,12 @@ def test_a_tolerance_must_be_possible(call: Callable[..., str], points: str) -> 
         call("main", "worse", "--tolerance", points)
 
 
+@pytest.mark.parametrize("points", ["0", "-0.1", "100"])
+def test_a_difference_to_tell_must_be_possible(call: Callable[..., str], points: str) -> None:
+    with pytest.raises(InputError, match=rf"^difference must be .* points; received {points}"):
+        call("main", "worse", "--difference", points)
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [

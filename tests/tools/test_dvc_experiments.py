@@ -146,6 +146,15 @@ def test_a_run_gives_its_experiment_and_a_second_one_asks_git_alone(
     assert not Path((notes / "folder").read_text().strip()).exists()
 
 
+def test_git_must_know_who_commits(project: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    git("config", "--unset", "user.email")
+    with pytest.raises(InputError, match=r"^git must know your user\.email, .*; received none$"):
+        run()
+    assert not (notes / "called").exists()
+
+
 def test_a_file_with_another_time_is_no_change(project: Path) -> None:
     os.utime("src/a.py", (0, 0))
     assert dvc_experiments.snapshot() == git("rev-parse", "HEAD").strip()

@@ -395,6 +395,22 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (("--jobs", "0"), "jobs must be 1 or more; received 0"),
+        (("--confirm", "1"), "confirm must be 0, or 2 seeds or more; received 1"),
+        (("--confirm", "-1"), "confirm must be 0, or 2 seeds or more; received -1"),
+    ],
+)
+def test_numbers_must_be_possible(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], rule: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+    with pytest.raises(InputError, match=f"^{rule}$"):
+        sweep.main()
+
+
 @pytest.mark.parametrize(("epochs", "kind"), [([1], "GPSampler"), ([1, 4], "TPESampler")])
 def test_of_twelve_trials_nine_are_proposed(
     runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch, epochs: list[int], kind: str
