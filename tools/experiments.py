@@ -7,7 +7,6 @@ their model.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from common.errors import InputError
 
@@ -16,14 +15,8 @@ import pandas as pd
 from analysis import comparison, revisions, seeds
 from analysis.revisions import Revision
 
-SECONDS = Path(".cache/checkpoints/seconds.csv")  # of the trainings on this machine, by the hash of the model
+SECONDS = Path(".cache/checkpoints/seconds.csv")  # of trainings here that nothing interrupted, by the model's hash
 WIDTHS = {"name": 20, "differs in": 34}  # of 100 columns
-
-
-def values(revision: Revision) -> dict[str, Any]:
-    """Every parameter by its key, as dvc.lock has it."""
-    inputs = (item for stage in revision.lock().values() for item in stage.inputs.items())
-    return {key: value for (file, key), value in inputs if file == "params.yaml"}
 
 
 def verdict(base: Revision, model: Revision) -> str:
@@ -36,14 +29,15 @@ def verdict(base: Revision, model: Revision) -> str:
 def table() -> pd.DataFrame:
     """One row for the commit, and one for each experiment of it that is no other seed of a row before it."""
     base = revisions.resolve("HEAD")
-    commit, before = str(base.commit), values(base)
+    commit, before = str(base.commit), base.parameters()
     models: dict[str | None, Revision] = {}
     for model in [base, *revisions.experiments(f"refs/exps/{commit[:2]}/{commit[2:]}/*")]:
         models.setdefault(seeds.training(model), model)
-    seconds = dict(line.split(",") for line in SECONDS.read_text().splitlines()) if SECONDS.exists() else {}
+    logged = SECONDS.read_text().splitlines() if SECONDS.exists() else []
+    seconds = dict(line.partition(",")[::2] for line in logged)
     rows = []
     for model in models.values():
-        changes = {key: value for key, value in values(model).items() if before.get(key) != value}
+        changes = {key: value for key, value in model.parameters().items() if before.get(key) != value}
         val = model.json("metrics/val.json")
         accuracy = "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
         rows.append(

@@ -14,9 +14,9 @@ from common.errors import InputError
 import pandas as pd
 
 import check
-import experiments
 import pages
 from analysis import comparison, figures, metric_files, revisions
+from analysis.git import git
 from analysis.marked_pages import markdown
 from analysis.revisions import Revision
 
@@ -171,8 +171,8 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
     Raises:
         InputError: git does not know BASE, or a file of a revision is damaged.
     """
-    fork = revisions.git("merge-base", base, "HEAD")
-    clean = not revisions.git("status", "--porcelain", "--untracked-files=no")
+    fork = git("merge-base", base, "HEAD")
+    clean = not git("status", "--porcelain", "--untracked-files=no")
     before, after = (Revision(base, fork), revisions.resolve("HEAD" if clean else revisions.WORKSPACE))
     problems = list(check.lock_problems())
     found = compared(before, after, page)
@@ -182,7 +182,7 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         "before": before,
         "after": after,
         "problems": problems,
-        "parameters": quoted(unequal("parameter", experiments.values(before), experiments.values(after))),
+        "parameters": quoted(unequal("parameter", before.parameters(), after.parameters())),
         "code": quoted(code_changes(before, after)),
         "metrics": markdown(metric_changes(before, after)),
         "curves": curves(before, after),

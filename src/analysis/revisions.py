@@ -1,6 +1,7 @@
 """A revision to compare: a commit, an experiment, or the working directory."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +78,14 @@ class Revision:
 
     def code(self) -> dict[str, str]:
         """The hash of every file under src/ that a stage depends on, as `outputs`."""
-        inputs = (item for stage in self.lock().values() for item in stage.inputs.items())
-        return {path: md5 for (path, _), md5 in inputs if path.startswith("src/")}
+        return {path: md5 for (path, _), md5 in self._inputs() if path.startswith("src/")}
+
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter that a stage depends on by its key, as `outputs`."""
+        return {key: value for (path, key), value in self._inputs() if path == "params.yaml"}
+
+    def _inputs(self) -> Iterator[tuple[tuple[str, str], Any]]:
+        return (item for stage in self.lock().values() for item in stage.inputs.items())
 
 
 HERE = Revision(WORKSPACE, None)
