@@ -246,13 +246,13 @@ static void replace(const char *library, uintptr_t base) {
     unsigned long address;
     while (fscanf(file, "%lx", &address) == 1) {
         char *at = (char *)(base + address);
-        uintptr_t page = (uintptr_t)at & -4096;
+        uintptr_t page = (uintptr_t)at & -4096, length = (uintptr_t)at + 2 - page;
         if (memcmp(at, CPUID_BYTES, 2) || replaced_count == sizeof replaced / sizeof *replaced)
             fail("CPUID must lie where objdump finds it, in at most 4096 places", library);
-        if (mprotect((void *)page, 8192, PROT_READ | PROT_WRITE | PROT_EXEC))
+        if (mprotect((void *)page, length, PROT_READ | PROT_WRITE | PROT_EXEC))
             fail("a library's pages must be writable", strerror(errno));
         memcpy(at, UD2_BYTES, 2);
-        mprotect((void *)page, 8192, PROT_READ | PROT_EXEC);
+        mprotect((void *)page, length, PROT_READ | PROT_EXEC);
         replaced[replaced_count++] = (uintptr_t)at;
     }
     fclose(file);
