@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ import pandas as pd
 from analysis.revisions import Revision
 
 FIRST = 7  # train.seed
+
+
+@dataclass(frozen=True)
+class Written(Revision):
+    """A revision whose files are given."""
+
+    commit: str | None = None
+    files: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def content(self, path: str) -> bytes | None:
+        return self.files[path].encode() if path in self.files else None
 
 
 def git(*words: str, **variables: str) -> str:

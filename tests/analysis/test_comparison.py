@@ -1,6 +1,5 @@
 import math
 from collections import Counter
-from dataclasses import dataclass, field
 
 from common.errors import InputError
 
@@ -11,8 +10,8 @@ from scipy import stats
 
 from analysis import comparison
 from analysis.comparison import Difference, difference
-from analysis.revisions import Revision
 from analysis.seeds import Seeds
+from replicates import Written
 
 T = stats.t.isf(0.025, 4)
 
@@ -206,17 +205,6 @@ def test_half_a_point_is_seen_with_five_seeds_and_one_point_with_one() -> None:
 LOCK = "stages: {{prepare: {{outs: [{{path: data/prepared/train, md5: {md5}}}]}}}}"
 
 
-@dataclass(frozen=True)
-class Written(Revision):
-    """A revision whose files are given."""
-
-    commit: str | None = None
-    files: dict[str, str] = field(default_factory=dict, compare=False)
-
-    def content(self, path: str) -> bytes | None:
-        return self.files[path].encode() if path in self.files else None
-
-
 def written(
     name: str, predicted: list[str], ids: list[int] | None = None, files: dict[str, str] | None = None
 ) -> Written:
@@ -259,7 +247,7 @@ def test_a_class_may_be_called_na() -> None:
         ),
     ],
 )
-def test_other_images_are_refused(after: Revision, reason: str) -> None:
+def test_other_images_are_refused(after: Written, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         comparison.predictions(written("x", ["a", "b"]), after, "val")
 

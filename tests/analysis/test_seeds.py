@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from analysis import seeds
-from analysis.revisions import Revision
+from replicates import Written
 
 FIGURES = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.89, "calibration_error": 0.01}
 ROWS = "seed,part,accuracy,loss,macro_f1,calibration_error\n"
@@ -37,17 +36,6 @@ def lock(seed: int = 0, code: str = "c", data: str = "d", epochs: int = 2, parts
             "evaluate": {"deps": deps, "params": {"params.yaml": {"evaluate.parts": [parts]}}},
         }
     }
-
-
-@dataclass(frozen=True)
-class Written(Revision):
-    """A revision whose files are given."""
-
-    commit: str | None = None
-    files: dict[str, str] = field(default_factory=dict, compare=False)
-
-    def content(self, path: str) -> bytes | None:
-        return self.files[path].encode() if path in self.files else None
 
 
 def written(**changes: str) -> Written:
