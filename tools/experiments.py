@@ -16,7 +16,7 @@ from analysis import comparison, revisions, seeds
 from analysis.revisions import Revision
 
 SECONDS = Path(".cache/checkpoints/seconds.csv")  # of trainings here that nothing interrupted, by the model's hash
-WIDTHS = {"name": 20, "differs in": 34}  # of 100 columns
+WIDTHS = {"name": 16, "differs in": 24}  # of 100 columns
 
 
 def verdict(base: Revision, model: Revision) -> str:
@@ -58,7 +58,7 @@ def main() -> None:
     shown = table()
     for name, width in WIDTHS.items():
         shown[name] = [text if len(text) <= width else text[: width - 1] + "…" for text in shown[name]]
-    print(shown.to_string(index=False, justify="left"))
+    print(shown.to_markdown(index=False, tablefmt="plain", disable_numparse=True))
 
 
 if __name__ == "__main__":
