@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from analysis import dvc_lock
 
 SOURCE = Path(__file__).resolve().parents[1]
+MODEL = "models/model.keras"
 
 
 def prepare(folder: Path, changes: dict[str, Any]) -> None:
@@ -60,9 +61,9 @@ def write_params(path: Path, changes: dict[str, Any]) -> None:
 
 
 def key() -> str:
-    """Identifies a training: a hash of the parameters and results of train and evaluate in dvc.lock.
+    """Identifies a training: a hash of the parameters of train and evaluate, the model and its figures in dvc.lock.
 
-    The results stand for data and code: a change to code that leaves every byte leaves the key too. A
+    The results stand for data and code: a change to code that leaves their bytes leaves the key too. A
     new parameter of train at its default leaves it as well: dvc.lock is the same training without it.
 
     Raises:
@@ -76,5 +77,6 @@ def key() -> str:
     for name, field in params.Train.model_fields.items():
         if not field.is_required() and chosen.get(name) == field.default:
             del chosen[name]
-    known = [(entry["params"], entry["outs"]) for entry in entries]
+    model = [output for output in entries[0]["outs"] if output["path"] == MODEL]
+    known = [(entries[0]["params"], model), (entries[1]["params"], entries[1]["outs"])]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

@@ -154,7 +154,7 @@ class Curves(keras.callbacks.Callback):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.last: dict[str, float] = {}  # figures of the last epoch
+        self.last: dict[str, float] = {}  # the last epoch, of train alone: on val, evaluate measures the model
         self.live = dvclive.Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -167,13 +167,14 @@ class Curves(keras.callbacks.Callback):
                         f"{part} {measure} must stay finite (lower train.learning_rate); "
                         f"received {float(value)} in epoch {epoch + 1}"
                     )
-                self.last[f"{part}_{measure}"] = round(float(value), 6)
+                if part == "train":
+                    self.last[f"train_{measure}"] = round(float(value), 6)
                 self.live.log_metric(f"{part}/{measure}", float(value))
         self.live.make_summary()
 
     def on_train_end(self, logs: Logs = None) -> None:
         self.live.end()
-        Path(self.live.metrics_file).unlink()  # `last` is the same, without a step
+        Path(self.live.metrics_file).unlink()  # the curves and `last` have it all
 
 
 class Progress(keras.callbacks.Callback):
