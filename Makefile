@@ -7,7 +7,7 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint check readme lock clean
+.PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -88,28 +88,43 @@ readme: .venv/run ## writes the committed figures into README.md and the other p
 	python published/summary.py
 	python tools/readme.py
 
-lock: .venv/dev ## resolves the dependencies of pyproject.toml into requirements*.txt
-	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
-		--group run --output-file requirements.txt
-	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
-		--group dev --constraints requirements.txt --output-file requirements-dev.txt
-	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --upgrade \
-		--group demo --constraints requirements-dev.txt --output-file requirements-demo.txt
+# requirements*.txt have the versions, for any installer; locks/ has the same with the hash of every file
+compile = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	$(if $(UPGRADE),--upgrade)
+hashed = --generate-hashes --no-emit-package torch
+
+lock: .venv/dev ## UPGRADE=1: resolves the dependencies of pyproject.toml into requirements*.txt and locks/
+	$(compile) --group run --output-file requirements.txt
+	$(compile) --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	$(compile) --group demo --constraints requirements-dev.txt --output-file requirements-demo.txt
+	$(compile) --group run $(hashed) --constraints requirements.txt --output-file locks/run.txt
+	$(compile) --group dev $(hashed) --constraints requirements-dev.txt --output-file locks/dev.txt
+	$(compile) --group demo $(hashed) --constraints requirements-demo.txt --output-file locks/demo.txt
+
+lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of PyTorch's CPU build
+	sed -n 's/^torch==/&/p' requirements.txt | $(compile) --no-deps --generate-hashes --torch-backend cpu \
+		--output-file locks/torch.txt -
 
 clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
 	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
-.venv/run: requirements.txt tools/offline_plots.py
+# Whatever is installed has the hash that its lock names. PyTorch is its CPU build: from a folder that pip is set to
+# search (PIP_FIND_LINKS), else from PyTorch's own index, whose address uv knows.
+install := python -m pip install --quiet --require-hashes --requirement
+
+.venv/run: locks/run.txt locks/torch.txt tools/offline_plots.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	python -m pip install --quiet --requirement requirements.txt
+	$(install) locks/run.txt
+	$(install) locks/torch.txt --no-deps --no-index 2>/dev/null || uv pip install --quiet --python .venv \
+		--require-hashes --no-deps --torch-backend cpu --requirement locks/torch.txt
 	python tools/offline_plots.py
 	touch $@
 
-.venv/demo: requirements-demo.txt .venv/run
-	python -m pip install --quiet --requirement requirements-demo.txt
+.venv/demo: locks/demo.txt .venv/run
+	$(install) locks/demo.txt
 	touch $@
 
-.venv/dev: requirements-dev.txt .venv/run
-	python -m pip install --quiet --requirement requirements-dev.txt
+.venv/dev: locks/dev.txt .venv/run
+	$(install) locks/dev.txt
 	touch $@

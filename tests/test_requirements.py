@@ -1,0 +1,46 @@
+"""The locked requirements: one version everywhere, and a hash for whatever is installed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def locked(path: str) -> dict[str, tuple[str, int]]:
+    """By name and marker: the version and the number of hashes."""
+    text = (ROOT / path).read_text("utf-8").replace("\\\n", "")
+    entries = re.findall(
+        r"^([\w-]+)==(\S+)( ; [^-\n]*?)?((?: +--hash=sha256:[0-9a-f]{64})*) *$", text, re.MULTILINE
+    )
+    assert len(entries) == len(text.splitlines()), f"{path} has lines of another form"
+    return {f"{name}{marker}": (version, hashes.count("--hash")) for name, version, marker, hashes in entries}
+
+
+@pytest.mark.parametrize("group", ["run", "demo", "dev"])
+def test_the_lock_of_a_group_has_its_versions_with_a_hash_for_each(group: str) -> None:
+    versions = locked("requirements.txt" if group == "run" else f"requirements-{group}.txt")
+    versions.pop("torch", None)
+    lock = locked(f"locks/{group}.txt")
+    assert {name: version for name, (version, _) in lock.items()} == {
+        name: version for name, (version, _) in versions.items()
+    }
+    assert all(hashes for _, hashes in lock.values())
+
+
+def test_pytorch_is_locked_to_the_same_version_in_its_build_for_processors() -> None:
+    version, _ = locked("requirements.txt")["torch"]
+    lock = locked("locks/torch.txt")
+    assert [found for found, _ in lock.values()] == [version, f"{version}+cpu"]
+    assert all(hashes >= 4 for _, hashes in lock.values())  # Python 3.11 to 3.14
+
+
+def test_every_installation_of_make_checks_hashes() -> None:
+    words = ["make", "--dry-run", "--always-make", ".venv/demo", ".venv/dev"]
+    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    installations = [line for line in shown.replace("\\\n", "").splitlines() if "pip install" in line]
+    assert len(installations) == 4
+    for line in installations:
+        assert line.count("pip install") == line.count("--require-hashes")
