@@ -44,8 +44,8 @@ compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=wo
 experiments: .venv/run ## the commit and its experiments, one line each: accuracy on val, seeds, verdict
 	@python tools/experiments.py
 
-review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
-	@python tools/review.py $(BASE) $(if $(OUT),--out $(OUT))
+review: .venv/run ## BASE=main OUT=FILE LIMIT=CHARACTERS: what this branch changed, as Markdown
+	@python tools/review.py $(BASE) $(if $(OUT),--out $(OUT)) $(if $(LIMIT),--limit $(LIMIT))
 
 report: .venv/run ## report.html: one page of results, curves, mistakes and experiments
 	python tools/report.py
@@ -78,6 +78,18 @@ lint: .venv/dev ## formatter, linters and type checker
 	ruff check .
 	mypy src tools published benchmarks tests
 	zizmor --offline --quiet .github
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	hadolint Dockerfile
+
+# a runner of GitHub's has a network: there nothing is skipped
+audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has them; skipped offline
+	@mkdir -p .cache
+	@pip-audit --vulnerability-service osv --disable-pip --no-deps --progress-spinner off \
+		--requirement requirements-dev.txt >.cache/audit 2>&1 && cat .cache/audit || \
+		{ test -z "$(GITHUB_ACTIONS)" && grep -q '^requests.exceptions.ConnectionError' .cache/audit \
+		&& echo 'skipped: OSV cannot be reached'; } || { cat .cache/audit; exit 1; }
 
 check: .venv/run ## whether dvc.lock, dvc.yaml, figures and pages belong to this code
 	python tools/check.py

@@ -3,9 +3,7 @@
 import shutil
 
 
-def browser() -> str:
-    """Its path."""
+def browser() -> str | None:
+    """The path of the system's Chromium; None where only Playwright may have one (`playwright install chromium`)."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    assert found, "a Chromium must be installed for this test (Debian: apt-get install chromium)"
-    return found
+    return next((path for name in names if (path := shutil.which(name))), None)

@@ -1,5 +1,6 @@
 """The locked requirements: one version everywhere, and a hash for whatever is installed."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -44,3 +45,28 @@ def test_every_installation_of_make_checks_hashes() -> None:
     assert len(installations) == 4
     for line in installations:
         assert line.count("pip install") == line.count("--require-hashes")
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "environment", "shown", "fails"),
+    [
+        ("No known vulnerabilities found", 0, {}, "No known vulnerabilities found", False),
+        ("keras 3.0 CVE-2026-1", 1, {}, "keras 3.0 CVE-2026-1", True),
+        ("requests.exceptions.ConnectionError: no", 1, {}, "skipped: OSV cannot be reached", False),
+        ("requests.exceptions.ConnectionError: no", 1, {"GITHUB_ACTIONS": "true"}, "requests", True),
+        ("error: no such option", 2, {}, "error: no such option", True),
+    ],
+)
+def test_an_audit_fails_by_whatever_it_finds_and_is_skipped_offline_alone(
+    tmp_path: Path, printed: str, status: int, environment: dict[str, str], shown: str, fails: bool
+) -> None:
+    script = tmp_path / ".venv/bin/pip-audit"
+    script.parent.mkdir(parents=True)
+    script.write_text(f"#!/bin/sh\necho '{printed}' >&2\nexit {status}\n")
+    script.chmod(0o755)
+    words = ["make", "--silent", "--file", str(ROOT / "Makefile"), "--assume-old", ".venv/dev", "audit"]
+    (tmp_path / ".venv/dev").touch()
+    kept = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"} | environment
+    result = subprocess.run(words, cwd=tmp_path, env=kept, capture_output=True, text=True, check=False)
+    assert (result.returncode != 0) == fails
+    assert result.stdout.startswith(shown)
