@@ -24,6 +24,7 @@ from common.errors import InputError, first_line
 
 import numpy as np
 import optuna
+from filelock import FileLock
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -51,7 +52,8 @@ def open_storage() -> optuna.storages.BaseStorage:
     url = os.environ.get("OPTUNA_STORAGE")
     if not url:
         journal = HERE / "journal.log"
-        storage = JournalFileBackend(str(journal))
+        # Optuna's own lock outlives a process that was killed, for 30 s; this has its two methods
+        storage = JournalFileBackend(str(journal), FileLock(journal.with_suffix(".lock")))  # type: ignore[arg-type]
         with journal.open("r+b") as file:  # a half-written line would become part of the next one
             file.truncate(file.read().rfind(b"\n") + 1)
         return optuna.storages.JournalStorage(storage)
@@ -112,26 +114,33 @@ class Sweep:
             load_if_exists=True,
             pruner=optuna.pruners.SuccessiveHalvingPruner(search.epochs[0], search.factor),
         )
-        # what a sweep that was stopped has left goes on under another number
+        # what a sweep that was stopped has left goes on under another number, once, whenever this is stopped too
         for left in self.study.get_trials(states=[TrialState.RUNNING]):
             if left.user_attrs.get("clone") == self.clone:
+                chosen = left.user_attrs.get("chosen", left.params)  # a kill leaves some of `params` alone
+                others = [trial for trial in self.known() if trial.number != left.number]
+                if chosen not in [trial.user_attrs.get("chosen") for trial in others]:
+                    self.study.enqueue_trial(chosen, user_attrs=left.user_attrs)
                 self.study.tell(left.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(left.params, user_attrs=left.user_attrs)
 
     def named(self, changes: dict[str, Any]) -> str:
         """A name for an experiment or a sweep, the same for the same files and changes: a hash of both."""
         known = json.dumps([self.files, changes], sort_keys=True).encode()
         return f"sweep-{hashlib.sha256(known).hexdigest()[:8]}"
 
+    def known(self) -> list[FrozenTrial]:
+        """All trials but those that go on under another number."""
+        return [trial for trial in self.study.get_trials() if trial.state != TrialState.FAIL]
+
     def next_trial(self) -> optuna.Trial | None:
         """One that waits, else a new one; None when there are as many as asked for, or as the space has."""
-        known = [trial for trial in self.study.get_trials() if trial.state != TrialState.FAIL]
+        known = self.known()
         if all(trial.state != TrialState.WAITING for trial in known):
             chosen = proposed(self.search, self.baseline, known) if len(known) < self.search.trials else None
             if not chosen:
                 return None
-            # with its clone's name from the start, so that a kill at any moment loses none
-            self.study.enqueue_trial(chosen, user_attrs={"clone": self.clone})
+            # with its clone's name and parameters from the start, so that a kill at any moment loses none
+            self.study.enqueue_trial(chosen, user_attrs={"clone": self.clone, "chosen": chosen})
         trial = self.study.ask(self.search.distributions())
         trial.set_user_attr("clone", self.clone)
         return trial

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from common.errors import InputError
 
+import numpy as np
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -180,6 +182,42 @@ def test_half_a_line_in_the_journal_is_left_out(runs: Runs, workspace: Path) -> 
     sweep.main()
     assert journal.read_bytes().startswith(whole)
     assert len(runs.made) == len(studied()) == 9
+
+
+def test_the_lock_of_a_journal_ends_with_its_process(runs: Runs, workspace: Path) -> None:
+    """Optuna's own lock, here of a process that was killed while it wrote, is waited for 30 s."""
+    (workspace / ".cache/sweep").mkdir(parents=True)
+    (workspace / ".cache/sweep/journal.log.lock").symlink_to("journal.log")
+    begin = time.monotonic()
+    sweep.main()
+    assert time.monotonic() - begin < 20
+    assert len(studied()) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("epochs", "killed"), [([1], False), ([1], True), ([1, 4], True)])
+def test_a_journal_that_is_cut_anywhere_loses_no_trial_and_none_comes_twice(
+    runs: Runs, workspace: Path, epochs: list[int], killed: bool
+) -> None:
+    """Between any two operations of the sweep, and within them; what ran before is an experiment, which is kept."""
+    write(workspace, epochs=epochs)
+    if killed:
+        runs.ends = at(3, Killed())
+        with pytest.raises(Killed):
+            sweep.main()
+    sweep.main()
+    made, trials = dict(runs.made), studied()
+    journal = workspace / ".cache/sweep/journal.log"
+    whole = journal.read_bytes()
+    ends = np.cumsum([len(line) for line in whole.splitlines(keepends=True)])
+    generator = np.random.default_rng(0)
+    for place in [*generator.choice(ends, 30, replace=False), *generator.integers(len(whole), size=10)]:
+        journal.write_bytes(whole[:place])
+        sweep.main()
+        assert runs.made == made, place
+        found = studied()
+        assert [trial.params for trial in found] == [trial.params for trial in trials], place
+        assert [trial.state for trial in found] == [trial.state for trial in trials], place
 
 
 def test_a_database_that_is_lost_is_one_line(runs: Runs) -> None:
