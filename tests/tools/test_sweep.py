@@ -31,7 +31,7 @@ import sweep
 from analysis import comparison
 from analysis.comparison import Difference
 from analysis.revisions import Revision
-from conftest import Clone
+from conftest import Clone, with_forks
 
 SEARCH: dict[str, Any] = {
     "metric": "accuracy",
@@ -527,6 +527,39 @@ def test_killed_after_the_third_of_eight_trials_it_ends_with_eight_and_none_twic
     (clone.folder / "params.yaml").write_text(clone.git("show", f"{reference}:params.yaml"))
     clone.dvc("repro")
     assert clone.git("diff", "--stat", reference, "--", "params.yaml", "dvc.lock", "metrics") == ""
+
+
+def trees(clone: Clone) -> dict[str, str]:
+    """What each experiment holds: its hash in git, by the experiment's name."""
+    listed = clone.git("for-each-ref", "--format=%(refname:lstrip=4) %(tree)", "refs/exps/*/*/sweep-*")
+    return dict(line.split() for line in listed.splitlines())
+
+
+@pytest.mark.slow
+def test_kill_9_at_ten_random_moments_and_a_cut_journal_change_no_experiment(
+    reproduced: Clone, tmp_path: Path
+) -> None:
+    clone = prepared(reproduced, tmp_path / "clone", trials=2)
+    undisturbed = clone.copied(tmp_path / "undisturbed")
+    forks = {"PATH": with_forks()["PATH"]}
+    other = start(undisturbed, **forks)
+    generator = np.random.default_rng(0)
+    journal = clone.folder / ".cache/sweep/journal.log"
+    for moment in generator.uniform(0, 4, 10):
+        process = start(clone)
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if journal.exists():
+            os.truncate(journal, generator.integers(journal.stat().st_size // 2, journal.stat().st_size + 1))
+    for process in (start(clone, **forks), other):
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+        assert "2 of 2 trials have ended, 2 of them complete" in said
+    assert len(trees(clone)) == 2
+    assert trees(clone) == trees(undisturbed)
+    assert clone.git("status", "--porcelain") == ""
+    assert not [path for path in (clone.folder / ".cache/experiments").iterdir() if path.is_dir()]
 
 
 @pytest.mark.slow
