@@ -209,6 +209,53 @@ def test_another_training_waits_for_the_one_that_dvc_left_behind(clone: Clone, e
     assert_the_next_run_finishes(clone, expected)
 
 
+def kill_all_of(folder: Path) -> None:
+    """Whatever works in a folder or below it, at once, as a power cut would."""
+    killed = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=10)
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_queue_loses_no_experiment_and_makes_none_twice(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the commands of README.md."""
+    undisturbed = clone.copied(tmp_path / "undisturbed")
+    states = tmp_path / "checkpoints"
+    monkeypatch.setenv("CHECKPOINT_DIR", str(states))
+    seeds = {f"seed-{seed}": ("--name", f"seed-{seed}", "-S", f"train.seed={seed}") for seed in (1, 2)}
+    for words in seeds.values():
+        clone.dvc("exp", "run", "--queue", *words)
+    queue = start(clone, "dvc", "exp", "run", "--run-all")
+    # not by its output, which comes late
+    while not any(path.suffix == "" for path in states.glob("*")):
+        assert queue.poll() is None
+        time.sleep(0.01)
+    time.sleep(np.random.default_rng(0).uniform(0, 0.3))
+    kill_all_of(clone.folder)
+    queue.communicate()
+    status = clone.dvc("queue", "status")
+    assert "0 active" in status
+    (killed,) = [
+        name for name in seeds if f"{name} " in status and "Running" in status.split(name)[1].split("\n")[0]
+    ]
+    clone.dvc("queue", "kill", killed)
+    clone.dvc("queue", "remove", killed)
+    clone.dvc("exp", "run", "--queue", *seeds[killed])
+    assert "goes on after epoch" in clone.dvc("exp", "run", "--run-all")
+    assert {*clone.dvc("exp", "list", "--name-only").split()} == {*seeds}
+    undisturbed.dvc("exp", "run", *seeds[killed])
+    trees = [
+        each.git("for-each-ref", "--format=%(tree)", f"refs/exps/*/*/{killed}") for each in (clone, undisturbed)
+    ]
+    assert trees[0] == trees[1] != ""
+
+
 WITH_A_FULL_DISK = """
 import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
