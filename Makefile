@@ -113,23 +113,26 @@ lock: .venv/dev ## UPGRADE=1: resolves the dependencies of pyproject.toml into r
 	$(compile) --group dev $(hashed) --constraints requirements-dev.txt --output-file locks/dev.txt
 	$(compile) --group demo $(hashed) --constraints requirements-demo.txt --output-file locks/demo.txt
 
-lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of PyTorch's CPU build
-	sed -n 's/^torch==/&/p' requirements.txt | $(compile) --no-deps --generate-hashes --torch-backend cpu \
+lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of PyTorch's CPU build, and of PyPI's
+	grep '^torch==' requirements.txt | $(compile) --no-deps --generate-hashes --torch-backend cpu \
 		--output-file locks/torch.txt -
+	grep '^torch==' requirements.txt | $(compile) --no-config --generate-hashes --constraints requirements.txt \
+		--output-file locks/cuda.txt -
 
 clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
 	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
 # Whatever is installed has the hash that its lock names. PyTorch is its CPU build: from a folder that pip is set to
-# search (PIP_FIND_LINKS), else from PyTorch's own index, whose address uv knows.
+# search (PIP_FIND_LINKS), else from PyTorch's own index, whose address uv knows; else it is PyPI's with CUDA.
 install := python -m pip install --quiet --require-hashes --requirement
 
-.venv/run: locks/run.txt locks/torch.txt tools/offline_plots.py
+.venv/run: locks/run.txt locks/torch.txt locks/cuda.txt tools/offline_plots.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(install) locks/run.txt
 	$(install) locks/torch.txt --no-deps --no-index 2>/dev/null || uv pip install --quiet --python .venv \
-		--require-hashes --no-deps --torch-backend cpu --requirement locks/torch.txt
+		--require-hashes --no-deps --torch-backend cpu --requirement locks/torch.txt || \
+		{ echo "PyTorch's index cannot be reached: its build with CUDA comes, 2.7 GB"; $(install) locks/cuda.txt; }
 	python tools/offline_plots.py
 	touch $@
 

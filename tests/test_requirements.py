@@ -38,13 +38,22 @@ def test_pytorch_is_locked_to_the_same_version_in_its_build_for_processors() -> 
     assert all(hashes >= 4 for _, hashes in lock.values())  # Python 3.11 to 3.14
 
 
+def test_pytorch_with_cuda_is_locked_beside_the_same_versions() -> None:
+    known, lock = locked("locks/run.txt"), locked("locks/cuda.txt")
+    version, hashes = lock.pop("torch")
+    assert version == locked("requirements.txt")["torch"][0]
+    assert hashes >= 4
+    assert all(hashes for _, hashes in lock.values())
+    assert {name: found for name, (found, _) in lock.items() if name in known} == {
+        name: found for name, (found, _) in known.items() if name in lock
+    }
+
+
 def test_every_installation_of_make_checks_hashes() -> None:
     words = ["make", "--dry-run", "--always-make", ".venv/demo", ".venv/dev"]
     shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    installations = [line for line in shown.replace("\\\n", "").splitlines() if "pip install" in line]
-    assert len(installations) == 4
-    for line in installations:
-        assert line.count("pip install") == line.count("--require-hashes")
+    shown = shown.replace("\\\n", "")
+    assert shown.count("pip install") == shown.count("--require-hashes") == 6
 
 
 @pytest.mark.parametrize(
