@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import hostile
 import predict
 from conftest import ROOT, png, untrained
 from inference import onnx_file, pictures
@@ -197,7 +198,7 @@ def test_what_is_no_picture_gets_one_line_and_the_others_go_on(call: Call, tmp_p
     for line, (name, reason) in zip(
         lines,
         [
-            ("b bomb", "must have at most 50,000,000 pixels; received more"),
+            ("b bomb", "must take at most 150,000,000 bytes; received more"),
             ("c text", "must be a picture that Pillow reads; received something else"),
             ("d empty", "must be a picture that Pillow reads; received something else"),
             ("e cut", "must be a whole picture; received: "),
@@ -208,6 +209,17 @@ def test_what_is_no_picture_gets_one_line_and_the_others_go_on(call: Call, tmp_p
     ):
         assert line.startswith("error: ")
         assert f"{name}.png {reason}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", hostile.MAKERS)
+def test_a_small_file_has_no_large_bill(exported: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(hostile.picture(name))
+    megabytes, seconds, said = hostile.cost(SCRIPT, "--model", exported, path)
+    assert "must" in said
+    assert megabytes < hostile.MEGABYTES
+    assert seconds < hostile.SECONDS
 
 
 # --- as a program -----------------------------------------------------------------------------------

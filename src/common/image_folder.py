@@ -4,19 +4,31 @@ Either `train/CLASS/…` and `test/CLASS/…`, or one tree `CLASS/…`, which ha
 begin with a dot are ignored; everything else in a class folder must be a picture.
 """
 
+import math
+import os
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from common.errors import InputError, first_line
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-MAX_PIXELS = 50_000_000  # of one picture, which Pillow checks before it unpacks it: it allows twice its setting
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+# What one picture may cost. A file of a few kilobytes can stand for gigabytes and hours.
+MAX_MEMORY = 150_000_000  # bytes that Pillow unpacks it into, and that it reads
+MAX_EDGE = 65_535  # pixels; the filter that scales a longer edge takes more than its picture
+MAX_SCANS = 100  # of a JPEG: each passes over the whole picture, and takes no more than 30 bytes
+MAX_SECONDS = 2.0  # of the processor, while Pillow still reads
+LARGE = 8_000_000  # pixels, from which a picture is reduced while it is unpacked
+BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # a pixel in Pillow's modes; in all others 4
+ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 278, 322, 323  # tags of TIFF and EXIF
 MAX_CLASSES = 256  # labels are uint8
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
 Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
@@ -75,36 +87,116 @@ def to_picture(image: np.ndarray) -> Image.Image:
 def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
     """One picture with 8 bits a channel, turned as its EXIF data says.
 
+    A picture of more than LARGE pixels comes at a whole fraction of its size.
+
     Args:
         source: its path, or an open file.
         name: its name in error messages; the path by default.
 
     Raises:
-        InputError: it is not a picture, is damaged, has more than 50 million pixels or more than 16 bits
-            a channel, or the block under `with` cannot convert it.
+        InputError: it is not a picture, is damaged, costs more than a picture may, has more than 16 bits a
+            channel, or the block under `with` cannot convert it.
     """
     name = name or str(source)
     try:
-        with warnings.catch_warnings():
+        if isinstance(source, Path) and not (source.is_file() or source.is_dir()) and source.exists():
+            raise InputError(f"{name} must be a regular file; received a pipe, a device or a socket")
+        with (
+            warnings.catch_warnings(),
+            source.open("rb") if isinstance(source, Path) else nullcontext(source) as file,
+        ):
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
-            with Image.open(source, formats=FORMATS) as image:
-                picture = ImageOps.exif_transpose(image)
-                if picture.mode.startswith("I;16"):  # to 8 bits: Pillow would clip instead
-                    deep = np.asarray(picture)  # (H, W) uint16
-                    visible = deep != picture.info.get("transparency")
-                    picture = Image.fromarray((deep // 257).astype(np.uint8))
-                    picture.putalpha(Image.fromarray(visible))
-                elif picture.mode in ("I", "F"):  # Pillow does not say what their white is
-                    raise InputError(f"{name} must have 8 or 16 bits a channel; received mode {picture.mode}")
-                yield picture
+            with Image.open(_Bounded(file, name), formats=FORMATS) as image:
+                _refuse_costly(image, file, name)
+                if image.mode in ("I", "F"):  # Pillow does not say what their white is
+                    raise InputError(f"{name} must have 8 or 16 bits a channel; received mode {image.mode}")
+                picture: Image.Image = image
+                if (factor := _factor(image)) > 1:
+                    picture = _reduced(image, factor)
+                    picture.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+                yield _to_8_bits(ImageOps.exif_transpose(picture))
     except InputError:
         raise
-    except Image.DecompressionBombError:
-        raise InputError(f"{name} must have at most {MAX_PIXELS:,} pixels; received more") from None
+    except Image.DecompressionBombError:  # for what Pillow unpacks before it gives a size
+        raise InputError(f"{name} must take at most {MAX_MEMORY:,} bytes; received more") from None
     except UnidentifiedImageError:
         raise InputError(f"{name} must be a picture that Pillow reads; received something else") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
         raise InputError(f"{name} must be a whole picture; received: {first_line(error)}") from error
+
+
+class _Bounded:
+    """A file that ends with an InputError where Pillow reads on and on, as over millions of empty parts."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._left, self._end = MAX_MEMORY, time.thread_time() + MAX_SECONDS
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._file, attribute)
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
+        self._left -= len(content)
+        if self._left < 0 or time.thread_time() > self._end:
+            raise InputError(
+                f"{self._name} must take at most {MAX_MEMORY:,} bytes and {MAX_SECONDS} s; received more"
+            )
+        return content
+
+
+def _refuse_costly(image: Image.Image, file: BinaryIO, name: str) -> None:
+    """Refuses by its header, before it is unpacked, a picture that costs too much; drafts a large JPEG."""
+    width, height = image.size
+    if max(image.size) > MAX_EDGE:
+        raise InputError(f"{name} must have edges of at most {MAX_EDGE:,} pixels; received {width:,} × {height:,}")
+    buffers, place = 0, file.tell()  # in a JPEG at its first scan, behind the thumbnail
+    is_jpeg = isinstance(image, JpegImageFile)
+    if is_jpeg or "jpeg" in str(image.info.get("compression")):
+        file.seek(place if is_jpeg else 0)
+        scans = is_jpeg + sum(part.count(b"\xff\xda") for part in iter(partial(file.read, 1 << 20), b""))
+        if scans > MAX_SCANS:
+            raise InputError(f"{name} must have at most {MAX_SCANS} scans; received {scans:,}")
+        buffers = (8 if scans > 1 else 1) * width * height
+    elif image.format == "WEBP":  # whose library takes the whole file, and four pictures
+        buffers = 16 * width * height + file.seek(0, os.SEEK_END)
+    elif isinstance(image, TiffImageFile):
+        rows, *tile = (image.tag_v2.get(tag, 0) for tag in (ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH))
+        buffers = 8 * max(width * min(rows or height, height), math.prod(tile))
+    if (factor := _factor(image)) > 1:
+        image.draft(None, (width // factor, height // factor))
+    memory = buffers + BYTES.get(image.mode, 4) * image.width * image.height
+    if memory > MAX_MEMORY:
+        raise InputError(
+            f"{name} must take at most {MAX_MEMORY:,} bytes; received {memory:,} for {width:,} × {height:,} pixels"
+        )
+    file.seek(place)
+
+
+def _factor(image: Image.Image) -> int:
+    """By which both edges of a large picture are divided; else 1."""
+    return math.ceil(math.sqrt(image.width * image.height / LARGE))
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """A picture with edges of 1 / `factor`, in RGBA; only strips of it are ever converted as a whole."""
+    reduced = Image.new("RGBA", [math.ceil(edge / factor) for edge in image.size])
+    rows = factor * math.ceil(LARGE / factor / 10 / image.width)
+    for top in range(0, image.height, rows):
+        strip = _to_8_bits(image.crop((0, top, image.width, min(top + rows, image.height))))
+        reduced.paste(strip.convert("RGBA").reduce(factor), (0, top // factor))
+    return reduced
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Without this, Pillow would clip 16 bits to white."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    deep = np.asarray(picture)  # (H, W) uint16
+    visible = deep != picture.info.get("transparency")
+    picture = Image.fromarray((deep // 257).astype(np.uint8))
+    picture.putalpha(Image.fromarray(visible))
+    return picture
 
 
 def _read_part(folder: Path, names: list[str], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
