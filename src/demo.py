@@ -5,10 +5,15 @@ may load nothing from any other address.
 """
 
 import argparse
+import asyncio
 import base64
+import ctypes
 import io
+import re
 import socket
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from common import image_folder
 from common.errors import InputError
@@ -17,48 +22,91 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from inference.classifier import Classifier
 
 HOST = "127.0.0.1"
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 PAGE = Path(__file__).parent / "inference/demo.html"
 MAX_BYTES = 20_000_000  # of a picture
+SMALL, LARGE_UPLOADS = 1_000_000, 4  # bytes; so many pictures of more bytes are taken at a time
+CONNECTIONS = 100
+SECONDS = 10  # in which a request must have come, and so must a picture
 HEADERS = {  # which make the browser refuse any other address
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Connection": "close",  # so a connection has one request, and what is left of a refused one ends
 }
+
+
+class Protocol(H11Protocol):
+    """HTTP that drops a connection on which no request comes; uvicorn waits for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(SECONDS, self.drop_without_request)
+
+    def drop_without_request(self) -> None:
+        if not self.cycle:
+            self.transport.abort()
+
+
+def this_page_only(app: ASGIApp) -> ASGIApp:
+    """Refuses what other sites ask for, also those whose host name leads to this machine (DNS rebinding)."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = app
+        if scope["type"] == "http":
+            asked = Request(scope).headers
+            host = asked.get("host", "")
+            own = OWN_HOST.fullmatch(host) and asked.get("origin", f"http://{host}") == f"http://{host}"
+            if not own or asked.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+                answer = refusal(
+                    "requests must come from the page of this program; received one from elsewhere", 403
+                )
+        await answer(scope, receive, send)
+
+    return guarded
 
 
 def make_app(classifier: Classifier) -> Starlette:
     """GET / is the page; POST /predict takes the bytes of a picture and answers in JSON."""
     page = PAGE.read_text("utf-8")
+    large, turn = asyncio.Semaphore(LARGE_UPLOADS), asyncio.Lock()
 
     async def show(request: Request) -> HTMLResponse:
         return HTMLResponse(page, headers=HEADERS)
 
     async def predict(request: Request) -> JSONResponse:
-        content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_BYTES:
+        content = io.BytesIO()
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(SECONDS):
+                    async for chunk in request.stream():
+                        if content.tell() <= SMALL < content.tell() + len(chunk):
+                            await held.enter_async_context(large)
+                        if content.tell() <= MAX_BYTES:  # browsers show no answer before they have sent all
+                            content.write(chunk)
+            except (TimeoutError, ClientDisconnect):
+                return refusal(f"the picture must come within {SECONDS} s; received a part of it", 408)
+            if content.tell() > MAX_BYTES:
                 return refusal(f"the picture must have at most {MAX_BYTES:,} bytes; received more", 413)
-        try:
-            answer = await run_in_threadpool(answer_to, bytes(content), classifier)
-        except InputError as error:
-            return refusal(str(error), 400)
-        return JSONResponse(answer, headers=HEADERS)
+            async with turn:  # one picture is unpacked at a time
+                if await request.is_disconnected():
+                    return refusal("the page must wait for its answer; received an end of the connection", 408)
+                return await run_in_threadpool(answer_to, content, classifier)
 
     return Starlette(
         routes=[Route("/", show), Route("/predict", predict, methods=["POST"])],
-        # another host name that leads to this machine is another site's attack (DNS rebinding)
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+        middleware=[Middleware(this_page_only)],
     )
 
 
@@ -66,18 +114,22 @@ def refusal(reason: str, status: int) -> JSONResponse:
     return JSONResponse({"error": reason}, status, HEADERS)
 
 
-def answer_to(content: bytes, classifier: Classifier) -> dict[str, object]:
+def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
     """The model's input, as a data URL, and its answer, for the page."""
-    prediction = classifier.predict(io.BytesIO(content), "the picture")
+    try:
+        prediction = classifier.predict(content, "the picture")
+    except InputError as error:  # here, since asyncio would keep it, and with it the picture
+        return refusal(str(error), 400)
     png = io.BytesIO()
     picture = image_folder.to_picture(prediction.image)
     picture.save(png, "PNG")
-    return {
+    answer = {
         "input": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
         "size": f"{picture.width} × {picture.height}",
         "classes": [{"name": name, "probability": probability} for name, probability in prediction.likeliest],
         "out_of_distribution": prediction.out_of_distribution,
     }
+    return JSONResponse(answer, headers=HEADERS)
 
 
 def main() -> None:
@@ -87,10 +139,14 @@ def main() -> None:
     chosen = parser.parse_args()
     if not 0 <= chosen.port < 65536:
         raise InputError(f"--port must be between 0 and 65535; received {chosen.port}")
+    with suppress(AttributeError):  # of another C library than glibc
+        # glibc would keep the memory of every picture; -3 is M_MMAP_THRESHOLD, which it would raise by itself
+        ctypes.CDLL(None).mallopt(-3, 1 << 20)
     app = make_app(Classifier(chosen.model))
     with socket.create_server((HOST, chosen.port)) as listening:
         print(f"http://{HOST}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        config = uvicorn.Config(app, http=Protocol, ws="none", limit_concurrency=CONNECTIONS, log_level="error")
+        server = uvicorn.Server(config)
         server.run(sockets=[listening])
 
 

@@ -96,7 +96,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "50,000,000 × 1": lambda: png(50_000_000, 1, 8, 0),
     "44,000,000 × 1": lambda: png(44_000_000, 1, 8, 0),
     "1 × 44,000,000": lambda: png(1, 44_000_000, 8, 0),
-    "65,535 × 600": lambda: png(65_535, 550, 8, 6),
+    "65,535 × 550": lambda: png(65_535, 550, 8, 6),
     "PNG, colour and alpha": lambda: png(6100, 6100, 8, 6),
     "PNG, too large": lambda: png(SIDE, SIDE, 8, 6),
     "PNG, 16 bits": lambda: png(SIDE, SIDE, 16, 0, chunk(b"tRNS", b"\0\0")),

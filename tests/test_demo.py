@@ -5,21 +5,29 @@ import io
 import json
 import os
 import re
+import select
+import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from common import synthetic
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 import demo
+import hostile
 from browser import browser
 from conftest import ROOT
 from inference.classifier import Classifier
@@ -27,18 +35,20 @@ from inference.classifier import Classifier
 DRAWN = synthetic.draw(np.arange(10), np.random.default_rng(0))  # (10, 28, 28)
 
 
+@contextmanager
+def started(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running demo, and its address."""
+    words: list[str | Path] = [sys.executable, ROOT / "src/demo.py", "--model", model, "--port", "0"]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield process, process.stdout.readline().split()[0]
+        process.terminate()
+
+
 @pytest.fixture(scope="module")
 def address(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a running demo."""
-    with subprocess.Popen(
-        [sys.executable, ROOT / "src/demo.py", "--model", exported, "--port", "0"],
-        cwd=tmp_path_factory.mktemp("demo"),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        yield process.stdout.readline().split()[0]
-        process.terminate()
+    with started(exported, tmp_path_factory.mktemp("demo")) as (_, address):
+        yield address
 
 
 def photograph() -> bytes:
@@ -90,11 +100,158 @@ def test_what_is_no_picture_gets_one_line(address: str, content: bytes, status: 
 
 def test_it_serves_this_machine_alone(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
-    assert ask(address, photograph(), Host="example.org") == (400, "Invalid host header")
     with urllib.request.urlopen(address) as page:  # noqa: S310
         policy, text = page.headers["Content-Security-Policy"], page.read().decode()
     assert "default-src 'none'" in policy
     assert not re.search(r"https?://", policy + text)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},  # another program on this machine
+        {"Origin": "null"},
+        {"Host": "evil.example"},  # whose name leads to this machine
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "evil.example", "Origin": "http://evil.example"},
+        {"Host": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("content", [None, photograph()], ids=["page", "predict"])
+def test_it_answers_its_own_page_only(address: str, headers: dict[str, str], content: bytes | None) -> None:
+    status, answer = ask(address, content, **headers)
+    assert status == 403
+    assert answer["error"].startswith("requests must come from the page of this program")
+    own = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
+    assert ask(address, photograph(), **own)[0] == 200
+
+
+def test_localhost_is_this_machine_too(address: str) -> None:
+    port = address.rpartition(":")[2]
+    own = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
+    assert ask(address, photograph(), **own)[0] == 200
+
+
+def send(address: str, content: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+    client.sendall(content)
+    return client
+
+
+def to_end(client: socket.socket) -> bytes:
+    """What comes until the other side closes the connection."""
+    client.settimeout(3 * demo.SECONDS)
+    with client, suppress(ConnectionResetError):
+        return b"".join(iter(lambda: client.recv(1000), b""))
+    return b""
+
+
+def head(length: int, host: str = "localhost") -> bytes:
+    return f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def drip(address: str) -> bytes:
+    """Sends a byte a second, as long as it may; gives the answer."""
+    client = send(address, head(1000))
+    with suppress(ConnectionError):
+        while not select.select([client], [], [], 1)[0]:
+            client.sendall(b"\0")
+    return to_end(client)
+
+
+@pytest.mark.slow
+def test_who_is_slow_is_dropped(address: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(to_end, send(address, begin)) for begin in (b"", b"POST / ")]
+        dripping = pool.submit(drip, address)
+        start = time.monotonic()
+        assert b"must come within 10 s" in dripping.result()
+        assert [each.result() for each in waiting] == [b"", b""]
+    assert demo.SECONDS - 1 < time.monotonic() - start < 2 * demo.SECONDS
+
+
+# --- under load -------------------------------------------------------------------------------------
+
+COSTLY = (
+    "65,535 × 550",
+    "PNG, colour and alpha",
+    "PNG, 1 bit",
+    "PNG of many profiles",
+    "JPEG",
+    "PGM of another white",
+)
+CLIENTS, REQUESTS = 20, 10  # of each
+
+
+def hang_up(address: str, content: bytes) -> None:
+    send(address, head(len(content)) + content).close()
+
+
+def attack(address: str, number: int) -> None:
+    """One of many hostile requests, each of which ends."""
+    costly = hostile.picture(COSTLY[number % len(COSTLY)])
+    attacks: list[Callable[[], object]] = [
+        lambda: ask(address, costly),
+        lambda: hang_up(address, costly),
+        lambda: hang_up(address, costly[:-1000]),
+        lambda: drip(address),
+        lambda: to_end(send(address, b"")),
+        lambda: ask(address, bytes(demo.MAX_BYTES)),
+        lambda: ask(address, photograph(), Origin="https://evil.example"),
+        lambda: to_end(send(address, b"\0\xff" * 100_000)),
+        lambda: to_end(send(address, head(-1) + bytes(100_000))),
+        lambda: ask(address, hostile.picture("44,000,000 × 1")),
+    ]
+    with suppress(ConnectionError, urllib.error.URLError):
+        attacks[number % len(attacks)]()
+
+
+@pytest.mark.slow
+def test_good_requests_are_answered_beside_hostile_ones(exported: Path, tmp_path: Path) -> None:
+    for name in COSTLY:
+        hostile.picture(name)
+    with started(exported, tmp_path) as (process, address), ThreadPoolExecutor(CLIENTS + 1) as pool:
+        memory = psutil.Process(process.pid).memory_info
+        peak, ended = [memory().rss], threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.01):
+                peak.append(memory().rss)
+
+        def client(number: int) -> list[int]:
+            if number % 5 == 0:
+                for request in range(REQUESTS):
+                    attack(address, number + request)
+                return []
+            return [ask(address, photograph())[0] for _ in range(REQUESTS)]
+
+        pool.submit(watch)
+        try:
+            answers = [status for statuses in pool.map(client, range(CLIENTS)) for status in statuses]
+        finally:
+            ended.set()
+        assert answers == [200] * (CLIENTS * REQUESTS * 4 // 5)
+        time.sleep(1)
+        after = memory().rss
+    print(f"memory: {max(peak) / 1e6:.0f} MB at most, {after / 1e6:.0f} MB after")
+    assert max(peak) < 600e6
+    assert after < 300e6
+
+
+@pytest.mark.slow
+def test_six_costly_pictures_at_once_take_the_memory_of_one(exported: Path, tmp_path: Path) -> None:
+    content = hostile.picture("PNG, colour and alpha")
+    with started(exported, tmp_path) as (process, address):
+        with ThreadPoolExecutor(6) as pool:
+            answers = [*pool.map(lambda _: ask(address, content)[0], range(6))]
+        most = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert answers == [400] * 6
+    assert most
+    assert int(most[1]) < 300_000
 
 
 def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
