@@ -1,7 +1,11 @@
-"""Outputs that appear under their final name complete, or not at all."""
+"""Outputs that appear under their final name complete, or not at all: after a kill or a loss of power too."""
 
+import ctypes
+import errno
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +19,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
+        _sync(part)
         part.replace(path)
+        _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -25,17 +31,46 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Gives an empty temporary folder beside `path` to fill; it replaces `path` unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
-    shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
+    if old.exists() and not path.exists():
+        old.replace(path)
+    for remains in (part, old):  # of a run that was killed
+        shutil.rmtree(remains, ignore_errors=True)
     part.mkdir()
     try:
         yield part
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
+        for folder, _, names in os.walk(part, topdown=False):
+            for name in (*names, "."):
+                _sync(Path(folder, name))
+        if not path.exists():
+            part.replace(path)
+        elif not _exchange(part, path):  # two steps, of which the next block takes back the first
             path.replace(old)
-        part.replace(path)
+            part.replace(path)
+        _sync(path.parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for remains in (part, old):
+            shutil.rmtree(remains, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step; False where the system or the file system cannot."""
+    name, here = ("renameatx_np", -2) if sys.platform == "darwin" else ("renameat2", -100)  # and AT_FDCWD
+    libc = ctypes.CDLL(None, use_errno=True)
+    # 2 is RENAME_EXCHANGE, and RENAME_SWAP
+    if hasattr(libc, name) and getattr(libc, name)(here, os.fsencode(one), here, os.fsencode(other), 2) == 0:
+        return True
+    if (code := ctypes.get_errno()) in (0, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk holds a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,7 +1,11 @@
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common import files
 
@@ -73,35 +77,95 @@ def test_an_exception_in_an_atomic_folder_changes_nothing(tmp_path: Path, old: s
 
 
 KILLED = """
-import os, shutil, sys
+import os, sys
 from pathlib import Path
 from common import files
 
-def remove_and_die(folder, ignore_errors=False):
-    names = sorted(folder.iterdir()) if folder.exists() else []
-    if names:
-        names[0].unlink()
-        os._exit(9)
+step, place, exchange = int(sys.argv[1]), Path("out"), sys.argv[2]
+if exchange == "no":  # as on a file system that cannot
+    files._exchange = lambda one, other: False
 
-path = Path("out")
-with files.atomic_folder(path) as part:
-    for name in "xyz":
-        (part / name).write_text(name)
-    shutil.rmtree = remove_and_die
+def count(event, arguments):
+    global step
+    if event.startswith(("os.", "open", "shutil.", "ctypes.dlsym")):
+        step -= 1
+        if step == 0:
+            os.kill(os.getpid(), 9)
+
+sys.addaudithook(count)
+with files.atomic_folder(place) as part:
+    for number in range(20):
+        (part / str(number)).write_text("new")
 """
 
 
-def test_a_folder_that_is_replaced_is_never_there_in_part(tmp_path: Path) -> None:
-    with files.atomic_folder(tmp_path / "out") as part:
-        for name in "abc":
-            (part / name).write_text(name)
+def content(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.iterdir())]
+
+
+def killed(folder: Path, *words: object) -> bool:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == 9
-    assert everything(tmp_path / "out") == {"x", "y", "z"}
-    with files.atomic_folder(tmp_path / "out") as part:
-        (part / "new").touch()
-    assert everything(tmp_path) == {"out", "out/new"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, words)], cwd=folder, env=environment, check=False
+    )
+    assert done.returncode in (0, -signal.SIGKILL)
+    return done.returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exchange", ["yes", "no"])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_folder_whole(tmp_path: Path, exchange: str) -> None:
+    out, step, seen = tmp_path / "out", 1, set()
+    out.mkdir()
+    for number in range(20):
+        (out / str(number)).write_text("old")
+    shutil.copytree(out, tmp_path / "kept")
+    while killed(tmp_path, step, exchange):
+        if exchange == "no" and not out.exists():  # between its two steps; the next start takes back the first
+            with pytest.raises(Interrupted), files.atomic_folder(out):
+                raise Interrupted
+        assert content(out) in (20 * ["old"], 20 * ["new"]), step
+        seen.add(content(out)[0])
+        with files.atomic_folder(out) as part:
+            shutil.copytree(tmp_path / "kept", part, dirs_exist_ok=True)
+        assert everything(tmp_path) == {
+            "out", "kept", *(f"{folder}/{number}" for folder in ("out", "kept") for number in range(20))
+        }  # fmt: skip
+        step += 1
+    assert content(out) == 20 * ["new"]
+    assert step > 60
+    assert seen == {"old", "new"}
+
+
+def test_the_disk_has_all_before_and_after_a_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loss of power may leave the new name with old or no content."""
+    steps: list[str] = []
+
+    def note(word: str, function: Callable[..., Any], which: int = 0) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            given = arguments[which]
+            path = Path(f"/proc/self/fd/{given}").readlink() if isinstance(given, int) else Path(given)
+            steps.append(f"{word} {path.relative_to(tmp_path)}")
+            return function(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(os, "fsync", note("sync", os.fsync))
+    monkeypatch.setattr(os, "replace", note("name", os.replace, 1))
+    monkeypatch.setattr(files, "_exchange", note("exchange", files._exchange, 1))
+    with files.atomic_file(tmp_path / "file") as part:
+        part.touch()
+    assert steps == ["sync .file.part", "name file", "sync ."]
+    for change in ("name", "exchange"):
+        steps.clear()
+        with files.atomic_folder(tmp_path / "folder") as part:
+            (part / "deep").mkdir()
+            for name in ("a", "deep/b"):
+                (part / name).touch()
+        *before, changed, after = steps
+        assert (changed, after) == (f"{change} folder", "sync .")
+        part_of = ".folder.part"
+        assert before == [f"sync {part_of}/{name}".removesuffix("/") for name in ("deep/b", "deep", "a", "")]
 
 
 def test_the_remains_of_a_killed_run_are_not_taken_over(tmp_path: Path) -> None:
