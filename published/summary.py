@@ -79,8 +79,8 @@ def measured(folder: Path) -> dict[str, Any]:
     epochs = len(curves["val"])
     epoch = curves["val"].idxmax() if chosen.train.keep == "best" else epochs
     rows = metric_files.table(folder / "metrics/data/classes.csv", ("part", "class", "images"))
-    rows = rows[rows["part"] == "train"].set_index("class")["images"]
-    images = chosen.split.train_size or int(rows["all"]) - chosen.split.val_size
+    rows = rows.loc[rows["part"] == "train", "images"]  # the first of all classes
+    images = chosen.split.train_size or int(rows.iloc[0]) - chosen.split.val_size
     parameters, flops = parameters_and_flops(chosen, len(rows) - 1)
     found = {
         "parameters": parameters,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common import files, image_folder
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 from inference.classifier import Classifier, Prediction
 
@@ -25,6 +25,7 @@ COLUMNS = (
     "energy",
     "out_of_distribution",
 )
+FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet lets a formula begin
 MARK = " (out of distribution: unlike the training images)"
 
 
@@ -39,7 +40,11 @@ def arguments() -> argparse.Namespace:
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one list of objects")
-    form.add_argument("--csv", action="store_true", help="one row a picture")
+    form.add_argument(
+        "--csv",
+        action="store_true",
+        help="one row a picture; an apostrophe leads texts that a spreadsheet would take for a formula",
+    )
     return parser.parse_args()
 
 
@@ -57,7 +62,7 @@ def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
 
 def printable(path: Path) -> str:
     """The path on one line, whatever bytes the file system allowed in it."""
-    return " ".join(os.fsencode(path).decode("utf-8", "replace").splitlines())
+    return one_line(os.fsencode(path).decode("utf-8", "replace"))
 
 
 def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
@@ -73,12 +78,13 @@ def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
 
 def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
     classes = (cell for name, probability in prediction.likeliest for cell in (name, f"{probability:.4f}"))
-    row: dict[str, object] = dict(zip(COLUMNS, (printable(path), *classes), strict=False))
+    texts = (f"'{text}" if text.startswith(FORMULA) else text for text in (printable(path), *classes))
+    row: dict[str, object] = dict(zip(COLUMNS, texts, strict=False))
     return row | {"energy": f"{prediction.energy:.4f}", "out_of_distribution": prediction.out_of_distribution}
 
 
 def as_line(path: Path, prediction: Prediction) -> str:
-    classes = ", ".join(f"{name} {probability:.1%}" for name, probability in prediction.likeliest)
+    classes = ", ".join(f"{one_line(name)} {probability:.1%}" for name, probability in prediction.likeliest)
     mark = MARK if prediction.out_of_distribution else ""
     return f"{printable(path)}: {classes}{mark}"
 

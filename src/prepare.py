@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import numpy as np
 import pandas as pd
@@ -51,11 +51,9 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
     """Refuses data that no later stage could use. Warns where train and test may be swapped.
 
     Raises:
-        InputError: a class is called all, images have another shape than data.height, data.width and
-            data.channels, or not one label of a class each, or there are no training images.
+        InputError: images have another shape than data.height, data.width and data.channels, or not one label
+            of a class each, or there are no training images.
     """
-    if "all" in names:
-        raise InputError("a class must not be called all, as the totals are; received all")
     train, test = (len(parts[part][0]) for part in ("train", "test"))
     for part, (images, labels) in parts.items():
         if images.shape[1:] != shape:
@@ -85,8 +83,7 @@ def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str
     """The number of images, and mean and standard deviation of their pixels (0–255): one row for all
     classes, then one for each class.
     """
-    groups = {"all": np.ones(len(labels), bool)}
-    groups |= {name: labels == label for label, name in enumerate(names)}
+    groups = [("all", np.ones(len(labels), bool)), *((name, labels == label) for label, name in enumerate(names))]
     return pd.DataFrame(
         [
             {
@@ -96,7 +93,7 @@ def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str
                 "pixel_mean": round(float(images[rows].mean()), 2) if rows.any() else None,
                 "pixel_std": round(float(images[rows].std()), 2) if rows.any() else None,
             }
-            for name, rows in groups.items()
+            for name, rows in groups
         ]
     )
 
@@ -140,7 +137,8 @@ def main() -> None:
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])
     copies = duplicates(parts)
-    print(table.to_string(index=False), copies.to_string(index=False), sep="\n\n")
+    shown = table.assign(**{"class": table["class"].map(one_line)})
+    print(shown.to_string(index=False), copies.to_string(index=False), sep="\n\n")
 
     images, labels = parts["train"]
     with (  # all outputs are complete before the first one appears

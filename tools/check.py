@@ -69,8 +69,8 @@ def figure_problems() -> Iterator[str]:
 
 def _follows(table: Path, classes: Path) -> tuple[dict[str, float | int], str]:
     """The figures of all images, and the table of classes."""
-    known = metric_files.table(classes, ("class",), dtype=str)["class"]
-    predictions = metric_files.table(table, ("label", "predicted"), dtype=str)
+    known = metric_files.table(classes, ("class",))["class"]
+    predictions = metric_files.table(table, ("label", "predicted"))
     labels, predicted = (pd.Index(known).get_indexer(predictions[name]) for name in predictions)
     if not len(labels) or min(*labels, *predicted) < 0:
         raise InputError(f"{table} must have images, all of classes that {classes} has; received others")

@@ -9,7 +9,7 @@ With --fail-if worse, the exit status is 1 if B is worse, 2 if that is not decid
 import argparse
 import sys
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import check
 from analysis import comparison, metric_files, revisions
@@ -51,7 +51,8 @@ def main() -> None:
         f"counts: p is below {comparison.LEVEL}, and the spread of the recall over seeds is measured"
     )
     formats = {"before": "{:.1%}", "after": "{:.1%}", "difference": "{:+.1%}", "p": "{:.2g}"}
-    print(classes.to_string(index=False, formatters={name: text.format for name, text in formats.items()}))
+    shown = classes.assign(**{"class": classes["class"].map(one_line)})
+    print(shown.to_string(index=False, formatters={name: text.format for name, text in formats.items()}))
     if arguments.fail_if:
         sys.exit({"worse": 1, "not decided": 2}.get(found.verdict, 0))
 

@@ -8,7 +8,7 @@ their model.
 import argparse
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import pandas as pd
 
@@ -42,7 +42,7 @@ def table() -> pd.DataFrame:
         accuracy = "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
         rows.append(
             {
-                "name": model.name,
+                "name": one_line(model.name),
                 "differs in": ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()),
                 "val accuracy": accuracy.format_map(val) if val else "",
                 "seeds": len(seeds.trainings(model, "val").accuracy) if val else 0,

@@ -21,7 +21,7 @@ def classes_table() -> str:
     for part in metric_files.by_part(METRICS):
         table = metric_files.table(METRICS / f"classes/{part}.csv", tuple(formats))
         shown = table.transform({name: text.format for name, text in formats.items()})
-        tables.append(markdown(shown.rename(columns={"class": f"class, {part}", "f1": "F1"})))
+        tables.append(markdown(shown.rename(columns={"class": f"class, {part}", "f1": "F1"}), names=True))
     return "\n\n".join(tables)
 
 
@@ -56,7 +56,7 @@ def mistakes_table() -> str:
     pairs = wrong.value_counts(["label", "predicted"]).sort_index().sort_values(ascending=False, kind="stable")  # fmt: skip
     shown = pairs.head(MISTAKES).reset_index(name="images")
     shown["of its class"] = (shown["images"] / shown["label"].map(images)).map("{:.1%}".format)
-    return markdown(shown.rename(columns={"label": f"true class, {part}"}))
+    return markdown(shown.rename(columns={"label": f"true class, {part}"}), names=True)
 
 
 def unlike_table() -> str:

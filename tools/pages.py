@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401
+
 import jinja2
 import vl_convert
+
+from analysis import marked_pages
 
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -13,6 +17,7 @@ ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+ENVIRONMENT.filters["escaped"] = marked_pages.escaped
 
 
 def vega(version: str) -> str:

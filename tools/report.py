@@ -137,7 +137,7 @@ def content(here: Revision) -> dict[str, Any]:
     for title, (draw, folder, columns) in CHARTS.items():
         charts[title] = {}
         for part in results:
-            table = here.table(f"metrics/{folder}/{part}.csv", *columns, dtype=seeds.NAMES)
+            table = here.table(f"metrics/{folder}/{part}.csv", *columns)
             if table is not None:
                 charts[title][f"{title}, {part}"] = draw(table).to_dict()
     runs = seeds.noise(here)

@@ -18,7 +18,7 @@ import check
 import pages
 from analysis import comparison, figures, metric_files, revisions
 from analysis.git import git
-from analysis.marked_pages import markdown
+from analysis.marked_pages import Markdown, code, markdown
 from analysis.revisions import Revision
 
 EXAMPLES = 10
@@ -35,7 +35,7 @@ def unequal(kind: str, before: dict[str, Any], after: dict[str, Any]) -> pd.Data
 def quoted(table: pd.DataFrame) -> str:
     """A Markdown table whose first column is code."""
     name = table.columns[0]
-    return markdown(table.assign(**{name: "`" + table[name] + "`"}))
+    return markdown(table.assign(**{name: table[name].map(code)}), names=True)
 
 
 def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
 
 def images_table(rows: pd.DataFrame) -> str:
     shown = rows.head(EXAMPLES).assign(confidence=rows["confidence"].map("{:.2f}".format))
-    return markdown(shown.rename(columns={"id": "image", "label": "true class"}))
+    return markdown(shown.rename(columns={"id": "image", "label": "true class"}), names=True)
 
 
 def classes_table(classes: pd.DataFrame) -> str:
@@ -115,7 +115,9 @@ def classes_table(classes: pd.DataFrame) -> str:
     formats = {"class": "{}", "images": "{:,}", "before": "{:.1%}", "after": "{:.1%}"}
     shown = classes.transform({name: text.format for name, text in formats.items()})
     points = (100 * classes["difference"]).map("{:+.1f}".format)
-    return markdown(shown.assign(points=points, p=p.where(~classes["counts"], "**" + p + "**")))
+    return markdown(
+        shown.assign(points=points, p=p.where(~classes["counts"], ("**" + p + "**").map(Markdown))), names=True
+    )
 
 
 def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
@@ -160,7 +162,7 @@ def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, 
         "classes": classes_table(classes),
         "number_of_classes": len(classes),
         "seeds_of_classes": result.of_seeds is not None,
-        "confusions": markdown(confusions.rename(columns={"label": "true class"})),
+        "confusions": markdown(confusions.rename(columns={"label": "true class"}), names=True),
         "images": {"Newly right": images_table(newly(table, right=True)), "Newly wrong": images_table(wrong)},
         "picture": picture(wrong, part, page),
     }
@@ -185,9 +187,9 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         "problems": problems,
         "parameters": quoted(unequal("parameter", before.parameters(), after.parameters())),
         "code": quoted(code_changes(before, after)),
-        "metrics": markdown(metric_changes(before, after)),
+        "metrics": markdown(metric_changes(before, after), names=True),
         "curves": curves(before, after),
-        "data": markdown(data_changes(before, after)),
+        "data": markdown(data_changes(before, after), names=True),
         "without_lock": [revision for revision in (before, after) if not revision.lock()],
     }
 

@@ -5,14 +5,16 @@ it is more than both explain; without a spread over seeds that belongs to one of
 """
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import pandas as pd
 from scipy import stats
 
 from analysis import seeds
+from analysis.marked_pages import escaped
 from analysis.revisions import Revision
 from analysis.seeds import Seeds
 
@@ -212,7 +214,7 @@ def compare(
 def remedy(before: Revision, after: Revision) -> str:
     """The command that decides where no spread over seeds is measured."""
     name = next((revision.name for revision in (after, before) if revision.is_experiment), after.name)
-    return f"To decide it: make replicate EXP={name}, which trains it with other seeds."
+    return f"To decide it: {escaped(f'make replicate EXP={shlex.quote(one_line(name))}')}, which trains it with other seeds."
 
 
 def by_class(before: Seeds, after: Seeds) -> pd.DataFrame:

@@ -32,8 +32,10 @@ def class_means(images: np.ndarray, labels: np.ndarray, names: list[str], path: 
 
 
 def class_counts(table: pd.DataFrame, path: Path) -> None:
-    """Bars of `images` by `class` and `part`; the row of all classes is left out."""
-    wide = table[table["class"] != "all"].pivot_table(index="class", columns="part", values="images", sort=False)
+    """Bars of `images` by `class` and `part`; the first row of a part, of all classes, is left out."""
+    wide = table[table.groupby("part").cumcount() > 0].pivot_table(
+        index="class", columns="part", values="images", sort=False
+    )
     figure, axes = plt.subplots(figsize=(6, 1 + 0.35 * len(wide)), layout="constrained")
     wide.plot.barh(ax=axes, width=0.8)
     axes.invert_yaxis()  # the first class at the top

@@ -8,18 +8,45 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common import files
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import pandas as pd
 
 Pages = Mapping[Path, Mapping[str, str]]  # Markdown by page and name
+# what Markdown, HTML, or GitHub's mentions and links could read in a text
+SPECIAL = re.compile(r"[`*\[\]<>&@#\\|]|~~|\b_|_\b|://|www\.")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table, "" without rows; missing values are empty cells, a `|` in a cell is escaped."""
+class Markdown(str):
+    """A text that is Markdown already."""
+
+
+def code(text: str) -> Markdown:
+    """The text as code, in which nothing is read, on one line."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    edge = " " * text.startswith("`") or " " * text.endswith("`")
+    return Markdown(f"{fence}{edge}{one_line(text)}{edge}{fence}")
+
+
+def escaped(text: str) -> str:
+    """The text, as code where Markdown would read something in it."""
+    if isinstance(text, Markdown):
+        return text
+    return code(text) if SPECIAL.search(text) else one_line(text)
+
+
+def markdown(table: pd.DataFrame, names: bool = False) -> str:
+    """A Markdown table, "" without rows; missing values are empty cells, a `|` in a cell is escaped.
+
+    Args:
+        names: whether texts come from data or other people, and are `escaped`.
+    """
     if table.empty:
         return ""
-    cells = table.astype(object).where(table.notna(), "").map(lambda cell: str(cell).replace("|", "\\|"))
+    texts = table.astype(object).where(table.notna(), "")
+    cells = texts.map(
+        lambda cell: (escaped(cell) if names and isinstance(cell, str) else str(cell)).replace("|", "\\|")
+    )
     return cells.to_markdown(index=False, disable_numparse=True)
 
 

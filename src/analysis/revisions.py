@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import pandas as pd
 from dvc.repo import Repo
@@ -13,6 +13,7 @@ from dvc.scm import RevError, resolve_rev
 
 from analysis import dvc_lock, metric_files
 from analysis.git import content, git, shallow
+from analysis.marked_pages import escaped
 
 WORKSPACE = "workspace"
 EXPERIMENTS = "refs/exps/??/*/*"
@@ -32,7 +33,8 @@ class Revision:
 
     def __str__(self) -> str:
         known = not self.commit or self.commit.startswith(self.name)
-        return self.name if known else f"{self.name} ({(self.commit or '')[:7]})"
+        name = escaped(one_line(self.name))  # a branch may be called <b>, or @somebody
+        return name if known else f"{name} ({(self.commit or '')[:7]})"
 
     @property
     def is_experiment(self) -> bool:

@@ -18,7 +18,6 @@ import pandas as pd
 from analysis import metric_files
 from analysis.revisions import Revision, experiments
 
-NAMES = dict.fromkeys(("label", "predicted", "class"), str)  # a class may be called 1
 NOISE = {"seed": int, "part": str} | dict.fromkeys(metric_files.MEASURES, float)
 # what a seed or the choice of parts changes, and no other training
 NOT_OF_THE_MODEL = {"models/model.keras", "train.seed", "evaluate.parts"}
@@ -62,7 +61,7 @@ def recalls(model: Revision) -> list[dict[str, Any]]:
     return [
         {"seed": model.seed(), "part": part} | row
         for part in metric_files.PARTS
-        if (table := model.table(f"metrics/classes/{part}.csv", "class", "recall", dtype=NAMES)) is not None
+        if (table := model.table(f"metrics/classes/{part}.csv", "class", "recall")) is not None
         for row in table.to_dict("records")
     ]
 
@@ -110,7 +109,7 @@ def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
     if runs is None:
         return Seeds(right.mean(), right, labels)
     accuracy = right.mean().combine_first(runs[runs["part"] == part].set_index("seed")["accuracy"])
-    classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=NAMES)
+    classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall")
     if classes is None:
         return Seeds(accuracy, right, labels)
     return Seeds(accuracy, right, labels, classes[classes["part"] == part].pivot_table("recall", "class", "seed"))
@@ -123,7 +122,7 @@ def predictions(model: Revision, part: str) -> pd.DataFrame:
         InputError: there are none, or the file is damaged.
     """
     path = f"metrics/predictions/{part}.csv"
-    table = model.table(path, "id", "label", "predicted", "confidence", dtype=NAMES)
+    table = model.table(path, "id", "label", "predicted", "confidence")
     if table is None:
         raise InputError(
             f"{model} must have predictions on {part} (or choose the other part with PART=); received no {path}"

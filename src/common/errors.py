@@ -4,17 +4,26 @@ Programming errors keep their traceback.
 """
 
 import os
+import re
 import sqlite3
 import sys
 from types import TracebackType
 from typing import Any
+
+# C0 and C1, line and paragraph separators, and what turns the direction of all text after it
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def one_line(text: str) -> str:
+    """Without line ends, and without what would steer a terminal."""
+    return CONTROL.sub("�", " ".join(text.splitlines()))
 
 
 class InputError(Exception):
     """A file, parameter or source is wrong. The message, one line, gives the rule, then the value."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # a file name may hold a line break
+        super().__init__(one_line(message))  # a file name may hold anything
 
 
 def first_line(error: Exception) -> str:

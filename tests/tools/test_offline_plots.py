@@ -8,15 +8,26 @@ import pytest
 from browser import browser
 from conftest import Clone
 
+NAMES = ("Bag", "</script><script>alert(1)</script><img src=x onerror=alert(1)>", "</plaintext>-->", "nan")
+
 
 @pytest.mark.slow
-def test_the_plots_page_draws_everything_and_asks_for_nothing(reproduced: Clone) -> None:
-    from playwright.sync_api import sync_playwright
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plots_page_draws_everything_and_asks_for_nothing(
+    reproduced: Clone, tmp_path: Path, name: str
+) -> None:
+    """A name of a class or a branch is never markup."""
+    from playwright.sync_api import Dialog, sync_playwright
 
-    reproduced.run("python", "tools/offline_plots.py")
-    reproduced.dvc("plots", "show")
-    page_file = reproduced.folder / "dvc_plots" / "index.html"
+    clone = reproduced.copied(tmp_path / "clone")
+    for path in (clone.folder / "metrics").rglob("*.csv"):
+        path.write_text(path.read_text().replace("Bag", name))
+    clone.run("python", "tools/offline_plots.py")
+    clone.git("branch", branch := "<img/src=x/onerror=alert(1)>")
+    clone.dvc("plots", "diff", "workspace", branch)
+    page_file = clone.folder / "dvc_plots" / "index.html"
     requests, messages = [], []
+    dialogs: list[str] = []
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=browser(), args=["--no-sandbox", "--disable-background-networking"]
@@ -25,14 +36,24 @@ def test_the_plots_page_draws_everything_and_asks_for_nothing(reproduced: Clone)
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: messages.append((message.type, message.text)))
         page.on("pageerror", lambda error: messages.append(("error", str(error))))
+
+        def dismiss(dialog: Dialog) -> None:
+            dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
         page.goto(page_file.as_uri())
         page.wait_for_function("document.querySelectorAll('canvas.marks, svg.marks').length >= 8")
         broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.src)")
         images = page.evaluate("document.images.length")
+        scripts = page.evaluate("document.scripts.length")
+        names = {*page.locator("p").all_inner_texts()} & {"workspace", branch}
         if "SCREENSHOT" in os.environ:  # to look at it
             page.screenshot(path=Path(os.environ["SCREENSHOT"]), full_page=True)
         chromium.close()
-    assert images == 5  # three of the data, the mistakes on val and on test
+    assert (dialogs, scripts) == ([], 2)
+    assert names == {"workspace", branch}
+    assert images == 10  # of both, three of the data, the mistakes on val and on test
     assert broken == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [text for kind, text in messages if kind == "error"] == []

@@ -243,6 +243,30 @@ def test_without_a_dvc_lock_data_are_not_called_the_same(clone: Clone, call: Cal
     assert "workspace has no dvc.lock" in section(call(clone, "main"), "Data")
 
 
+def test_names_are_data(clone: Clone, call: Callable[..., str]) -> None:
+    """In none of them is anything read: no markup, no mention, no end of a cell or line."""
+
+    def rename() -> None:
+        for path in (clone.folder / "metrics").rglob("*.csv"):
+            path.write_text(path.read_text().replace("Bag", '"<b>|`x`\n@all"'))
+        clone.commit("rename a class")
+
+    branch = "<img/src=x|@all`"
+    clone.git("checkout", "--quiet", "-b", branch, "HEAD~1")
+    rename()
+    clone.git("checkout", "--quiet", "-b", "renamed")
+    clone.git("checkout", "--quiet", "idea", "--", ".")
+    rename()
+    page = squeezed(call(clone, branch))
+    assert "Compared on test" in page
+    assert section(page, "Classes").count("\n| ") == 11
+    assert r"| ``<b>\|`x` @all`` |" in section(page, "Classes")
+    outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", page)
+    assert "<b>" not in outside
+    assert "<img" not in outside
+    assert "@all" not in outside
+
+
 def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> None:
     with pytest.raises(InputError, match=r"^git merge-base nonsense HEAD must succeed; ") as refused:
         call(clone, "nonsense")
