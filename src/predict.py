@@ -25,6 +25,7 @@ COLUMNS = (
     "energy",
     "out_of_distribution",
 )
+MANY = 100  # pictures, above which a line on stderr says how far it is
 FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet lets a formula begin
 MARK = " (out of distribution: unlike the training images)"
 
@@ -51,10 +52,10 @@ def arguments() -> argparse.Namespace:
 def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
     """Each picture, and its path below the given folder, or its bare name."""
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # which no name makes fail
             yield path, Path(path.name)
             continue
-        names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
+        names = [file.relative_to(path) for file in sorted(path.rglob("*")) if not file.is_dir()]
         names = [name for name in names if not any(part[0] == "." for part in name.parts)]
         # an empty folder stands for itself, and is refused later
         yield from ((path / name, name) for name in names or [Path()])
@@ -100,13 +101,17 @@ def main() -> None:
     if chosen.csv:
         table.writeheader()
     objects, failed = [], False
-    for path, name in found:
+    clear, report = "", len(found) > MANY and sys.stderr.isatty() and (chosen.json or not sys.stdout.isatty())
+    for number, (path, name) in enumerate(found):
+        if report:
+            clear = "\r\x1b[K"
+            print(f"{clear}{number:,} of {len(found):,} pictures", end="", file=sys.stderr, flush=True)
         try:
-            if path.is_dir():
+            if os.path.isdir(path):
                 raise InputError(f"{printable(path)} must hold at least one picture; received none")
             prediction = classifier.predict(path)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{clear}error: {error}", file=sys.stderr)
             failed = True
             continue
         if chosen.save_inputs:
@@ -118,6 +123,7 @@ def main() -> None:
             table.writerow(as_row(path, prediction))
         else:
             print(as_line(path, prediction))
+    print(end=clear, file=sys.stderr)
     if chosen.json:
         print(json.dumps(objects, indent=2, ensure_ascii=False))
     sys.exit(failed)

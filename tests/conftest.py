@@ -18,6 +18,7 @@ from typing import Any
 from common.backend import keras
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from filelock import FileLock
@@ -249,6 +250,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx_file.save(onnx_file.convert(untrained()), metadata, path)
 
     return made_once(tmp_path_factory, "model.onnx", make)
+
+
+def changed(exported: Path, folder: Path, **metadata: str | None) -> Path:
+    """The model with other metadata; None leaves a key out."""
+    model = onnx.load(exported)
+    before = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(
+        model, {key: text for key, text in (before | metadata).items() if text is not None}
+    )
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return path
 
 
 @pytest.fixture(scope="session")

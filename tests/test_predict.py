@@ -1,8 +1,12 @@
 """What predict.py prints for pictures, and for files that are none."""
 
+import contextlib
 import csv
 import io
 import json
+import os
+import pty
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +23,7 @@ from PIL import Image
 
 import hostile
 import predict
-from conftest import ROOT, png, untrained
+from conftest import ROOT, changed, png, untrained
 from inference import onnx_file, pictures
 from inference.classifier import Classifier
 
@@ -220,6 +224,64 @@ def test_a_small_file_has_no_large_bill(exported: Path, tmp_path: Path, name: st
     assert "must" in said
     assert megabytes < hostile.MEGABYTES
     assert seconds < hostile.SECONDS
+
+
+def test_what_may_never_end_gets_one_line_and_the_others_go_on(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    for name in ("a.png", "c.png"):
+        save(folder / name, DRAWN[0])
+    os.mkfifo(folder / "b")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(folder):  # a longer path would be too long
+        server.bind("d")
+    (folder / "e").symlink_to("/dev/zero")
+    (folder / "f").symlink_to("gone")
+    status, said, refused = call(folder, "/dev/zero", "n" * 300, "n" * 5000)
+    assert status == 1
+    assert [line.split(":")[0] for line in said.splitlines()] == [
+        str(folder / name) for name in ("a.png", "c.png")
+    ]
+    rule = "must be a regular file; received a pipe, a device or a socket"
+    *others, link, device, long, longer = refused.splitlines()
+    assert others == [f"error: {folder / name} {rule}" for name in "bde"]
+    assert link.startswith(f"error: {folder / 'f'} must be a whole picture; received: [Errno 2]")
+    assert device == f"error: /dev/zero {rule}"
+    for line in (long, longer):
+        assert line.startswith("error: nnn")
+        assert "must be a whole picture; received: [Errno 36] File name too long" in line
+
+
+def test_names_are_data(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They neither steer the terminal, nor end a line or a cell, nor are they formulas."""
+    names = ["=1+1", "-x", "@all", 'a"b,c', "a\nb", "\x1b[31mred", "nan", "NA", "1", "+"]
+    model = changed(exported, tmp_path, class_names=json.dumps(names))
+    monkeypatch.chdir(tmp_path)
+    path = save(Path("=1+\x1b[2J\n1.png"))
+    rows = [*csv.reader(io.StringIO(program("--csv", "--model", model, path, cwd=tmp_path).stdout))]
+    assert [len(row) for row in rows] == [9, 9]
+    assert rows[1][0] == "'=1+�[2J 1.png"
+    known = {f"'{name}" if name.startswith(predict.FORMULA) else name for name in names}
+    assert {*rows[1][1:7:2]} <= known
+    said = program("--model", model, path, cwd=tmp_path).stdout
+    assert len(said.splitlines()) == 1
+    assert "\x1b" not in said
+    (entry,) = json.loads(program("--json", "--model", model, path, cwd=tmp_path).stdout)
+    assert {each["name"] for each in entry["classes"]} <= {*names}
+
+
+def test_many_pictures_show_their_progress_on_a_terminal(exported: Path, tmp_path: Path) -> None:
+    for number in range(predict.MANY + 1):
+        save(tmp_path / f"given/{number:03}.png")
+    (tmp_path / "given/050.png").write_text("no picture")
+    command: list[str | Path] = [sys.executable, SCRIPT, "--model", exported, "--csv", tmp_path / "given"]
+    terminal, slave = pty.openpty()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, text=True, check=False)
+    os.close(slave)
+    shown = os.read(terminal, 100_000).decode()
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == predict.MANY + 1  # with the head
+    assert "\r\x1b[K50 of 101 pictures\r\x1b[Kerror: " in shown
+    assert shown.endswith("100 of 101 pictures\r\x1b[K")
+    assert "\r" not in program("--model", exported, "--csv", tmp_path / "given", cwd=tmp_path).stderr
 
 
 # --- as a program -----------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import common  # noqa: F401
-
 import jinja2
 import vl_convert
 

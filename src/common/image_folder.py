@@ -84,26 +84,28 @@ def to_picture(image: np.ndarray) -> Image.Image:
 
 
 @contextmanager
-def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
+def opened(source: str | Path | BinaryIO | Image.Image, name: str = "") -> Iterator[Image.Image]:
     """One picture with 8 bits a channel, turned as its EXIF data says.
 
     A picture of more than LARGE pixels comes at a whole fraction of its size.
 
     Args:
-        source: its path, or an open file.
+        source: its path, an open file, or a picture of Pillow.
         name: its name in error messages; the path by default.
 
     Raises:
         InputError: it is not a picture, is damaged, costs more than a picture may, has more than 16 bits a
             channel, or the block under `with` cannot convert it.
     """
+    if isinstance(source, Image.Image):
+        yield _to_8_bits(ImageOps.exif_transpose(source))
+        return
+    source = Path(source) if isinstance(source, str) else source
     name = name or str(source)
     try:
-        if isinstance(source, Path) and not (source.is_file() or source.is_dir()) and source.exists():
-            raise InputError(f"{name} must be a regular file; received a pipe, a device or a socket")
         with (
             warnings.catch_warnings(),
-            source.open("rb") if isinstance(source, Path) else nullcontext(source) as file,
+            regular(source).open("rb") if isinstance(source, Path) else nullcontext(source) as file,
         ):
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
             with Image.open(_Bounded(file, name), formats=FORMATS) as image:
@@ -123,6 +125,17 @@ def opened(source: Path | BinaryIO, name: str = "") -> Iterator[Image.Image]:
         raise InputError(f"{name} must be a picture that Pillow reads; received something else") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
         raise InputError(f"{name} must be a whole picture; received: {first_line(error)}") from error
+
+
+def regular(path: Path) -> Path:
+    """The path, unless a pipe, a device or a socket has it, which may never end.
+
+    Raises:
+        InputError: one has.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} must be a regular file; received a pipe, a device or a socket")
+    return path
 
 
 class _Bounded:

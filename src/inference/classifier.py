@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
+from common import image_folder
 from common.errors import InputError
 
 import numpy as np
@@ -26,15 +27,19 @@ class Classifier:
         InputError: no such file, or not such a model.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
+        path = Path(path)
         rule = f"{path} must be a model as make export writes it"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # one image gains little from a second
-        options.log_severity_level = 3  # errors alone
+        options.log_severity_level = 4  # an error is raised too
         try:
-            self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            content = image_folder.regular(path).read_bytes()
+            if b"\n\x08location" in content:  # the key that leads the name of another file in ONNX's protobuf
+                raise InputError(
+                    f"{path} must hold its weights itself; received the name of another file for them"
+                )
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: list[str] = json.loads(metadata["class_names"])
             self.form = metadata["form"]
@@ -46,6 +51,8 @@ class Classifier:
             raise InputError(
                 f"{path} must exist (make export writes it, dvc pull or checkout brings it); received no file"
             ) from None
+        except InputError:
+            raise
         except Exception as error:  # ONNX Runtime's own, and whatever a foreign model lacks
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{rule}; received: {reason}") from error
@@ -55,7 +62,7 @@ class Classifier:
         if received != expected or self.form not in pictures.FORMS:
             raise InputError(f"{rule}; received {received}, {self.form}")
 
-    def predict(self, source: Path | BinaryIO, name: str = "") -> Prediction:
+    def predict(self, source: pictures.Source, name: str = "") -> Prediction:
         """The model's input and answer for one picture.
 
         Args and raises: as `pictures.read`.

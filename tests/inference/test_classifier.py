@@ -1,6 +1,7 @@
 """The exported model in ONNX Runtime, and the files that are no such model."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from conftest import untrained
+from conftest import changed, untrained
 from damage import cut_short, empty, missing, other_format
 from inference.classifier import Classifier
 
@@ -46,17 +47,30 @@ def test_out_of_distribution_is_an_energy_above_the_limit(
     assert prediction.out_of_distribution is out_of_distribution
 
 
-def changed(exported: Path, folder: Path, **metadata: str | None) -> Path:
-    """The model with other metadata; None leaves a key out."""
-    model = onnx.load(exported)
-    before = {entry.key: entry.value for entry in model.metadata_props}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(
-        model, {key: text for key, text in (before | metadata).items() if text is not None}
+def test_it_takes_what_holds_a_picture(exported: Path, tmp_path: Path) -> None:
+    classifier = Classifier(str(exported))
+    path = tmp_path / "a.png"
+    path.write_bytes(picture().getvalue())
+    colour = np.repeat(IMAGE[..., None], 3, axis=-1)
+    sources = (
+        path,
+        str(path),
+        picture(),
+        IMAGE,
+        IMAGE[..., None],
+        colour,
+        Image.open(path),
+        Image.fromarray(IMAGE),
     )
-    path = folder / "model.onnx"
-    onnx.save(model, path)
-    return path
+    for source in sources:
+        prediction = classifier.predict(source)
+        np.testing.assert_array_equal(prediction.image, IMAGE[..., None])
+
+
+@pytest.mark.parametrize("array", [IMAGE / 255, IMAGE[0], IMAGE[None], np.zeros((28, 28, 2), np.uint8)])
+def test_an_array_of_another_form_is_refused(exported: Path, array: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"^an array must be \(H, W\) or \(H, W, C\) uint8; received "):
+        Classifier(exported).predict(array)
 
 
 # --- what is no such model ------------------------------------------------------------------------
@@ -99,9 +113,26 @@ def with_a_limit_that_is_no_number(path: Path) -> None:
     changed(path, path.parent, energy_limit="high")
 
 
+def with_weights_in_another_file(path: Path) -> None:
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=1000)
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        with_weights_in_another_file,
+        a_pipe,
+        a_device,
         missing,
         empty,
         other_format,
@@ -117,8 +148,9 @@ def with_a_limit_that_is_no_number(path: Path) -> None:
     ids=lambda damage: damage.__name__,
 )
 def test_other_models_are_refused_in_one_line(
-    exported: Path, tmp_path: Path, damage: Callable[[Path], None]
+    exported: Path, tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for another file
     path = tmp_path / "model.onnx"
     path.write_bytes(exported.read_bytes())
     damage(path)
