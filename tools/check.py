@@ -2,8 +2,9 @@
 
 Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It
 names every fault, then fails: dvc.lock that is not up to date, figures that do not follow from the
-predictions, stages that import or read what dvc.yaml does not list, parameters that nothing reads, and
-files in git that belong to DVC or are too large. With --data it also holds each file under data/ and
+predictions, stages that import or read what dvc.yaml does not list, parameters that nothing reads, an
+architecture that needs another file, and files in git that belong to DVC or are too large. A module of src/ that
+takes the place of another one ends it, as every script. With --data it also holds each file under data/ and
 models/ against dvc.lock, byte for byte.
 """
 
@@ -20,12 +21,14 @@ from common.errors import InputError
 import numpy as np
 import pandas as pd
 
+import architectures
 import reproduction
 import stage_dependencies
 from analysis import dvc_lock, metric_files, statistics
 from analysis.git import git, is_compiled, names
 
 PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
+CLASSES = 10  # any number
 LARGEST_IN_GIT = 1_000_000  # bytes
 
 
@@ -78,6 +81,18 @@ def _follows(table: Path, classes: Path) -> tuple[dict[str, float | int], str]:
     return statistics.counts(labels, predicted, np.arange(len(known))), by_class.to_csv(index=False)
 
 
+def architecture_problems() -> Iterator[str]:
+    """Whether the chosen one is a file by itself: it is built once, where it may read no other."""
+    chosen = params.load()
+    name, data = chosen.model.architecture, chosen.data
+    try:
+        architectures.build(
+            name, (data.height, data.width, data.channels), CLASSES, chosen.model.options.get(name, {})
+        )
+    except InputError as error:
+        yield str(error)
+
+
 def file_problems() -> Iterator[str]:
     """What git has and should not have."""
     owned = dvc_lock.cached_outputs()
@@ -98,7 +113,8 @@ def main() -> None:
     results = reproduction.Results.read()
     for cause in reproduction.causes(results) if results else ():
         print(f"the results are not as committed: {cause.why}. {cause.advice}.", file=sys.stderr, flush=True)
-    problems = [*lock_problems(), *figure_problems(), *stage_dependencies.Pipeline().problems(), *file_problems()]
+    problems = [*lock_problems(), *figure_problems(), *stage_dependencies.Pipeline().problems()]
+    problems += [*architecture_problems(), *file_problems()]
     if with_data:
         problems += [
             f"{difference} (dvc checkout --force brings back what dvc.lock says)"

@@ -23,6 +23,7 @@ CARD = Path("MODEL_CARD.md")
 REPRODUCIBILITY = Path("docs/reproducibility.md")
 METRICS = Path("metrics")
 NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
+ROUNDING = 0.0002  # recalls and accuracies have four decimals
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *metric_files.MEASURES)
 
 
@@ -53,6 +54,17 @@ def noise() -> dict[str, dict[str, Any]]:
     of = [table[["seed", "part"]].drop_duplicates().to_numpy().tolist() for table in (classes, runs)]
     if own != seeds.recalls(here) or of[0] != of[1]:
         raise InputError(f"{METRICS}/{NOISE[2]} must belong to noise.csv (make noise); received other recalls")
+    for (part, one), recalls in classes.groupby(["part", "seed"]):
+        images = metric_files.table(METRICS / f"classes/{part}.csv", ("class", "images")).set_index("class")[
+            "images"
+        ]
+        accuracy = (recalls.set_index("class")["recall"] * images).sum() / images.sum()
+        (said,) = runs.loc[(runs["part"] == part) & (runs["seed"] == one), "accuracy"]
+        if not abs(said - accuracy) < ROUNDING:  # nan: other classes
+            raise InputError(
+                f"{METRICS}/{NOISE[2]} must give the accuracies of noise.csv; received {accuracy:.4f} and {said} for "
+                f"seed {one} on {part}"
+            )
     return summary
 
 

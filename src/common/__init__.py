@@ -5,12 +5,11 @@ To import it seals a script of src/ (seal.py) and makes errors one line (errors.
 
 from common import seal
 
-is_sealed = seal.seal()
+seal.seal()
 
 import sys
 
 from common import errors, inputs
 
 sys.excepthook = errors.print_one_line
-if is_sealed:
-    inputs.refuse_shadows()
+inputs.refuse_shadows()

@@ -1,7 +1,8 @@
 """What a process may read: a stage what it declares, an architecture its own file.
 
-An audit hook, which nothing can remove, sees the files and programs that Python opens. It sees neither
-files that a library opens in C nor listings of folders.
+A guard rail against mistakes: an audit hook sees the files and programs that Python opens. It sees no file that
+a library opens in C (`torch.from_file`) and no listing of a folder, follows no hard link, and lets DVC's cache be
+read. What means to pass it does.
 """
 
 import os
@@ -65,8 +66,10 @@ def refuse_shadows() -> None:
     Raises:
         InputError: one has.
     """
+    beside = {os.path.dirname(SOURCE)}  # tools/ and others, whose scripts have modules of their own
+    libraries = [n for n in _libraries() if not _inside(n, beside) or _inside(n, _names(sys.prefix))]
     for _, name, _ in iter_modules([SOURCE]):
-        installed = PathFinder.find_spec(name, [*_libraries()])
+        installed = PathFinder.find_spec(name, libraries)
         if name in sys.stdlib_module_names or (installed and installed.origin):
             raise InputError(
                 f"a module in src/ must not have the name of a standard or installed module; received {name}"

@@ -55,8 +55,8 @@ def environment() -> dict[str, str]:
     return kept | LIBRARIES | INTERPRETER
 
 
-def seal() -> bool:
-    """Seals this process if it runs a script of src/; returns whether it does.
+def seal() -> None:
+    """Seals this process if it runs a script of src/.
 
     It comes back in a process that has started once more; in a sealed process libraries come before src/
     in the search path.
@@ -64,11 +64,10 @@ def seal() -> bool:
     os.environ.update(LIBRARIES)
     script = getattr(sys.modules["__main__"], "__file__", None)
     if not script or os.path.dirname(os.path.realpath(script)) != SOURCE:
-        return False
+        return
     sealed = environment()
     if os.environ.get(SEALED) != str(os.getpid()):
         os.execve(sys.executable, [sys.executable, *sys.argv], sealed | {SEALED: str(os.getpid())})
     os.environ.clear()
     os.environ.update(sealed)
     sys.path = [*(folder for folder in sys.path if os.path.realpath(folder) != SOURCE), SOURCE]
-    return True

@@ -1,6 +1,7 @@
 """Faults planted in a scratch clone: `make check` must refuse each, and say why."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,22 @@ def remove_an_interval() -> None:
     path.write_text(json.dumps(figures))
 
 
+ARCHITECTURE = Path("src/architectures/plain.py")
+
+
+def read_a_file_in_the_architecture() -> None:
+    edit(str(ARCHITECTURE), "def build", "open('params.yaml').read()\n\n\ndef build")
+
+
+def import_a_helper_in_the_architecture() -> None:
+    Path("src/architectures/helper.py").touch()
+    edit(
+        str(ARCHITECTURE),
+        "def build",
+        "__import__('importlib').import_module('architectures.helper')\n\n\ndef build",
+    )
+
+
 def commit_the_model() -> None:
     subprocess.run(["git", "add", "--force", MODEL], check=True)
 
@@ -193,6 +210,28 @@ def test_a_planted_fault_is_refused_with_its_reasons(
     with pytest.raises(InputError, match=r"^what is committed must belong together; received . faults$"):
         check.main()
     assert_named([capsys.readouterr().err], reasons)
+
+
+@pytest.mark.parametrize(
+    ("plant", "received"),
+    [(read_a_file_in_the_architecture, "params.yaml"), (import_a_helper_in_the_architecture, "helper.py")],
+)
+def test_an_architecture_that_needs_another_file_is_refused(
+    clone: Clone, plant: Callable[[], None], received: str
+) -> None:
+    plant()
+    said = clone.run("sh", "-c", "! python tools/check.py", fresh=True)
+    rule = "plain.py must need no other file, module of src/ or program; received"
+    assert re.search(rf"^{rule} .*{received}$", said, re.M)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["json", "sqlite3", "scipy", "yaml"])
+def test_a_module_that_takes_the_place_of_another_is_refused(clone: Clone, name: str) -> None:
+    Path(f"src/{name}.py").touch()
+    said = clone.run("sh", "-c", "! python tools/check.py", fresh=True)
+    rule = "a module in src/ must not have the name of a standard or installed module; received"
+    assert said == f"error: {rule} {name}\n"
 
 
 def test_the_cause_of_other_results_comes_first_and_is_no_fault(

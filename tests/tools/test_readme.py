@@ -118,8 +118,12 @@ def measured(folder: Path) -> Path:
     spread["accuracy"] = {"mean": 0.91234, "std": 0.01, "n": 3}
     (folder / "metrics/noise.json").write_text(json.dumps({"val": spread}))
     (folder / "metrics/classes").mkdir()
-    (folder / "metrics/classes/val.csv").write_text("class,recall\n1,0.5\n2,0.75\n")
-    recalls = [f"{seed},val,{name},{recall}" for seed in ACCURACIES for name, recall in ((1, 0.5), (2, 0.75))]
+    (folder / "metrics/classes/val.csv").write_text("class,images,recall\n1,50,0.86234\n2,50,0.96234\n")
+    recalls = [
+        f"{seed},val,{name},{accuracy + more:.5f}"
+        for seed, accuracy in ACCURACIES.items()
+        for name, more in ((1, -0.05), (2, 0.05))
+    ]
     (folder / "metrics/noise_classes.csv").write_text("\n".join(["seed,part,class,recall", *recalls]) + "\n")
     return folder
 
@@ -144,9 +148,9 @@ def test_noise_is_shown_as_mean_deviation_and_count(measured: Path, monkeypatch:
     table.write_text(table.read_text() + "0,test,0.91234,0.3,0.9,0.01\n1,test,0.91234,0.3,0.9,0.01\n")
     summary = json.loads((measured / "metrics/noise.json").read_text())
     summary["test"] = {name: {"mean": FIGURES[name], "std": 0.0, "n": 2} for name in MEASURES}
-    (measured / "metrics/classes/test.csv").write_text("class,recall\n1,0.5\n")
+    (measured / "metrics/classes/test.csv").write_text("class,images,recall\n1,50,0.91234\n")
     table = measured / "metrics/noise_classes.csv"
-    table.write_text(table.read_text() + "0,test,1,0.5\n1,test,1,0.25\n")
+    table.write_text(table.read_text() + "0,test,1,0.91234\n1,test,1,0.91234\n")
     (measured / "metrics/noise.json").write_text(json.dumps(summary))
     call(monkeypatch)
     rows = rows_of(measured)
@@ -216,9 +220,12 @@ def test_noise_that_does_not_follow_from_its_runs_is_refused(
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("0,val,1,0.5", "0,val,1,0.6"),
-        ("0,val,1,0.5\n", ""),
-        ("1,val,1,0.5\n1,val,2,0.75\n", ""),
+        ("0,val,1,0.86234", "0,val,1,0.87234"),
+        ("0,val,1,0.86234\n", ""),
+        ("1,val,1,0.85234\n1,val,2,0.95234\n", ""),
+        ("1,val,1,0.85234", "1,val,1,0.86234"),
+        ("1,val,1,0.85234\n", ""),
+        ("1,val,1,0.85234", "1,val,one,0.85234"),
         ("2,val", "3,val"),
     ],
 )
@@ -227,6 +234,14 @@ def test_recalls_of_other_seeds_or_another_training_are_refused(
 ) -> None:
     path = measured / "metrics/noise_classes.csv"
     path.write_text(path.read_text().replace(old, new))
+    assert_refused(measured, monkeypatch, r"noise_classes\.csv")
+
+
+def test_runs_and_their_summary_edited_alike_are_refused(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger spread would call every difference noise."""
+    table, summary = measured / "metrics/noise.csv", measured / "metrics/noise.json"
+    table.write_text(table.read_text().replace("0.90234", "0.89234").replace("0.92234", "0.93234"))
+    summary.write_text(summary.read_text().replace('"std": 0.01', '"std": 0.02'))
     assert_refused(measured, monkeypatch, r"noise_classes\.csv")
 
 
