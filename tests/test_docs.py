@@ -1,0 +1,38 @@
+"""The tables of cases in docs/: each row names the test that holds it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+PAGES = ("security.md", "environments.md")
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of every row of the tables `case | what happens | test`, without their heads."""
+    lines = (line.replace(r"\|", "") for line in page.read_text("utf-8").splitlines() if line.startswith("| "))
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+    return [row for row in cells if row[0] != "case" and set(row[0]) != {"-"}]
+
+
+def has_test(named: str) -> bool:
+    file, _, name = named.partition("::")
+    path = ROOT / file
+    tree = ast.parse(path.read_text("utf-8") if path.is_file() else "")
+    return name.startswith("test_") and any(
+        isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_case_names_a_test_that_exists(name: str) -> None:
+    page = ROOT / "docs" / name
+    if not page.exists():
+        pytest.skip("not written yet")
+    found = rows(page)
+    assert found
+    assert [row for row in found if len(row) != 3 or not all(row)] == []
+    tests = [named for row in found for named in row[2].replace("`", "").split(", ")]
+    assert [named for named in tests if not has_test(named)] == []
