@@ -27,7 +27,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 import dvc_experiments
 import replicate
@@ -224,14 +224,14 @@ def main() -> None:
     current = params.load()
     search = search_space.load(current)
     dvc_experiments.refuse_missing_files()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # of a lost database it warns too, in many lines
     with locks.exclusive(HERE / "lock"):
-        sweep = Sweep(search, current)
         try:
+            sweep = Sweep(search, current)
             asyncio.run(sweep.work(arguments.jobs))
-        except optuna.exceptions.StorageInternalError as error:
+            show(sweep, arguments.confirm)
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:  # of writing, of reading
             raise InputError(f"{DATABASE}; received: {first_line(error)}") from None
-        show(sweep, arguments.confirm)
 
 
 if __name__ == "__main__":

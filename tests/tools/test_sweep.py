@@ -1,10 +1,12 @@
 """Which trials a sweep has, what is kept of an interrupted one, and the real thing; mostly with stand-ins for runs."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +21,12 @@ from common.errors import InputError
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
+from sqlalchemy.exc import OperationalError
 
 import dvc_experiments
 import replicate
@@ -220,9 +224,27 @@ def test_a_journal_that_is_cut_anywhere_loses_no_trial_and_none_comes_twice(
         assert [trial.state for trial in found] == [trial.state for trial in trials], place
 
 
-def test_a_database_that_is_lost_is_one_line(runs: Runs) -> None:
-    runs.ends = lambda changes: StorageInternalError("connection refused\nSQL") if runs.made else None
-    with pytest.raises(InputError, match=r"^OPTUNA_STORAGE must be .*; received: connection refused$"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageInternalError("connection refused\nSQL"),
+        OperationalError("SELECT 1", None, Exception("connection refused")),
+    ],
+)
+@pytest.mark.parametrize("where", ["Sweep", "show"])
+def test_a_database_that_is_lost_is_one_line(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def lose(*_: Any) -> None:
+        raise error
+
+    rule = r"^OPTUNA_STORAGE must be .*; received: .*connection refused\)?$"
+    runs.ends = lambda changes: error if runs.made else None
+    with pytest.raises(InputError, match=rule):
+        sweep.main()
+    monkeypatch.setattr(sweep, where, lose)
+    runs.ends = lambda changes: None
+    with pytest.raises(InputError, match=rule):
         sweep.main()
 
 
@@ -551,7 +573,8 @@ def test_kill_9_at_ten_random_moments_and_a_cut_journal_change_no_experiment(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if journal.exists():
-            os.truncate(journal, generator.integers(journal.stat().st_size // 2, journal.stat().st_size + 1))
+            size = journal.stat().st_size
+            os.truncate(journal, int(generator.integers(size // 2, size + 1)))
     for process in (start(clone, **forks), other):
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
@@ -599,3 +622,52 @@ def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_pa
         assert own <= experiments.keys()  # and, for the verdict, the first and the best of all
     assert {trial.user_attrs["experiment"] for trial in done} == made[0].keys() | made[1].keys()
     assert len({json.dumps(trial.params) for trial in done}) == 4
+
+
+@pytest.mark.slow
+def test_a_database_that_is_killed_thrice_loses_no_trial_and_none_comes_twice(
+    reproduced: Clone, tmp_path: Path
+) -> None:
+    """PostgreSQL starts all its processes again when one is killed, and every connection is lost."""
+    clone = prepared(reproduced, tmp_path / "clone", trials=2)
+    generator = np.random.default_rng(0)
+    ends = []
+    with servers.postgresql() as url:
+        for moment in generator.uniform(0, 3, 3):
+            process = start(clone, OPTUNA_STORAGE=url)
+            while not (connections := backends(url)):
+                assert process.poll() is None
+                time.sleep(0.05)
+            time.sleep(moment)
+            for connection in backends(url) or connections:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    connection.kill()
+            said, _ = process.communicate(timeout=600)
+            ends.append(process.returncode)
+            assert "Traceback" not in said
+            assert (process.returncode == 0) != (f"error: {sweep.DATABASE}; received: " in said), said
+        again = start(clone, OPTUNA_STORAGE=url, PATH=with_forks()["PATH"])
+        said, _ = again.communicate(timeout=600)
+        assert again.returncode == 0, said
+        (study,) = optuna.get_all_study_summaries(url)
+        trials = optuna.load_study(study_name=study.study_name, storage=url).get_trials()
+    assert any(ends)
+    states = [trial.state for trial in trials if trial.state != TrialState.FAIL]
+    assert states == [TrialState.COMPLETE] * 2
+    assert len(trees(clone)) == len({json.dumps(trial.params) for trial in trials}) == 2
+
+
+def backends(url: str) -> list[psutil.Process]:
+    """The processes of PostgreSQL that serve a client each."""
+    port = re.findall(r":(\d+)/", url)[0]
+    (server,) = [
+        connection.pid
+        for connection in psutil.net_connections("tcp4")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == int(port)
+    ]
+    found = []
+    for process in psutil.Process(server).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "127.0.0.1(" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
