@@ -1,4 +1,4 @@
-"""The published systems side by side: published/results.json, two pictures and the tables of the pages.
+"""The published systems side by side: published/results.json, a picture and the tables of the pages.
 
 `python published/summary.py` writes them from the committed metrics; `--check` fails if they differ from
 the metrics. Nothing is trained and no image is needed.
@@ -19,11 +19,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
-import optimizers
 from analysis import marked_pages, metric_files
 from analysis.figures import plt
 from analysis.marked_pages import markdown
-from optimizers import Optimizer
 
 PARTS = ("train", "val")
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
@@ -34,14 +32,12 @@ class Claim(params.Section):
     """The accuracies that an author reports.
 
     Attributes:
-        optimizers: heinit's test accuracy by optimizer.
         why: explains a claim that was not reached; without figures, which would go stale.
     """
 
     train: params.Fraction | None
     test: params.Fraction
     chose_on_test: Literal["yes", "no", "not said"]
-    optimizers: Annotated[dict[Optimizer, params.Fraction], Field(default_factory=dict)]
     why: Annotated[str, Field(pattern=r"^\D+$")] | None = None
 
 
@@ -65,6 +61,19 @@ def parameters_and_flops(chosen: params.Params, classes: int) -> tuple[int, int]
     return network.count_params(), counter.get_total_flops()
 
 
+def curve(folder: Path, part: str) -> pd.Series:
+    """Accuracy on train or val by epoch, counted from 1, as dvclive logged it.
+
+    Args:
+        folder: has the metrics of the training.
+
+    Raises:
+        InputError: the table is missing or damaged.
+    """
+    path, columns = folder / f"metrics/curves/plots/metrics/{part}/accuracy.tsv", {"step": int, "accuracy": float}
+    return metric_files.table(path, tuple(columns), dtype=columns, sep="\t").set_index("step")["accuracy"]
+
+
 def measured(folder: Path) -> dict[str, Any]:
     """The figures of one training; those of val and test only where they were evaluated.
 
@@ -75,7 +84,7 @@ def measured(folder: Path) -> dict[str, Any]:
         InputError: a file is missing or damaged.
     """
     chosen = params.load(folder / "params.yaml")
-    curves = {part: optimizers.curve(folder, part) for part in PARTS}
+    curves = {part: curve(folder, part) for part in PARTS}
     epochs = len(curves["val"])
     epoch = curves["val"].idxmax() if chosen.train.keep == "best" else epochs
     rows = metric_files.table(folder / "metrics/data/classes.csv", ("part", "class", "images"))
@@ -173,51 +182,21 @@ def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def optimizers_table() -> str:
-    """Markdown: heinit's accuracy with each optimizer, beside its author's; errors are those of `optimizers`."""
-    claimed = claims()["heinit"].optimizers
-    rows = []
-    for name in optimizers.OPTIMIZERS:
-        table = optimizers.compared_curves(name)
-        last = table.iloc[-1]
-        rows.append(
-            {
-                "optimizer": name,
-                "claimed test": percent(claimed.get(name)),
-                "epochs": table.index[-1],
-                "train": percent(last["train_accuracy"]),
-                "val": percent(last["val_accuracy"]),
-                "best val": percent(table["val_accuracy"].max()),
-            }
-        )
-    return markdown(pd.DataFrame(rows))
-
-
 def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Writes `results` as results.json, and curves.svg and optimizers.svg, into `folder`."""
+    """Writes `results` as results.json, and curves.svg, into `folder`."""
     files.write_json(folder / "results.json", systems)
-    draw(
-        {name: {part: optimizers.curve(PUBLISHED / name, part) for part in PARTS} for name in claims()},
-        folder / "curves.svg",
-    )
-    compared = {name: optimizers.compared_curves(name) for name in optimizers.OPTIMIZERS}
-    draw(
-        {part: {name: table[f"{part}_accuracy"] for name, table in compared.items()} for part in PARTS},
-        folder / "optimizers.svg",
-    )
+    curves = {name: {part: curve(PUBLISHED / name, part) for part in PARTS} for name in claims()}
+    draw(curves, folder / "curves.svg")
 
 
 def pages(systems: dict[str, dict[str, Any]]) -> marked_pages.Pages:
-    """The tables of `results`, with the reasons why claims were not reached, and of heinit's optimizers."""
+    """The tables of `results`, with the reasons why claims were not reached."""
     table = systems_table(systems)
     reasons = [f"`{name}` was not reached: {found['why']}" for name, found in systems.items() if "why" in found]
     short = markdown(table[["system", "claimed test", "test (95 % interval)", "verdict"]])
     return {
         Path("README.md"): {"published": short},
-        PUBLISHED / "README.md": {
-            "systems": "\n\n".join([markdown(table), *reasons]),
-            "optimizers": optimizers_table(),
-        },
+        PUBLISHED / "README.md": {"systems": "\n\n".join([markdown(table), *reasons])},
     }
 
 

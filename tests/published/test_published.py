@@ -21,7 +21,6 @@ from ruamel.yaml import YAML
 import architectures
 import fetch
 import first_steps
-import optimizers
 import prepare
 import split
 import summary
@@ -181,25 +180,6 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     assert set(result) == figures
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-def test_each_optimizer_was_watched_for_ten_epochs(
-    monkeypatch: pytest.MonkeyPatch, name: optimizers.Optimizer
-) -> None:
-    monkeypatch.chdir(ROOT)
-    table = optimizers.compared_curves(name)
-    assert list(table.index) == list(range(1, 11))
-    assert table[["train_accuracy", "val_accuracy"]].stack().between(0, 1).all()
-
-
-def test_heinit_begins_as_its_comparison_of_optimizers_does() -> None:
-    ours = settings("heinit").train
-    assert ours.optimizer == optimizers.CHOSEN
-    assert ours.learning_rate == pytest.approx(float(keras.optimizers.get(optimizers.CHOSEN).learning_rate))
-    assert (ours.schedule, ours.warmup) == ("constant", 0)  # else more epochs would begin otherwise
-    assert ours.epochs >= optimizers.EPOCHS
-    assert {*STAGES["optimizers"]["matrix"]["optimizer"], optimizers.CHOSEN} == {*optimizers.OPTIMIZERS}
-
-
 def test_what_is_committed_follows_from_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["summary.py", "--check"])
@@ -252,7 +232,6 @@ def edit(path: Path, pattern: str, new: str) -> None:
         ("deep/metrics/curves/plots/metrics/train/accuracy.tsv", r"(\n18\t)\S+", r"\g<1>0.5"),
         ("dsc/params.yaml", "val_size: 12000", "val_size: 11000"),
         ("claims.yaml", r"test: 0\.89\n", "test: 0.5\n"),
-        ("heinit/metrics/optimizers/sgd.csv", r"\n1,.*", "\n1,0.5,0.5,0.5,0.5"),
         ("basic/metrics/curves/plots/metrics/val/accuracy.tsv", r"(\n1\t)\S+", r"\g<1>0.5"),
     ],
 )
@@ -292,7 +271,6 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
         ("basic/metrics/test.json", "{}", "published/basic must be evaluated on the test images"),
         ("basic/metrics/data/classes.csv", None, r"classes\.csv must be a table with part, class"),
         (f"heinit/{CURVE}", "step\n", r"accuracy\.tsv must be a table with step, accuracy"),
-        ("heinit/metrics/optimizers/sgd.csv", None, r"sgd\.csv must be a table with epoch, train_"),
     ],
 )
 def test_a_missing_or_damaged_file_is_one_line(
@@ -332,7 +310,7 @@ def would_run(clone: Clone) -> set[str]:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which all five have run on a few synthetic images, and heinit with sgd too."""
+    """A clone in which all five have run on a few synthetic images."""
 
     def make(path: Path) -> None:
         clone = Clone.new(path)
@@ -344,8 +322,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Clone:
             set_params(folder / name, SMALL)
         set_params(folder / "subset20k", {"data.source": "synthetic"})
         clone.commit("start")
-        stages = [*(f"evaluate@{name}" for name in THEY), "optimizers@sgd"]
-        clone.dvc("repro", *(f"published/dvc.yaml:{stage}" for stage in stages))
+        clone.dvc("repro", *(f"published/dvc.yaml:evaluate@{name}" for name in THEY))
         clone.commit("reproduce")
 
     made = Clone(made_once(tmp_path_factory, "published systems", make))
@@ -363,35 +340,25 @@ def test_all_five_train_on_synthetic_data_through_the_pipeline(small: Clone) -> 
         assert list(steps["step"]) == list(range(1, 21))
         mean = pd.read_csv(metrics / "curves/plots/metrics/train/loss.tsv", sep="\t")["loss"][0]
         assert steps["loss"].mean() == pytest.approx(mean, rel=1e-4)  # 20 steps an epoch
-    table = pd.read_csv(small.folder / "published/heinit/metrics/optimizers/sgd.csv")
-    assert list(table["epoch"]) == list(range(1, 11))
-    assert table[["train_accuracy", "val_accuracy"]].stack().between(0, 1).all()
     assert small.git("status", "--porcelain") == ""
-
-
-@pytest.fixture(scope="session")
-def before(small: Clone) -> set[str]:
-    """What would run of it as it is: heinit with the three other optimizers."""
-    return would_run(small)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", THEY)
-def test_other_parameters_run_that_system_alone(small: Clone, before: set[str], tmp_path: Path, name: str) -> None:
+def test_other_parameters_run_that_system_alone(small: Clone, tmp_path: Path, name: str) -> None:
     clone = small.copied(tmp_path / "clone")
     set_params(clone.folder / "published" / name, {"train.epochs": 1})
-    also = would_run(clone) - before
     expected = {"prepare", "split", "first_steps", "train", "evaluate"}
-    ours = {f"published/dvc.yaml:{stage}@{name}" for stage in expected}
-    assert also == ours | ({"published/dvc.yaml:optimizers@sgd"} if name == "heinit" else set())
+    assert would_run(small) == set()
+    assert would_run(clone) == {f"published/dvc.yaml:{stage}@{name}" for stage in expected}
 
 
 @pytest.mark.slow
-def test_other_first_losses_demand_the_training_again(small: Clone, before: set[str], tmp_path: Path) -> None:
+def test_other_first_losses_demand_the_training_again(small: Clone, tmp_path: Path) -> None:
     clone = small.copied(tmp_path / "clone")
     edit(clone.folder / "published/heinit/metrics/first_steps.csv", r"\n1,.*", "\n1,9.0")
-    stages = {"first_steps@heinit", "train@heinit", "optimizers@sgd"}  # and what follows from them
-    assert would_run(clone) - before == {f"published/dvc.yaml:{stage}" for stage in stages}
+    stages = {"first_steps@heinit", "train@heinit"}  # and what follows from them
+    assert would_run(clone) == {f"published/dvc.yaml:{stage}" for stage in stages}
 
 
 @pytest.fixture(scope="session")
