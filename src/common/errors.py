@@ -1,12 +1,15 @@
 """How every script of this repository ends when it cannot go on: one line for what its user can mend.
 
-Programming errors keep their traceback.
+Programming errors keep their traceback; DEBUG=1 shows it of every error.
 """
 
+import logging
 import os
 import re
 import sqlite3
 import sys
+import threading
+import traceback
 from types import TracebackType
 from typing import Any
 
@@ -52,10 +55,27 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
         line = f"error: {error}"
     # The machine's, such as a full disk: dvclive meets it as an error of the database that DVC keeps.
     elif issubclass(kind, OSError | sqlite3.OperationalError):
-        line = f"error: files must be readable and writable; received {error}"
+        line = f"error: {InputError(_cause(error, trace))}"
     elif issubclass(kind, KeyboardInterrupt):
         line = "interrupted"
     else:
         sys.__excepthook__(kind, error, trace)
         return
+    if os.environ.get("DEBUG") == "1":
+        sys.__excepthook__(kind, error, trace)
+    elif not hasattr(sys, "ps1"):  # which ends now: what libraries then cannot clean up is no news
+        logging.disable()
+        sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None
     print(f"{line}{restore}", file=sys.stderr)
+
+
+def _cause(error: BaseException, trace: TracebackType | None) -> str:
+    """What the system says, and of which file, program or host."""
+    said = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ") or type(error).__name__
+    *_, (frame, _) = traceback.walk_tb(trace)
+    module, values = frame.f_globals.get("__name__"), frame.f_locals
+    if module == "subprocess":
+        said += " (a program that must be in PATH)"
+    if module == "socket" and "host" in values:  # which the error does not name
+        said += f" (host {values['host']}, port {values['port']})"
+    return said

@@ -104,16 +104,71 @@ def test_what_the_system_refuses_is_one_line(stage: str | None, end: str) -> Non
     script = start(code, stage)
     output, error = script.communicate(timeout=60)
     assert (script.returncode, output) == (1, "")
-    assert error == (
-        f"error: files must be readable and writable; received [Errno 28] No space left on device: 'x.npy'{end}\n"
+    assert error == (f"error: No space left on device: 'x.npy'{end}\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("import os; os.rename('/no/a', '/no/b')", "No such file or directory: '/no/a' -> '/no/b'"),
+        ("import subprocess; subprocess.run(['no-git'])",
+         "No such file or directory: 'no-git' (a program that must be in PATH)"),
+        ("import socket; socket.create_connection(('127.0.0.1', 1))", "Connection refused (host 127.0.0.1, port 1)"),
+        ("import socket; socket.getaddrinfo('no host', 80)", "Name or service not known (host no host, port 80)"),
+        ("raise OSError('a\\nb')", "a b"),
+        ("raise TimeoutError", "TimeoutError"),
+    ],
+)  # fmt: skip
+def test_the_cause_comes_first_and_names_what_it_is_of(code: str, line: str) -> None:
+    script = start(code, None)
+    _, error = script.communicate(timeout=60)
+    assert (script.returncode, error) == (1, f"error: {line}\n")
+
+
+def test_what_libraries_cannot_clean_up_does_not_follow(tmp_path: Path) -> None:
+    code = """
+import atexit, logging, weakref
+class Library:
+    def __del__(self): 1 / 0
+library = Library()
+atexit.register(logging.exception, "x")
+atexit.register(lambda: 1 / 0)
+weakref.finalize(library, lambda: 1 / 0)
+raise errors.InputError("x")
+"""
+    assert start(code, None).communicate(timeout=60)[1] == "error: x\n"
+
+
+@pytest.mark.parametrize("code", ["raise errors.InputError('x')", "raise OSError('x')"])
+def test_debug_shows_the_traceback_before_the_line(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUG", "1")
+    lines = start(code, None).communicate(timeout=60)[1].splitlines()
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "error: x")
+
+
+def test_debug_reaches_a_sealed_script(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "src/predict.py"), "x.png"]
+    done = subprocess.run(
+        script, cwd=tmp_path, env=os.environ | {"DEBUG": "1"}, capture_output=True, text=True, check=False
     )
+    assert done.stderr.startswith("Traceback (most recent call last):\n")
+
+
+def test_a_full_output_is_one_line() -> None:
+    code = f"from common import errors; print({'x' * 9!r})"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
 def test_so_is_what_it_refuses_a_database() -> None:
     script = start("import sqlite3\nsqlite3.connect('/no/such/folder/x')", None)
     _, error = script.communicate(timeout=60)
     assert (script.returncode, len(error.splitlines())) == (1, 1)
-    assert error.endswith("received unable to open database file\n")
+    assert error == "error: unable to open database file\n"
 
 
 def test_a_programming_error_keeps_its_traceback() -> None:
