@@ -85,8 +85,10 @@ def launch(processes: int, script: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[ERRORS] = folder
         options = f"--nproc-per-node={processes // int(nodes)}", "--max-restarts=0", f"--log-dir={folder}/torchrun"
+        # without it torchrun waits for ever where the machine's name does not resolve
+        own = ["--local-addr=127.0.0.1"] if nodes == "1" else []
         try:
-            run.run(_parse([*options, str(script)]))
+            run.run(_parse([*options, *own, str(script)]))
         except SignalException as error:
             raise KeyboardInterrupt from error
         except ChildFailedError as error:
