@@ -18,12 +18,12 @@ from pathlib import Path
 
 from common import arrays, files
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits, load_sample_images
 
 from analysis import rerun
+from analysis.figures import mpl
 from inference.classifier import Classifier, Prediction
 
 MODEL = Path("models/model.onnx")

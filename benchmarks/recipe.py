@@ -19,9 +19,8 @@ from typing import Any
 
 from common import files, params
 
-import matplotlib.pyplot as plt
-
 from analysis import rerun
+from analysis.figures import plt
 from conditions import machine
 
 RESULTS = Path("benchmarks/recipe.json")

@@ -92,7 +92,6 @@ def as_line(path: Path, prediction: Prediction) -> str:
 
 def main() -> None:
     chosen = arguments()
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # names that a terminal cannot show
     classifier = Classifier(chosen.model)
     found = list(find_pictures(chosen.pictures))
     if chosen.save_inputs and len({name for _, name in found}) < len(found):

@@ -41,7 +41,7 @@ def lock_problems() -> Iterator[str]:
         stages += found
     if not stages:
         return
-    status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=False).stdout
+    status = subprocess.run(["dvc", "status"], capture_output=True, encoding="utf-8", check=False).stdout
     modified = [
         " ".join(line.split())
         for line in status.splitlines()

@@ -96,7 +96,7 @@ def _copy(content: str, folder: str) -> Path:
     git("-C", folder, "checkout", "--quiet", "--detach", content)
     project = Path(folder, git("rev-parse", "--show-prefix"))
     with Repo() as repo:
-        (project / ".dvc/config.local").write_text(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n")
+        (project / ".dvc/config.local").write_text(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n", "utf-8")
     return project
 
 

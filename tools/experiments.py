@@ -33,7 +33,7 @@ def table() -> pd.DataFrame:
     models: dict[str | None, Revision] = {}
     for model in [base, *revisions.experiments(f"refs/exps/{commit[:2]}/{commit[2:]}/*")]:
         models.setdefault(seeds.training(model), model)
-    logged = SECONDS.read_text().splitlines() if SECONDS.exists() else []
+    logged = SECONDS.read_text(encoding="utf-8").splitlines() if SECONDS.exists() else []
     seconds = dict(line.partition(",")[::2] for line in logged)
     rows = []
     for model in models.values():

@@ -55,7 +55,7 @@ def copy(commit: str) -> Path:
         # stronger than the commit's own setting, which could name a shared cache, or one that it brings
         local = Path(".dvc/config.local")
         local.unlink(missing_ok=True)
-        local.write_text(f"[cache]\n    dir = ../{OWN}/cache\n")
+        local.write_text(f"[cache]\n    dir = ../{OWN}/cache\n", encoding="utf-8")
     return project
 
 

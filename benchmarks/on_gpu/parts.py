@@ -40,7 +40,7 @@ ROWS = 55_000  # for training
 def run_job(path: Path) -> None:
     """Runs the part that a `Job` has written to `path`."""
     imported = time.time()
-    job = json.loads(path.read_text())
+    job = json.loads(path.read_text(encoding="utf-8"))
     settings = job["settings"]
     settings = Settings(**settings | {"prepared": Path(settings["prepared"]), "work": Path(settings["work"])})
     if torch.cuda.is_available():

@@ -7,9 +7,12 @@ from common import seal
 
 seal.seal()
 
+import io
 import sys
 
 from common import errors, inputs
 
+if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show is escaped; notebooks show all
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
 sys.excepthook = errors.print_one_line
 inputs.refuse_shadows()

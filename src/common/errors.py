@@ -65,7 +65,7 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
         sys.__excepthook__(kind, error, trace)
     elif not hasattr(sys, "ps1"):  # which ends now: what libraries then cannot clean up is no news
         logging.disable()
-        sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None
+        sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None  # type: ignore[assignment]
     print(f"{line}{restore}", file=sys.stderr)
 
 

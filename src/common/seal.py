@@ -3,7 +3,8 @@
 (But for LD_LIBRARY_PATH, which some interpreters need: it chooses the C library, as the system does.)
 A script of src/ starts once more in its own process, with an environment that holds what `ALLOWED` names
 and fixed values: so what the C library and the interpreter read when they start is gone too. tools/ and
-tests keep their environment, and get the fixed values for libraries alone.
+tests keep their environment, and get the fixed values for libraries alone; tools/ start once more where the
+locale is not UTF-8.
 """
 
 import os
@@ -13,7 +14,7 @@ SOURCE = os.path.realpath(os.path.join(__file__, "../.."))
 SEALED = "SEALED_PROCESS"  # holds the id of the process that has started once more
 
 ALLOWED = {
-    "PATH", "TERM", "TMPDIR", "LD_LIBRARY_PATH",
+    "PATH", "TERM", "TMPDIR", "LD_LIBRARY_PATH", "DEBUG",
     # fetch: the folder of the dataset, and the way to the network
     "FASHION_MNIST_DIR", "SSL_CERT_DIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
@@ -33,6 +34,8 @@ LIBRARIES = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4,AVX512_ICL,AVX512_SPR",
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONIOENCODING": "utf-8",  # of the programs that tools/ starts, as PYTHONUTF8
+    "PYTHONUTF8": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # for which ONNX Runtime keeps an id of the device below HOME
     "TORCH_CPP_LOG_LEVEL": "FATAL",  # what ends a process is an exception too; a stack beside it hides our line
 }
@@ -44,7 +47,6 @@ INTERPRETER = {
     "PYTHONHASHSEED": "0",
     "PYTHONNOUSERSITE": "1",
     "PYTHONUNBUFFERED": "1",  # a line shows when it is printed, in a log too
-    "PYTHONUTF8": "1",
     "TZ": "UTC0",
 }
 
@@ -63,7 +65,10 @@ def seal() -> None:
     """
     os.environ.update(LIBRARIES)
     script = getattr(sys.modules["__main__"], "__file__", None)
-    if not script or os.path.dirname(os.path.realpath(script)) != SOURCE:
+    folder = os.path.dirname(os.path.realpath(script or ""))
+    if folder != SOURCE:
+        if sys.getfilesystemencoding() != "utf-8" and os.path.dirname(folder) == os.path.dirname(SOURCE):
+            os.execv(sys.executable, [sys.executable, *sys.argv])  # with PYTHONUTF8, for names of files
         return
     sealed = environment()
     if os.environ.get(SEALED) != str(os.getpid()):
