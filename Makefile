@@ -3,6 +3,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
+unexport PYTHONSAFEPATH # with which scripts do not find the modules beside them
 PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 

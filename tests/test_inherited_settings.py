@@ -1,0 +1,98 @@
+"""Scripts where a notebook or a server has set what they inherit: encodings, paths, temporary folders, host names."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT, TINY, Clone, untrained, write_params
+from inference import onnx_file
+
+SCRIPTS = [
+    pytest.param(
+        str(path.relative_to(ROOT)), marks=[pytest.mark.slow] if folder in ("published", "benchmarks") else []
+    )
+    for folder in ("src", "tools", "published", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "\nif __name__ ==" in path.read_text("utf-8")
+]
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+
+def run(*words: object, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, env=os.environ | environment, capture_output=True, check=False
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_starts_in_an_ascii_terminal_of_a_notebook(script: str, tmp_path: Path) -> None:
+    """--help goes to scripts that take options; the others end at once for lack of data."""
+    done = run(ROOT / script, "--help", cwd=tmp_path, environment=ASCII | NOTEBOOK)
+    assert b"Traceback" not in done.stderr
+    if done.returncode:
+        assert done.stderr.startswith(b"error: ")
+        assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["C", "en_US.ISO-8859-1"])
+def test_class_names_that_the_terminal_cannot_show(encoding: str, tmp_path: Path) -> None:
+    names = [f"类 {label}" for label in range(10)]
+    metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "energy_limit": "100"}
+    onnx_file.save(onnx_file.convert(untrained()), metadata, tmp_path / "model.onnx")
+    picture = tmp_path / "图.png"
+    Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(picture)
+    latin = ASCII | {"LC_ALL": encoding, "PYTHONIOENCODING": "latin-1" if encoding != "C" else "ascii"}
+    done = run(ROOT / "src/predict.py", picture, "图", "--model", "model.onnx", cwd=tmp_path, environment=latin)
+    assert (done.returncode, done.stdout.decode().count("类 ")) == (1, 3)
+    assert done.stderr.decode().startswith("error: 图 ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_names_of_branches_and_files_in_an_ascii_terminal(reproduced: Clone, tmp_path: Path) -> None:
+    clone = reproduced.copied(tmp_path / "类")
+    clone.git("branch", "分支")
+    done = run("tools/review.py", "分支", "--out", "页.md", cwd=clone.folder, environment=ASCII)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "分支" in (clone.folder / "页.md").read_text("utf-8")
+    done = run("tools/compare.py", "main", "分支", cwd=clone.folder, environment=ASCII)
+    assert "分支" in done.stdout.decode()
+    done = run("tools/compare.py", "main", "无", cwd=clone.folder, environment=ASCII)
+    assert "无" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_without_a_temporary_folder_it_is_one_line(reproduced: Clone) -> None:
+    """A limit of a file's size stands for full disks: Python then finds no folder that it could use."""
+    code = (
+        "import resource, runpy, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nimport analysis.figures"
+    )
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import common\n{code}"
+    done = run("-c", code, cwd=reproduced.folder, environment={"TMPDIR": str(reproduced.folder)})
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: No usable temporary directory found in [")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-Uru", "hostname", "x"], capture_output=True, check=False).returncode != 0,
+    reason="needs a namespace for the host name",
+)
+def test_processes_meet_where_the_host_name_does_not_resolve(reproduced: Clone, tmp_path: Path) -> None:
+    shutil.copytree(reproduced.folder / "data", tmp_path / "data")
+    write_params(tmp_path, TINY | {"train.epochs": 1})
+    train = f'hostname no-such-host && exec "$0" {ROOT}/src/train.py'
+    done = subprocess.run(
+        ["unshare", "-Uru", "sh", "-c", train, sys.executable],
+        cwd=tmp_path, env=os.environ | {"TRAIN_PROCESSES": "2"}, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "on 2 processes" in done.stdout
