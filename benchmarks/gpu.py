@@ -191,9 +191,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/prepared"), help="a folder, or prepared.npz")
-    parser.add_argument(
-        "--out", type=Path, default=Path("gpu.json"), metavar="FILE", help="(default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), metavar="FILE", help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=470.0, help="for all parts (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=SHARES, metavar="PART", help=f"of: {', '.join(SHARES)}")
     parser.add_argument("--recipes", type=Path, default=RECIPES, metavar="FILE")

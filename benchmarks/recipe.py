@@ -90,9 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = params.load().train.epochs
     budgets = [max(1, round(default * share / 6)) for share in (1, 2, 4, 6)]
-    parser.add_argument(
-        "--epochs", nargs="*", type=int, default=budgets, help="the budgets (default: %(default)s)"
-    )
+    parser.add_argument("--epochs", nargs="*", type=int, default=budgets, help="the budgets (default: %(default)s)")
     parser.add_argument(
         "--bfloat16",
         nargs="*",
@@ -118,9 +116,7 @@ def main() -> None:
         if all(earlier[key] == results[key] for key in ("machine", "training")):
             results = earlier
     done = [run["changes"] for run in results["runs"]]
-    missing = [
-        changes for changes in planned(chosen.epochs, chosen.bfloat16, chosen.all_rows) if changes not in done
-    ]
+    missing = [changes for changes in planned(chosen.epochs, chosen.bfloat16, chosen.all_rows) if changes not in done]
     for changes in missing:
         print(", ".join(f"{key} {value}" for key, value in changes.items()), flush=True)
         results["runs"].append(measure(changes))

@@ -179,9 +179,7 @@ def repeat(run: Run, folder: Path) -> dict[str, Any]:
 
 def on_test(one: Path, other: Path) -> dict[str, float]:
     """How the results on test in folder `other` differ from those in `one`."""
-    accuracies = [
-        metric_files.read(folder / "metrics/test.json", ("accuracy",))["accuracy"] for folder in (one, other)
-    ]
+    accuracies = [metric_files.read(folder / "metrics/test.json", ("accuracy",))["accuracy"] for folder in (one, other)]
     classes = [pd.read_csv(folder / "metrics/predictions/test.csv")["predicted"] for folder in (one, other)]
     return {
         "predictions changed": int((classes[0] != classes[1]).sum()),

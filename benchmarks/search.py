@@ -70,8 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     setting = SETTING | {
-        key: YAML(typ="safe").load(value)
-        for key, _, value in (change.partition("=") for change in arguments.changes)
+        key: YAML(typ="safe").load(value) for key, _, value in (change.partition("=") for change in arguments.changes)
     }
     current = params.changed(params.load(), setting)
     search = search_space.load(current)

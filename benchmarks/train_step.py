@@ -122,9 +122,7 @@ class ByHand:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             return network(images).float()
 
-    def _train_shard(
-        self, batch: Batch, number: int
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]:
+    def _train_shard(self, batch: Batch, number: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]:
         """The shard's gradients, losses (n,) and number of correct rows."""
         rows = batch.shards[number]
         logits, labels = self._forward(self.networks[number], batch, rows), batch.labels[rows]
@@ -155,9 +153,7 @@ class ByHand:
         self.networks[0].eval()
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for batch in batches:
-            for loss, right in self.pool.map(
-                lambda rows, batch=batch: self._test_shard(batch, rows), batch.shards
-            ):
+            for loss, right in self.pool.map(lambda rows, batch=batch: self._test_shard(batch, rows), batch.shards):
                 loss_sum += loss
                 correct += right
 
@@ -227,9 +223,7 @@ def measure(precision: str, batch_size: int, rounds: int, images: int) -> pd.Dat
     train = {}
     for shards in (1, SHARDS):
         augmentation = Augmentation("alternating", 1, 0, images, 0)
-        train[shards] = Batches(
-            pixels[:images], labels[:images], mean, std, batch_size, shards, "cpu", augmentation
-        )
+        train[shards] = Batches(pixels[:images], labels[:images], mean, std, batch_size, shards, "cpu", augmentation)
     val = Batches(pixels[:EVALUATED], labels[:EVALUATED], mean, std, EVALUATED_AT_ONCE, EVALUATION_SHARDS, "cpu")
     variants: dict[str, Any] = {
         "ours": Ours(precision, threads=cores()),

@@ -56,9 +56,7 @@ def simulate(
     is_open = 6 * images * std**2 * (1 - common)  # the mean variance of one open image is 1/6
     only = [(max(disagreement, gain) + sign * gain) / 2 for sign in (-1, 1)]
     shares = [is_open, *only, ACCURACY - is_open / 2 - only[1]]
-    kinds = rng.choice(
-        5, images, p=[*shares, 1 - sum(shares)]
-    )  # open, only the first, only the second, both, none
+    kinds = rng.choice(5, images, p=[*shares, 1 - sum(shares)])  # open, only the first, only the second, both, none
     chances = rng.random(images)
     sides = []
     for side, count in enumerate(seeds):
@@ -92,9 +90,7 @@ def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, 
     """Wrong verdicts of equal models and right ones at the bar of `part`, and the number of seeds that meets it."""
     images, gain = BARS[part]
     found = []
-    for (kind, std), common, disagreement in itertools.product(
-        spreads.items(), (0.0, 0.5), (0.0, 0.005, 0.01, 0.02)
-    ):
+    for (kind, std), common, disagreement in itertools.product(spreads.items(), (0.0, 0.5), (0.0, 0.005, 0.01, 0.02)):
         case: dict[str, Any] = {"images": images, "std": std, "common": common, "disagreement": disagreement}
         key = [images, std, common, disagreement]
         equal = rates(pairs, [*key, 0], seeds=(5, 5), gain=0.0, **case)

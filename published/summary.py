@@ -134,25 +134,6 @@ def results() -> dict[str, dict[str, Any]]:
     return found | {"default": measured(Path())}
 
 
-def draw(panels: dict[str, dict[str, pd.Series]], path: Path) -> None:
-    """Draws accuracy over epochs: panels by title, in each its curves by name."""
-    plt.rcParams["svg.hashsalt"] = path.name  # the same bytes for the same figures
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(2.2 * len(panels) + 1, 3), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, (title, curves) in zip(grid[0], panels.items(), strict=True):
-        for name, curve in curves.items():
-            axes.plot(curve.index, 100 * curve, label=name)
-        axes.set(title=title, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-    grid[0, 0].set_ylabel("accuracy (%)")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center")
-    with files.atomic_file(path) as part:
-        figure.savefig(part, format="svg", metadata={"Date": None})
-    plt.close(figure)
-
-
 def percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.2%}"
 
@@ -183,10 +164,23 @@ def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 
 def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Writes `results` as results.json, and curves.svg, into `folder`."""
+    """Writes `results` as results.json, and accuracy over epochs as curves.svg, into `folder`."""
     files.write_json(folder / "results.json", systems)
-    curves = {name: {part: curve(PUBLISHED / name, part) for part in PARTS} for name in claims()}
-    draw(curves, folder / "curves.svg")
+    plt.rcParams["svg.hashsalt"] = "curves.svg"  # the same bytes for the same figures
+    names = claims()
+    figure, grid = plt.subplots(1, len(names), figsize=(2.2 * len(names) + 1, 3), sharey=True, layout="constrained")
+    for axes, name in zip(grid, names, strict=True):
+        for part in PARTS:
+            accuracy = curve(PUBLISHED / name, part)
+            axes.plot(accuracy.index, 100 * accuracy, label=part)
+        axes.set(title=name, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    grid[0].set_ylabel("accuracy (%)")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center")
+    with files.atomic_file(folder / "curves.svg") as unfinished:
+        figure.savefig(unfinished, format="svg", metadata={"Date": None})
+    plt.close(figure)
 
 
 def pages(systems: dict[str, dict[str, Any]]) -> marked_pages.Pages:

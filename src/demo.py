@@ -69,9 +69,7 @@ def this_page_only(app: ASGIApp) -> ASGIApp:
             host = asked.get("host", "")
             own = OWN_HOST.fullmatch(host) and asked.get("origin", f"http://{host}") == f"http://{host}"
             if not own or asked.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-                answer = refusal(
-                    "requests must come from the page of this program; received one from elsewhere", 403
-                )
+                answer = refusal("requests must come from the page of this program; received one from elsewhere", 403)
         await answer(scope, receive, send)
 
     return guarded
@@ -105,8 +103,7 @@ def make_app(classifier: Classifier) -> Starlette:
                 return await run_in_threadpool(answer_to, content, classifier)
 
     return Starlette(
-        routes=[Route("/", show), Route("/predict", predict, methods=["POST"])],
-        middleware=[Middleware(this_page_only)],
+        routes=[Route("/", show), Route("/predict", predict, methods=["POST"])], middleware=[Middleware(this_page_only)]
     )
 
 

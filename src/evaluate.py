@@ -51,9 +51,7 @@ def main() -> None:
             model = model or model_file.load(MODEL, images.shape[1:], len(names))[0]
             probabilities = model_file.predict(model, images)  # (N, classes)
             results[part] = {"source": chosen.data.source} | statistics.summary(labels, probabilities)
-            statistics.predictions(rows, labels, probabilities, names).to_csv(
-                predictions / f"{part}.csv", index=False
-            )
+            statistics.predictions(rows, labels, probabilities, names).to_csv(predictions / f"{part}.csv", index=False)
             statistics.per_class(labels, probabilities, names).to_csv(per_class / f"{part}.csv", index=False)
             statistics.reliability(labels, probabilities).to_csv(reliability / f"{part}.csv", index=False)
             figures.mistakes(images, labels, probabilities, names, mistakes / f"{part}.png")
@@ -64,10 +62,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     inputs.declare(
-        "data/prepared/classes.json",
-        "data/prepared/test",
-        "data/prepared/train",
-        "data/split",
-        "models/model.keras",
+        "data/prepared/classes.json", "data/prepared/test", "data/prepared/train", "data/split", "models/model.keras"
     )
     main()

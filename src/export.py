@@ -50,11 +50,7 @@ def main() -> None:
             unlike = energies(model, images[val_rows]) > limit
             result |= {"val_images": len(val_rows), "val_unlike": round(float(unlike.mean()), 4)}
 
-    metadata = {
-        "class_names": json.dumps(class_names, ensure_ascii=False),
-        "form": form,
-        "energy_limit": str(limit),
-    }
+    metadata = {"class_names": json.dumps(class_names, ensure_ascii=False), "form": form, "energy_limit": str(limit)}
     onnx_file.save(converted, metadata, MODEL.with_suffix(".onnx"))
     files.write_json(Path("metrics/unlikeness.json"), result)
     print(f"{MODEL.with_suffix('.onnx')}: opset {onnx_file.OPSET}, {len(class_names)} classes")

@@ -53,9 +53,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         content = idx.read_bytes(path, limit=size)
         digest = hashlib.sha256(content).hexdigest()
         if digest != published:
-            raise InputError(
-                f"{path} must unpack to the published {name} (SHA-256 {published}); received {digest}"
-            )
+            raise InputError(f"{path} must unpack to the published {name} (SHA-256 {published}); received {digest}")
         contents[name] = content
     return contents
 
@@ -70,9 +68,7 @@ def from_environment() -> dict[str, bytes]:
         raise InputError(f"FASHION_MNIST_DIR must hold the four files; received {folder}: {error}") from None
 
 
-def from_upstream(
-    addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, retries: int = 1
-) -> dict[str, bytes]:
+def from_upstream(addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, retries: int = 1) -> dict[str, bytes]:
     """Downloads the four .gz files from the first address that gives all of them."""
     import pooch  # imports requests, so only where something is downloaded
     import requests

@@ -69,9 +69,7 @@ def printable(path: Path) -> str:
 def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
     return {
         "picture": printable(path),
-        "classes": [
-            {"name": name, "probability": round(probability, 4)} for name, probability in prediction.likeliest
-        ],
+        "classes": [{"name": name, "probability": round(probability, 4)} for name, probability in prediction.likeliest],
         "energy": round(prediction.energy, 4),
         "out_of_distribution": prediction.out_of_distribution,
     }

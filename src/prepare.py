@@ -41,9 +41,7 @@ def class_names() -> list[str]:
         raise InputError(f"{path} must be a readable UTF-8 file; received: {error}") from None
     names = [name.strip() for name in names if name.strip()]
     if not 2 <= len(set(names)) == len(names) <= image_folder.MAX_CLASSES:
-        raise InputError(
-            f"{path} must hold 2 to {image_folder.MAX_CLASSES} different names; received {len(names)}"
-        )
+        raise InputError(f"{path} must hold 2 to {image_folder.MAX_CLASSES} different names; received {len(names)}")
     return names
 
 
@@ -58,25 +56,19 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
     for part, (images, labels) in parts.items():
         if images.shape[1:] != shape:
             raise InputError(
-                f"{part} images must be {shape} (data.height, data.width, data.channels); "
-                f"received {images.shape[1:]}"
+                f"{part} images must be {shape} (data.height, data.width, data.channels); received {images.shape[1:]}"
             )
         if len(images) != len(labels):
             raise InputError(f"{part} must hold one image a label ({len(labels):,}); received {len(images):,}")
         if (wrong := np.flatnonzero(labels >= len(names))).size:
             row = wrong[0]
-            raise InputError(
-                f"{part} labels must be from 0 to {len(names) - 1}; received {labels[row]} in row {row}"
-            )
+            raise InputError(f"{part} labels must be from 0 to {len(names) - 1}; received {labels[row]} in row {row}")
     if train == 0:
         raise InputError("train must hold at least one image; received none")
     if test == 0:
         print("warning: there are no test images, so evaluate.parts must leave out test", file=sys.stderr)
     if train < test:
-        print(
-            f"warning: train has fewer images than test ({train:,} and {test:,}); are they swapped?",
-            file=sys.stderr,
-        )
+        print(f"warning: train has fewer images than test ({train:,} and {test:,}); are they swapped?", file=sys.stderr)
 
 
 def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str]) -> pd.DataFrame:

@@ -38,9 +38,7 @@ def split(labels: np.ndarray, train_size: int | None, val_size: int, seed: int) 
         raise InputError(f"split.val_size must be between 0 and {len(labels) - 1:,}; received {val_size:,}")
     left = len(labels) - val_size
     if train_size is not None and train_size > left:
-        raise InputError(
-            f"split.train_size must be at most the {left:,} rows that val leaves; received {train_size:,}"
-        )
+        raise InputError(f"split.train_size must be at most the {left:,} rows that val leaves; received {train_size:,}")
     val, rest = draw(labels, val_size, seed, "split.val_size")
     chosen, _ = draw(labels[rest], len(rest) if train_size is None else train_size, seed, "split.train_size")
     train = rest[chosen]

@@ -213,9 +213,7 @@ def main() -> None:
         return
     processes.report_error_to_launcher()
     if wanted != processes.count():
-        raise InputError(
-            f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}"
-        )
+        raise InputError(f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}")
     start = time.monotonic()
     training = set_up()
     if processes.rank():  # the first process writes for all

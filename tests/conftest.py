@@ -257,9 +257,7 @@ def changed(exported: Path, folder: Path, **metadata: str | None) -> Path:
     model = onnx.load(exported)
     before = {entry.key: entry.value for entry in model.metadata_props}
     del model.metadata_props[:]
-    onnx.helper.set_model_props(
-        model, {key: text for key, text in (before | metadata).items() if text is not None}
-    )
+    onnx.helper.set_model_props(model, {key: text for key, text in (before | metadata).items() if text is not None})
     path = folder / "model.onnx"
     onnx.save(model, path)
     return path

@@ -28,9 +28,7 @@ class Written(Revision):
 
 def git(*words: str, **variables: str) -> str:
     environment = os.environ | variables
-    return subprocess.run(
-        ["git", *words], check=True, capture_output=True, text=True, env=environment
-    ).stdout.strip()
+    return subprocess.run(["git", *words], check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
 def lock(seed: int, epochs: int = 2) -> str:
@@ -65,9 +63,7 @@ def results(seed: int, epochs: int = 2, parts: tuple[str, ...] = ("val", "test")
     for part in parts:
         table = pd.DataFrame({"class": ["1", "b"], "images": 25, "recall": recalls(part, seed)})
         found[f"metrics/classes/{part}.csv"] = table.to_csv(index=False)
-        found[f"metrics/predictions/{part}.csv"] = (
-            f"id,label,predicted,confidence\n0,1,{seed % 2},0.5\n1,b,b,0.5\n"
-        )
+        found[f"metrics/predictions/{part}.csv"] = f"id,label,predicted,confidence\n0,1,{seed % 2},0.5\n1,b,b,0.5\n"
     return found
 
 

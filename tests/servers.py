@@ -26,9 +26,7 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def running(
-    *words: str | Path, ready: Callable[[], bool], end: int = signal.SIGTERM, **options: Any
-) -> Iterator[None]:
+def running(*words: str | Path, ready: Callable[[], bool], end: int = signal.SIGTERM, **options: Any) -> Iterator[None]:
     """Starts a server, waits until it is ready, and ends it after the block by the signal `end`."""
     with tempfile.TemporaryFile("w+") as output:
         server = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, **options)

@@ -176,14 +176,7 @@ def test_who_is_slow_is_dropped(address: str) -> None:
 
 # --- under load -------------------------------------------------------------------------------------
 
-COSTLY = (
-    "65,535 × 550",
-    "PNG, colour and alpha",
-    "PNG, 1 bit",
-    "PNG of many profiles",
-    "JPEG",
-    "PGM of another white",
-)
+COSTLY = ("65,535 × 550", "PNG, colour and alpha", "PNG, 1 bit", "PNG of many profiles", "JPEG", "PGM of another white")
 CLIENTS, REQUESTS = 20, 10  # of each
 
 
@@ -303,9 +296,7 @@ def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
         chromium = playwright.chromium.launch(
             executable_path=browser(), args=["--no-sandbox", "--disable-background-networking"]
         )
-        page = chromium.new_context(
-            viewport={"width": WIDTHS[width], "height": 740}, color_scheme=scheme
-        ).new_page()
+        page = chromium.new_context(viewport={"width": WIDTHS[width], "height": 740}, color_scheme=scheme).new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: messages.append((message.type, message.text)))
         page.on("pageerror", lambda error: messages.append(("error", str(error))))

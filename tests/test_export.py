@@ -95,9 +95,7 @@ def test_the_number_of_cores_changes_no_byte(workspace: Path, monkeypatch: pytes
     assert written[0] == written[1]
 
 
-def test_many_rows_are_sampled_evenly_and_val_may_be_empty(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_rows_are_sampled_evenly_and_val_may_be_empty(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(workspace, val=0)
     monkeypatch.setattr(export, "SAMPLE", 90)
     export.main()

@@ -67,9 +67,7 @@ def fill(folder: Path, packed: bool = False) -> Path:
 
 def state(folder: Path) -> dict[str, bytes]:
     """What lies below the folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def refusal() -> str:
@@ -139,9 +137,7 @@ def test_a_named_folder_without_the_files_is_refused_even_if_another_place_has_t
     assert refusal() == ("FASHION_MNIST_DIR must hold the four files; received nowhere: no folder nowhere")
     (fill(workspace / "mine") / LAST).unlink()
     monkeypatch.setenv("FASHION_MNIST_DIR", "mine")
-    assert refusal() == (
-        f"FASHION_MNIST_DIR must hold the four files; received mine: mine has no {LAST} or {LAST}.gz"
-    )
+    assert refusal() == (f"FASHION_MNIST_DIR must hold the four files; received mine: mine has no {LAST} or {LAST}.gz")
 
 
 def test_a_named_folder_that_cannot_be_looked_into_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,18 +332,14 @@ def unpacks(workspace: Path, packed: bool = True) -> str:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_package_is_downloaded_and_unpacked(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
-) -> None:
+def test_the_package_is_downloaded_and_unpacked(workspace: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     calls = play(workspace, monkeypatch, APT_DOWNLOADS, unpacks(workspace, packed))
     assert fetch.from_package() == CONTENTS
     assert calls.read_text() == "-qq download dataset-fashion-mnist\n"
     assert not state(workspace / "temporary")
 
 
-def test_lists_of_our_own_are_used_when_the_system_has_none(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_of_our_own_are_used_when_the_system_has_none(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = play(workspace, monkeypatch, APT_NEEDS_LISTS, unpacks(workspace))
     assert fetch.from_package() == CONTENTS
     first, update, download = calls.read_text().splitlines()

@@ -111,9 +111,7 @@ def test_forks_draw_other_numbers(folder: Path) -> None:
 def started(folder: Path, code: str) -> tuple[subprocess.Popen[str], int]:
     """A program that has printed a first line; and the process id of that line."""
     (folder / "script.py").write_text(code)
-    process = subprocess.Popen(
-        ["python", "script.py"], cwd=folder, env=with_forks(), stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(["python", "script.py"], cwd=folder, env=with_forks(), stdout=subprocess.PIPE, text=True)
     assert process.stdout
     return process, int(process.stdout.readline())
 

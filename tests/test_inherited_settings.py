@@ -15,9 +15,7 @@ from conftest import ROOT, TINY, Clone, untrained, write_params
 from inference import onnx_file
 
 SCRIPTS = [
-    pytest.param(
-        str(path.relative_to(ROOT)), marks=[pytest.mark.slow] if folder in ("published", "benchmarks") else []
-    )
+    pytest.param(str(path.relative_to(ROOT)), marks=[pytest.mark.slow] if folder in ("published", "benchmarks") else [])
     for folder in ("src", "tools", "published", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "\nif __name__ ==" in path.read_text("utf-8")

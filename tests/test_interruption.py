@@ -241,18 +241,14 @@ def test_kill_9_of_a_queue_loses_no_experiment_and_makes_none_twice(
     queue.communicate()
     status = clone.dvc("queue", "status")
     assert "0 active" in status
-    (killed,) = [
-        name for name in seeds if f"{name} " in status and "Running" in status.split(name)[1].split("\n")[0]
-    ]
+    (killed,) = [name for name in seeds if f"{name} " in status and "Running" in status.split(name)[1].split("\n")[0]]
     clone.dvc("queue", "kill", killed)
     clone.dvc("queue", "remove", killed)
     clone.dvc("exp", "run", "--queue", *seeds[killed])
     assert "goes on after epoch" in clone.dvc("exp", "run", "--run-all")
     assert {*clone.dvc("exp", "list", "--name-only").split()} == {*seeds}
     undisturbed.dvc("exp", "run", *seeds[killed])
-    trees = [
-        each.git("for-each-ref", "--format=%(tree)", f"refs/exps/*/*/{killed}") for each in (clone, undisturbed)
-    ]
+    trees = [each.git("for-each-ref", "--format=%(tree)", f"refs/exps/*/*/{killed}") for each in (clone, undisturbed)]
     assert trees[0] == trees[1] != ""
 
 

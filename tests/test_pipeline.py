@@ -250,9 +250,7 @@ def test_experiments_differ_in_what_was_changed(reproduced: Clone, tmp_path: Pat
     settings = ("-S", "train.learning_rate=1e-3", "-S", "evaluate.parts=[val]")
     clone.dvc("exp", "run", "--name", "slow", *settings, "evaluate")
     shown = clone.experiments()
-    rate = {
-        name: shown[name]["params"]["params.yaml"]["data"]["train"]["learning_rate"] for name in ("main", "slow")
-    }
+    rate = {name: shown[name]["params"]["params.yaml"]["data"]["train"]["learning_rate"] for name in ("main", "slow")}
     assert rate == {"main": 0.05, "slow": 0.001}
     metrics = {name: shown[name]["metrics"] for name in rate}
     assert metrics["main"]["metrics/val.json"] != metrics["slow"]["metrics/val.json"]

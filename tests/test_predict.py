@@ -194,9 +194,7 @@ def test_what_is_no_picture_gets_one_line_and_the_others_go_on(call: Call, tmp_p
     missing = tmp_path / "missing\nwith a break.png"
     status, said, refused = call(folder, missing)
     assert status == 1
-    assert [line.split(":")[0] for line in said.splitlines()] == [
-        str(folder / name) for name in ("a.png", "g.png")
-    ]
+    assert [line.split(":")[0] for line in said.splitlines()] == [str(folder / name) for name in ("a.png", "g.png")]
     lines = refused.splitlines()
     assert len(lines) == 6
     for line, (name, reason) in zip(
@@ -237,9 +235,7 @@ def test_what_may_never_end_gets_one_line_and_the_others_go_on(call: Call, tmp_p
     (folder / "f").symlink_to("gone")
     status, said, refused = call(folder, "/dev/zero", "n" * 300, "n" * 5000)
     assert status == 1
-    assert [line.split(":")[0] for line in said.splitlines()] == [
-        str(folder / name) for name in ("a.png", "c.png")
-    ]
+    assert [line.split(":")[0] for line in said.splitlines()] == [str(folder / name) for name in ("a.png", "c.png")]
     rule = "must be a regular file; received a pipe, a device or a socket"
     *others, link, device, long, longer = refused.splitlines()
     assert others == [f"error: {folder / name} {rule}" for name in "bde"]

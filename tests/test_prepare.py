@@ -86,9 +86,7 @@ def everything() -> dict[str, bytes | None]:
 
 def outputs() -> dict[str, bytes]:
     written = ("data/prepared/", "metrics/", "plots/")
-    return {
-        path: content for path, content in everything().items() if path.startswith(written) and content is not None
-    }
+    return {path: content for path, content in everything().items() if path.startswith(written) and content is not None}
 
 
 def run(changes: dict[str, Any]) -> dict[str, bytes]:
@@ -355,18 +353,12 @@ MAGIC = "must begin with 00 00 08 {0:02}: IDX, unsigned bytes in {0} dimensions;
         (images_for_labels, f"data/input/t10k-labels-idx1-ubyte {MAGIC.format(1)}00 00 08 03"),
         (one_label_less, "train must hold one image a label (29); received 30"),
         (no_images, "train must hold at least one image; received none"),
-        (
-            smaller,
-            "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (20, 24, 1)",
-        ),
+        (smaller, "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (20, 24, 1)"),
         (
             smaller_in_test,
             "test images must be (28, 28, 1) (data.height, data.width, data.channels); received (20, 24, 1)",
         ),
-        (
-            turned,
-            "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (28, 27, 1)",
-        ),
+        (turned, "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (28, 27, 1)"),
     ],
 )
 def test_wrong_idx_content_is_refused(workspace: Path, change: Callable[[Parts], None], message: str) -> None:
@@ -541,9 +533,7 @@ def test_duplicates(
     assert list(table.columns) == ["where", "images", "label_differs"]
     assert table.to_numpy().tolist() == [
         [where, *counts]
-        for where, counts in zip(
-            ("within train", "within test", "test images also in train"), expected, strict=True
-        )
+        for where, counts in zip(("within train", "within test", "test images also in train"), expected, strict=True)
     ]
 
 

@@ -13,9 +13,7 @@ ROOT = Path(__file__).parents[1]
 def locked(path: str) -> dict[str, tuple[str, int]]:
     """By name and marker: the version and the number of hashes."""
     text = (ROOT / path).read_text("utf-8").replace("\\\n", "")
-    entries = re.findall(
-        r"^([\w-]+)==(\S+)( ; [^-\n]*?)?((?: +--hash=sha256:[0-9a-f]{64})*) *$", text, re.MULTILINE
-    )
+    entries = re.findall(r"^([\w-]+)==(\S+)( ; [^-\n]*?)?((?: +--hash=sha256:[0-9a-f]{64})*) *$", text, re.MULTILINE)
     assert len(entries) == len(text.splitlines()), f"{path} has lines of another form"
     return {f"{name}{marker}": (version, hashes.count("--hash")) for name, version, marker, hashes in entries}
 

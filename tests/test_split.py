@@ -15,9 +15,7 @@ UNEVEN = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.ui
 
 @pytest.mark.parametrize("labels", [EVEN, UNEVEN])
 @pytest.mark.parametrize(("train_size", "val_size"), [(None, 100), (None, 333), (100, 333), (667, 333), (50, 0)])
-def test_rows_are_disjoint_sorted_and_stratified(
-    labels: np.ndarray, train_size: int | None, val_size: int
-) -> None:
+def test_rows_are_disjoint_sorted_and_stratified(labels: np.ndarray, train_size: int | None, val_size: int) -> None:
     train, val = split.split(labels, train_size, val_size, seed=0)
     assert len(train) == (len(labels) - val_size if train_size is None else train_size)
     assert len(val) == val_size

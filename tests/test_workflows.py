@@ -36,9 +36,7 @@ def comment(number: int, user: str, body: str) -> dict[str, Any]:
     ],
     ids=["none", "of another", "own among others"],
 )
-def test_a_review_edits_its_own_comment_alone(
-    tmp_path: Path, comments: list[dict[str, Any]], written: str
-) -> None:
+def test_a_review_edits_its_own_comment_alone(tmp_path: Path, comments: list[dict[str, Any]], written: str) -> None:
     workflow = YAML(typ="safe").load(ROOT / ".github/workflows/review.yml")
     step = workflow["jobs"]["comment"]["steps"][-1]
     (tmp_path / "gh").write_text(GH)

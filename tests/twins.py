@@ -106,10 +106,6 @@ def assert_same_weights(stock: keras.Model, native: keras.Model, tolerance: floa
     for weight in native.weights:
         if kind in weight.name:
             np.testing.assert_allclose(
-                weight.numpy(),
-                expected.pop(weight.path).numpy(),
-                rtol=tolerance,
-                atol=tolerance,
-                err_msg=weight.path,
+                weight.numpy(), expected.pop(weight.path).numpy(), rtol=tolerance, atol=tolerance, err_msg=weight.path
             )
     assert not expected

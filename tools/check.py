@@ -86,9 +86,7 @@ def architecture_problems() -> Iterator[str]:
     chosen = params.load()
     name, data = chosen.model.architecture, chosen.data
     try:
-        architectures.build(
-            name, (data.height, data.width, data.channels), CLASSES, chosen.model.options.get(name, {})
-        )
+        architectures.build(name, (data.height, data.width, data.channels), CLASSES, chosen.model.options.get(name, {}))
     except InputError as error:
         yield str(error)
 

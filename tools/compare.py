@@ -32,10 +32,7 @@ def main() -> None:
     part, reason = "test", "both are commits, and nothing is chosen"
     for revision in (before, after):  # the test images do not choose among experiments
         if revision.is_experiment or revision.commit is None:
-            part, reason = (
-                "val",
-                f"{revision} may still be chosen or dropped, which the test images must not decide",
-            )
+            part, reason = ("val", f"{revision} may still be chosen or dropped, which the test images must not decide")
     if arguments.part:
         part, reason = arguments.part, "as asked for"
     found, classes = comparison.compare(before, after, part, arguments.tolerance / 100)

@@ -88,9 +88,7 @@ def _copy(content: str, folder: str) -> Path:
     for key in ("user.name", "user.email"):
         value = git("config", "--default", "", "--get", key)
         if not value:
-            raise InputError(
-                f"git must know your {key}, since an experiment is a commit (git config); received none"
-            )
+            raise InputError(f"git must know your {key}, since an experiment is a commit (git config); received none")
         identity.append(f"--config={key}={value}")
     git("clone", "--quiet", "--shared", "--no-checkout", *identity, git("rev-parse", "--show-toplevel"), folder)
     git("-C", folder, "checkout", "--quiet", "--detach", content)

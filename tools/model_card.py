@@ -28,9 +28,7 @@ def classes_table() -> str:
 def calibration() -> str:
     """The temperature; mean confidence beside accuracy, and accuracy where it is above and below 80 %."""
     temperature = metric_files.read(METRICS / "train.json", ("temperature",))["temperature"]
-    origin = (
-        "which suits val best" if params.load().split.val_size else "since there is no val to fit another one on"
-    )
+    origin = "which suits val best" if params.load().split.val_size else "since there is no val to fit another one on"
     rows = []
     for part in metric_files.by_part(METRICS):
         table = metric_files.table(METRICS / f"predictions/{part}.csv", ("label", "predicted", "confidence"))
@@ -68,9 +66,7 @@ def unlike_table() -> str:
     note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
     if found := benchmark_files.results("pictures", of_this_training=True):
         again = found["val"]
-        shares[f"val images made photographs again ({again['images']:,})"] = (
-            f"{again['unlike as photographs']:.1%}"
-        )
+        shares[f"val images made photographs again ({again['images']:,})"] = f"{again['unlike as photographs']:.1%}"
         for kind, pictures in found["unlike"].items():
             shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}"
         note = (

@@ -55,9 +55,7 @@ def noise() -> dict[str, dict[str, Any]]:
     if own != seeds.recalls(here) or of[0] != of[1]:
         raise InputError(f"{METRICS}/{NOISE[2]} must belong to noise.csv (make noise); received other recalls")
     for (part, one), recalls in classes.groupby(["part", "seed"]):
-        images = metric_files.table(METRICS / f"classes/{part}.csv", ("class", "images")).set_index("class")[
-            "images"
-        ]
+        images = metric_files.table(METRICS / f"classes/{part}.csv", ("class", "images")).set_index("class")["images"]
         accuracy = (recalls.set_index("class")["recall"] * images).sum() / images.sum()
         (said,) = runs.loc[(runs["part"] == part) & (runs["seed"] == one), "accuracy"]
         if not abs(said - accuracy) < ROUNDING:  # nan: other classes

@@ -72,9 +72,7 @@ def reliability(table: pd.DataFrame) -> alt.LayerChart:
     """Accuracy against mean confidence with the images of each bin, and the line on which a calibrated model lies."""
     base = alt.Chart(table).encode(alt.X("confidence:Q", title="mean confidence of the bin"))
     ideal = base.mark_line(strokeDash=[4, 4], color="grey").encode(y="ideal:Q")
-    bins = base.encode(
-        alt.Y("accuracy:Q", title="accuracy of the bin"), tooltip=["confidence", "accuracy", "images"]
-    )
+    bins = base.encode(alt.Y("accuracy:Q", title="accuracy of the bin"), tooltip=["confidence", "accuracy", "images"])
     size = alt.Size("images:Q", scale=alt.Scale(type="log", range=[10, 200]), legend=None)
     numbers = bins.mark_text(dx=8, align="left", fontSize=9).encode(alt.Text("images:Q", format=","))
     chart = ideal + bins.mark_point(filled=True).encode(size) + numbers
@@ -105,17 +103,6 @@ CHARTS: dict[str, tuple[Callable[[pd.DataFrame], Any], str, tuple[str, ...]]] = 
     "Reliability": (reliability, "reliability", ("confidence", "accuracy", "ideal", "images")),
     "Precision, recall and F1": (classes, "classes", ("class", "images", "precision", "recall", "f1")),
 }
-
-
-def made(here: Revision) -> dict[str, Any]:
-    """Commit, versions and hashes."""
-    return {
-        "commit": revisions.git("rev-parse", "HEAD"),
-        "uncommitted changes": bool(revisions.git("status", "--porcelain")),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in VERSIONS},
-        **here.outputs(),
-    }
 
 
 def content(here: Revision) -> dict[str, Any]:
@@ -149,7 +136,13 @@ def content(here: Revision) -> dict[str, Any]:
         "charts": charts,
         "mistakes": {path.stem: base64.b64encode(path.read_bytes()).decode() for path in mistakes},
         "experiments": experiments.table(),
-        "made": made(here),
+        "made": {
+            "commit": revisions.git("rev-parse", "HEAD"),
+            "uncommitted changes": bool(revisions.git("status", "--porcelain")),
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONS},
+            **here.outputs(),
+        },
         "parameters": Path("params.yaml").read_text("utf-8"),
     }
 

@@ -18,9 +18,7 @@ from analysis import dvc_lock
 from analysis.git import git, names
 
 NAMED = 8  # of what differs; more would hide the rest
-RESTORE = (
-    "git restore dvc.lock metrics brings the committed figures back, dvc pull the files, where a remote has them"
-)
+RESTORE = "git restore dvc.lock metrics brings the committed figures back, dvc pull the files, where a remote has them"
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,7 @@ def report(results: Results) -> str:
         for stage, differing in results.outputs.items()
         for path, (committed, here) in differing.items()
     ]
-    other = len(lines) + sum(
-        any(Path(path).is_relative_to(out) for path in results.edited) for out in results.written
-    )
+    other = len(lines) + sum(any(Path(path).is_relative_to(out) for path in results.edited) for out in results.written)
     return "\n".join(
         [
             f"{heading}: {other} of {len(results.written)} outputs are not as in commit {name}.",

@@ -70,8 +70,5 @@ class Job:
             status = f"stopped after {seconds:.0f} s"
         found = json.loads(self.result.read_text()) if self.result.exists() else {}
         if status:
-            found |= {
-                "ended with": status,
-                "last lines": self.log.read_text("utf-8", "replace").splitlines()[-LINES:],
-            }
+            found |= {"ended with": status, "last lines": self.log.read_text("utf-8", "replace").splitlines()[-LINES:]}
         return found

@@ -60,9 +60,7 @@ def run_job(path: Path) -> None:
 # --- single trainings -------------------------------------------------------------------------------
 
 
-def single(
-    settings: Settings, report: Report, name: str, changes: dict[str, Any], kill_in_epoch: int | None
-) -> None:
+def single(settings: Settings, report: Report, name: str, changes: dict[str, Any], kill_in_epoch: int | None) -> None:
     """One training with the state of each epoch on disk, and the hash of its model."""
     state = settings.work / f"{name}.state"
     found, training = trainings.once(settings, name, changes, state=state, kill_in_epoch=kill_in_epoch)
@@ -159,11 +157,7 @@ def agreement(settings: Settings, report: Report, seeds: int = 5) -> None:
         accuracies["cpu"].append(result["val accuracy"])
     difference = statistics.mean(accuracies["gpu"]) - statistics.mean(accuracies["cpu"])
     p = float(stats.ttest_ind(*accuracies.values(), equal_var=False).pvalue)
-    figures = {
-        "val accuracy": accuracies,
-        "gpu - cpu": round(difference, 6),
-        "p": None if np.isnan(p) else round(p, 4),
-    }
+    figures = {"val accuracy": accuracies, "gpu - cpu": round(difference, 6), "p": None if np.isnan(p) else round(p, 4)}
     report(found | figures | {"within seed noise": bool(p > SIGNIFICANT)})
 
 

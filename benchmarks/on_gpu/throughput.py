@@ -221,9 +221,7 @@ def operations(settings: Settings) -> list[str]:
         ours.train(batches)
         torch.cuda.synchronize()
     table = sorted(found.key_averages(), key=lambda each: each.self_device_time_total, reverse=True)
-    return [
-        f"{each.self_device_time_total / 1000:.2f} ms, {each.count} × {each.key[:90]}" for each in table[:SHOWN]
-    ]
+    return [f"{each.self_device_time_total / 1000:.2f} ms, {each.count} × {each.key[:90]}" for each in table[:SHOWN]]
 
 
 def throughput(

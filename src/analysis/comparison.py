@@ -202,9 +202,7 @@ def _interaction(*sides: pd.DataFrame) -> float | None:
     return squares / freedom if freedom else None
 
 
-def compare(
-    before: Revision, after: Revision, part: str, tolerance: float = 0.0
-) -> tuple[Difference, pd.DataFrame]:
+def compare(before: Revision, after: Revision, part: str, tolerance: float = 0.0) -> tuple[Difference, pd.DataFrame]:
     """The difference in accuracy, and in the recall of each class; errors are those of `predictions`."""
     predictions(before, after, part)
     sides = seeds.trainings(before, part), seeds.trainings(after, part)

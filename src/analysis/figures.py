@@ -47,9 +47,7 @@ def class_counts(table: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
-def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str], path: Path
-) -> None:
+def mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str], path: Path) -> None:
     """The 25 mistakes with the highest confidence, the true class above the predicted one.
 
     Images are (N, H, W, C) uint8, labels (N,), probabilities (N, classes).

@@ -60,9 +60,7 @@ def table(source: Path | IO, columns: tuple[str, ...], name: object = None, **op
     try:
         return pd.read_csv(source, keep_default_na=False, **{"dtype": NAMES} | options)[list(columns)]
     except (OSError, ValueError, KeyError) as error:  # pandas' own are ValueErrors
-        raise InputError(
-            f"{name or source} must be a table with {', '.join(columns)}; received: {error}"
-        ) from None
+        raise InputError(f"{name or source} must be a table with {', '.join(columns)}; received: {error}") from None
 
 
 def by_part(metrics: Path, needed: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:

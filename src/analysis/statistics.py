@@ -68,9 +68,7 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray, names: list[str]) -
     precision, recall, f1, images = precision_recall_fscore_support(
         labels, probabilities.argmax(1), labels=np.arange(len(names)), zero_division=0
     )
-    return pd.DataFrame(
-        {"class": names, "images": images, "precision": precision, "recall": recall, "f1": f1}
-    ).round(4)
+    return pd.DataFrame({"class": names, "images": images, "precision": precision, "recall": recall, "f1": f1}).round(4)
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:

@@ -46,9 +46,7 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
     restore = ""
     if "DVC_STAGE" in os.environ:
         metrics = os.path.relpath("metrics", os.environ.get("DVC_ROOT"))
-        restore = (
-            f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {metrics}"
-        )
+        restore = f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {metrics}"
     if "DVC_EXP_NAME" in os.environ:  # dvc exp run has written its -S into params.yaml, and leaves them there
         restore += "; to take back what -S has changed: git restore params.yaml"
     if issubclass(kind, InputError):

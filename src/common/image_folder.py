@@ -27,7 +27,6 @@ MAX_EDGE = 65_535  # pixels; the filter that scales a longer edge takes more tha
 MAX_SCANS = 100  # of a JPEG: each passes over the whole picture, and takes no more than 30 bytes
 MAX_SECONDS = 2.0  # of the processor, while Pillow still reads
 LARGE = 8_000_000  # pixels, from which a picture is reduced while it is unpacked
-BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # a pixel in Pillow's modes; in all others 4
 ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 278, 322, 323  # tags of TIFF and EXIF
 MAX_CLASSES = 256  # labels are uint8
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
@@ -152,9 +151,7 @@ class _Bounded:
         content = self._file.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
         self._left -= len(content)
         if self._left < 0 or time.thread_time() > self._end:
-            raise InputError(
-                f"{self._name} must take at most {MAX_MEMORY:,} bytes and {MAX_SECONDS} s; received more"
-            )
+            raise InputError(f"{self._name} must take at most {MAX_MEMORY:,} bytes and {MAX_SECONDS} s; received more")
         return content
 
 
@@ -178,7 +175,7 @@ def _refuse_costly(image: Image.Image, file: BinaryIO, name: str) -> None:
         buffers = 8 * max(width * min(rows or height, height), math.prod(tile))
     if (factor := _factor(image)) > 1:
         image.draft(None, (width // factor, height // factor))
-    memory = buffers + BYTES.get(image.mode, 4) * image.width * image.height
+    memory = buffers + 4 * image.width * image.height  # as Pillow has colours
     if memory > MAX_MEMORY:
         raise InputError(
             f"{name} must take at most {MAX_MEMORY:,} bytes; received {memory:,} for {width:,} × {height:,} pixels"

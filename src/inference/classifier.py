@@ -36,9 +36,7 @@ class Classifier:
         try:
             content = image_folder.regular(path).read_bytes()
             if b"\n\x08location" in content:  # the key that leads the name of another file in ONNX's protobuf
-                raise InputError(
-                    f"{path} must hold its weights itself; received the name of another file for them"
-                )
+                raise InputError(f"{path} must hold its weights itself; received the name of another file for them")
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: list[str] = json.loads(metadata["class_names"])

@@ -27,9 +27,7 @@ BATCH_SIZE, MAX_THREADS = 100, 8  # of `predict`, whose memory grows with both
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
-def with_preprocessing(
-    model: keras.Model, mean: np.ndarray, std: np.ndarray, temperature: float = 1.0
-) -> keras.Model:
+def with_preprocessing(model: keras.Model, mean: np.ndarray, std: np.ndarray, temperature: float = 1.0) -> keras.Model:
     """From pixel values 0–255 (N, H, W, C) to class probabilities (N, classes), sharing `model`'s weights.
 
     Args:

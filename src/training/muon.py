@@ -62,9 +62,7 @@ class Muon(keras.optimizers.SGD):
 
     run: Callable[..., Any] = map  # may be one that computes several kernels at a time
 
-    def __init__(
-        self, momentum: float = 0.85, kernel_momentum: float = 0.6, kernel_rate: float = 0.2, **options: Any
-    ):
+    def __init__(self, momentum: float = 0.85, kernel_momentum: float = 0.6, kernel_rate: float = 0.2, **options: Any):
         if not all(value and value > 0 for value in (momentum, kernel_momentum, kernel_rate)):
             raise ValueError("momentum, kernel_momentum and kernel_rate must be above 0")
         super().__init__(momentum=momentum, **options)

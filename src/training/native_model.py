@@ -37,9 +37,7 @@ keras.src.backend.IS_THREAD_SAFE = False
 SEED_STEP = torch.tensor([1 << 22, 0])  # between the seeds of two shards; a generator draws once a step
 
 
-def _compute(
-    node: Any, native: LayerFunction | None, last_use: list[int]
-) -> Callable[[Tensors, Shard | None], None]:
+def _compute(node: Any, native: LayerFunction | None, last_use: list[int]) -> Callable[[Tensors, Shard | None], None]:
     """A function that reads a node's inputs, writes its outputs, and drops the tensors in `last_use`."""
     if native is not None:  # one tensor in, one out; images have no mask
         (source,), (target,) = map(id, node.input_tensors), map(id, node.outputs)

@@ -57,9 +57,7 @@ def rank() -> int:
     """The number of this process, from 0. Process 0 writes all outputs."""
     text = os.environ.get("RANK", "") if is_distributed() else "0"
     if not text.isdecimal() or int(text) >= count():
-        raise InputError(
-            f"RANK must be below WORLD_SIZE, {count()}, as torchrun sets both; received {text or 'none'}"
-        )
+        raise InputError(f"RANK must be below WORLD_SIZE, {count()}, as torchrun sets both; received {text or 'none'}")
     return int(text)
 
 

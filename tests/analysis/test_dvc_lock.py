@@ -67,9 +67,7 @@ def test_what_is_missing_and_what_is_new_is_named(project: Path) -> None:
     ]
 
 
-def test_a_folder_has_dvc_s_hash_whatever_its_files_are_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_has_dvc_s_hash_whatever_its_files_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/one/a").mkdir(parents=True)
     for name in ("a/b", "a-b", "a.b", "A"):  # by text a-b comes before a/b, by path behind it

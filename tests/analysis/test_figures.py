@@ -150,9 +150,7 @@ def test_mistakes_are_the_most_confident_ones(drawn: list[Figure]) -> None:
     content = images(60)
     figures.mistakes(content, LABELS, PROBABILITIES, NAMES, Path())
     predicted, confidence = PROBABILITIES.argmax(1), PROBABILITIES.max(1)
-    worst = sorted((row for row in range(60) if predicted[row] != LABELS[row]), key=lambda row: -confidence[row])[
-        :25
-    ]
+    worst = sorted((row for row in range(60) if predicted[row] != LABELS[row]), key=lambda row: -confidence[row])[:25]
     assert len(worst) == 25
     assert titles(drawn[0]) == [
         f"true: {NAMES[LABELS[row]]}\nsaid: {NAMES[predicted[row]]} {confidence[row]:.2f}" for row in worst

@@ -187,9 +187,7 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
     seconds = run_all(folder, changes)
     assert 0 < seconds < time.perf_counter() - start  # without split and evaluate
     assert json.loads((folder / "metrics/train.json").read_text())["epochs"] == 1  # TINY has 2
-    images = {
-        part: json.loads((folder / f"metrics/{part}.json").read_text())["images"] for part in ("val", "test")
-    }
+    images = {part: json.loads((folder / f"metrics/{part}.json").read_text())["images"] for part in ("val", "test")}
     assert images == {"val": 70, "test": 50}
     assert (folder / "models/model.keras").exists()
     assert read(folder / "params.yaml")["train"]["seed"] == 9

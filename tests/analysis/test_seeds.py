@@ -15,10 +15,7 @@ from replicates import Written
 
 FIGURES = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.89, "calibration_error": 0.01}
 ROWS = "seed,part,accuracy,loss,macro_f1,calibration_error\n"
-NOISE = (
-    ROWS
-    + "0,val,0.9,0.3,0.89,0.01\n0,test,0.8,0.3,0.89,0.01\n1,val,0.91,0.3,0.89,0.01\n1,test,0.7,0.3,0.89,0.01\n"
-)
+NOISE = ROWS + "0,val,0.9,0.3,0.89,0.01\n0,test,0.8,0.3,0.89,0.01\n1,val,0.91,0.3,0.89,0.01\n1,test,0.7,0.3,0.89,0.01\n"
 CLASSES = "seed,part,class,recall\n0,val,1,0.5\n1,val,1,0.7\n0,test,1,0.1\n1,test,1,0.2\n"
 PREDICTIONS = "id,label,predicted,confidence\n0,1,1,0.9\n1,1,2,0.9\n"
 
@@ -26,15 +23,9 @@ PREDICTIONS = "id,label,predicted,confidence\n0,1,1,0.9\n1,1,2,0.9\n"
 def lock(seed: int = 0, code: str = "c", data: str = "d", epochs: int = 2, parts: str = "val") -> dict[str, Any]:
     deps = [{"path": "src/train.py", "md5": code}, {"path": "data/split", "md5": data}]
     train = {"deps": deps, "params": {"params.yaml": {"train": {"seed": seed, "epochs": epochs}}}}
-    deps = [
-        {"path": "models/model.keras", "md5": f"{seed}{code}{epochs}"},
-        {"path": "src/evaluate.py", "md5": "e"},
-    ]
+    deps = [{"path": "models/model.keras", "md5": f"{seed}{code}{epochs}"}, {"path": "src/evaluate.py", "md5": "e"}]
     return {
-        "stages": {
-            "train": train,
-            "evaluate": {"deps": deps, "params": {"params.yaml": {"evaluate.parts": [parts]}}},
-        }
+        "stages": {"train": train, "evaluate": {"deps": deps, "params": {"params.yaml": {"evaluate.parts": [parts]}}}}
     }
 
 

@@ -45,9 +45,7 @@ def test_gives_finite_float32_logits_and_a_gradient_on_every_weight(
 
 @every_task
 @every_architecture
-def test_saves_and_loads_with_plain_keras(
-    name: str, shape: tuple[int, int, int], classes: int, tmp_path: Path
-) -> None:
+def test_saves_and_loads_with_plain_keras(name: str, shape: tuple[int, int, int], classes: int, tmp_path: Path) -> None:
     network = architectures.build(name, shape, classes, {})
     network.save(tmp_path / "network.keras")
     loaded = keras.saving.load_model(tmp_path / "network.keras", safe_mode=True)

@@ -26,9 +26,7 @@ TRAIN, TEST = 500, 100
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared arrays of drawings."""
     folder = tmp_path_factory.mktemp("prepared")
-    for part, count, generator in zip(
-        ("train", "test"), (TRAIN, TEST), np.random.default_rng(0).spawn(2), strict=True
-    ):
+    for part, count, generator in zip(("train", "test"), (TRAIN, TEST), np.random.default_rng(0).spawn(2), strict=True):
         labels = (np.arange(count) % 10).astype(np.uint8)
         (folder / part).mkdir()
         np.save(folder / part / "images.npy", synthetic.draw(labels, generator)[..., None])
@@ -92,9 +90,7 @@ def test_all_parts_in_small(gpu: ModuleType, in_this_process: None, prepared: Pa
     assert parts["probe"]["mode"] == {"graphs": True, "strict": True}
     assert parts["probe"]["machine"].keys() >= {"torch", "keras", "processor", "cores"}
     assert parts["sameness"]["killed"] == {"ended with": -9}
-    assert parts["sameness"]["same bytes"] == dict.fromkeys(
-        ("second", "without graphs", "killed, then resumed"), True
-    )
+    assert parts["sameness"]["same bytes"] == dict.fromkeys(("second", "without graphs", "killed, then resumed"), True)
     assert parts["sameness"]["killed, then resumed"]["steps"] < parts["sameness"]["first"]["steps"]
 
     agreement = parts["agreement"]

@@ -44,11 +44,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def imitating(name: str, program: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "LD_AUDIT": str(program.with_name("imitate.so")),
-        "IMITATE": name,
-        "TMPDIR": str(program.parent),
-    }
+    environment = {"LD_AUDIT": str(program.with_name("imitate.so")), "IMITATE": name, "TMPDIR": str(program.parent)}
     environment["PATH"] = "/usr/bin:/bin"
     return subprocess.run([program, *options], env=environment, capture_output=True, text=True, check=False)
 

@@ -129,9 +129,7 @@ def test_several_arrays_in_one_file_are_refused(tmp_path: Path) -> None:
         pytest.param(with_header("((("), id="header not closed"),
         pytest.param(with_header("-" * 9000 + "1"), id="header nested too deeply"),
         pytest.param(with_header("{[]: 1}"), id="key that cannot be one"),
-        pytest.param(
-            with_header("{'descr': ('|S1',), 'fortran_order': False, 'shape': (3,)}"), id="type cut short"
-        ),
+        pytest.param(with_header("{'descr': ('|S1',), 'fortran_order': False, 'shape': (3,)}"), id="type cut short"),
         pytest.param(with_shape("(True,)"), id="length that is no number"),
         pytest.param(with_shape("(1000000000000000,)"), id="more than fits into memory"),
         pytest.param(with_shape("(99999999999999999999,)"), id="more than 64 bits can count"),
@@ -148,9 +146,7 @@ def test_a_folder_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[", b"\xff", b"{}", b'["a", 1]', b"[" * 100_000])
-def test_class_names_are_a_list_of_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
-) -> None:
+def test_class_names_are_a_list_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     monkeypatch.chdir(tmp_path)
     arrays.PREPARED.mkdir(parents=True)
     path = arrays.PREPARED / "classes.json"

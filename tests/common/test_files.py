@@ -105,9 +105,7 @@ def content(folder: Path) -> list[str]:
 
 def killed(folder: Path, *words: object) -> bool:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, words)], cwd=folder, env=environment, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], cwd=folder, env=environment, check=False)
     assert done.returncode in (0, -signal.SIGKILL)
     return done.returncode != 0
 

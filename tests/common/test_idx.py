@@ -54,9 +54,7 @@ def test_round_trip(tmp_path: Path, shape: tuple[int, ...], name: str) -> None:
         pytest.param(header(3, kind=0x0D) + bytes(12), "received 00 00 0d 01", id="floats"),
         pytest.param(header(1, 1) + bytes(1), "received 00 00 08 02", id="other dimensions"),
         pytest.param(ENCODED[:15], "a header of 16 bytes; received 15", id="header cut"),
-        pytest.param(
-            ENCODED[:-1], "the 2 x 3 x 4 bytes that its header announces; received 23", id="a byte too few"
-        ),
+        pytest.param(ENCODED[:-1], "the 2 x 3 x 4 bytes that its header announces; received 23", id="a byte too few"),
         pytest.param(ENCODED + b"\0", "received 25", id="a byte too many"),
         pytest.param(header(2**31, 28, 28) + bytes(9), "2147483648 x 28 x 28", id="2^31 images"),
         # Of no bytes in all, and still more than numpy can hold.

@@ -55,9 +55,7 @@ def assert_filled(array: np.ndarray, shape: tuple[int, ...], colour: Any, tolera
         ("RGB", ORANGE, 147, ORANGE),  # 0.299 R + 0.587 G + 0.114 B (ITU-R 601)
     ],
 )
-def test_formats(
-    tmp_path: Path, suffix: str, mode: str, value: Any, grey: int, colour: tuple[int, int, int]
-) -> None:
+def test_formats(tmp_path: Path, suffix: str, mode: str, value: Any, grey: int, colour: tuple[int, int, int]) -> None:
     path = tmp_path / f"file.{suffix}"
     image(value, mode).save(path)
     tolerance = 4 if suffix in ("jpg", "webp") else 1
@@ -195,11 +193,7 @@ def test_a_picture_is_turned_as_its_exif_data_says(tmp_path: Path, mode: str, tu
 )
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
 def test_the_form_is_kept_between_black_bars(
-    tmp_path: Path,
-    size: tuple[int, int],
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    shape: image_folder.Shape,
+    tmp_path: Path, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int], shape: image_folder.Shape
 ) -> None:
     image(255, "L", size).save(tmp_path / "a.png")
     expected = np.zeros(shape, np.uint8)
@@ -258,9 +252,7 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, form: str, share: float)
     path.write_bytes(content)
     to_array(path, COLOUR)
     path.write_bytes(content[: int(len(content) * share)])
-    assert refusal(path).startswith(
-        ("must be a whole picture; received: ", "must be a picture that Pillow reads; ")
-    )
+    assert refusal(path).startswith(("must be a whole picture; received: ", "must be a picture that Pillow reads; "))
 
 
 def test_the_reason_is_told(tmp_path: Path) -> None:
@@ -297,9 +289,7 @@ def test_a_huge_picture_is_refused_before_it_is_unpacked(
     path = tmp_path / "a.png"
     path.write_bytes(png(width, height, 8, kind, bytes(1000)))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("unpacked"))
-    assert refusal(path).startswith(
-        ("must take at most 150,000,000 bytes; ", "must have edges of at most 65,535 ")
-    )
+    assert refusal(path).startswith(("must take at most 150,000,000 bytes; ", "must have edges of at most 65,535 "))
 
 
 FOLDER = """
@@ -480,9 +470,7 @@ def folder_refusal(folder: Path, where: str = "") -> str:
             id="test alone",
         ),
         pytest.param({}, (), "", "must hold 2 to 256 folders, one a class; received 0", id="no classes"),
-        pytest.param(
-            {"cat/1.png": 1}, (), "", "must hold 2 to 256 folders, one a class; received 1", id="one class"
-        ),
+        pytest.param({"cat/1.png": 1}, (), "", "must hold 2 to 256 folders, one a class; received 1", id="one class"),
         pytest.param(
             {"a.png": 1, "b.png": 2},
             (),

@@ -154,9 +154,7 @@ def test_an_architecture_needs_no_other_file(
     assert np.load("a.npy") == 0  # the rule ends with the block
 
 
-@pytest.mark.parametrize(
-    "line", ["open(__file__).close()", "import this_is_no_module", "import wave", "open('no')"]
-)
+@pytest.mark.parametrize("line", ["open(__file__).close()", "import this_is_no_module", "import wave", "open('no')"])
 def test_an_architecture_may_read_itself_and_libraries(build: Callable[..., keras.Model], line: str) -> None:
     if "no" in line:  # as without the rule
         with pytest.raises((ModuleNotFoundError, FileNotFoundError)):

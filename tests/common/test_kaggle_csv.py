@@ -118,9 +118,7 @@ COLUMNS = kaggle_csv.COLUMNS
         pytest.param(",".join(COLUMNS[:-1]), "None as column 785 of 784", id="column missing"),
         pytest.param(f"{HEADER},pixel785", "'pixel785' as column 786 of 786", id="column too many"),
         pytest.param(f",{HEADER}", "'' as column 1 of 786", id="index column of pandas"),
-        pytest.param(
-            ",".join([*COLUMNS[:-1], "pixel783"]), "'pixel783' as column 785 of 785", id="column doubled"
-        ),
+        pytest.param(",".join([*COLUMNS[:-1], "pixel783"]), "'pixel783' as column 785 of 785", id="column doubled"),
         pytest.param(HEADER.replace("pixel5,", "pix5,"), "'pix5' as column 6 of 785", id="column renamed"),
         pytest.param(",".join([*COLUMNS[1:], "label"]), "'pixel1' as column 1 of 785", id="columns reordered"),
         pytest.param(HEADER.upper(), "'LABEL' as column 1 of 785", id="capitals"),
@@ -308,9 +306,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in KiB
 
 
 @pytest.mark.slow
-def test_as_many_rows_as_kaggle_has_are_read_in_bounded_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_many_rows_as_kaggle_has_are_read_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for part, rows in (("train", 60_000), ("test", 10_000)):
         images, labels = random_part(rows)

@@ -72,9 +72,7 @@ def test_a_second_process_says_for_whom_it_waits_and_goes_on_when_that_ends(
     assert (second.returncode, error) == (0, "")
 
 
-def test_each_waiter_counts_until_it_has_the_lock_or_is_killed(
-    holder: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_each_waiter_counts_until_it_has_the_lock_or_is_killed(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     lock = tmp_path / locks.STAGE
     assert not locks.is_awaited(lock)
     waiters = [start(tmp_path) for _ in range(3)]
@@ -108,9 +106,7 @@ def test_another_folder_has_another_lock(
     assert other.communicate("\n", timeout=60) == ("holds\n", "")
 
 
-def test_it_is_free_again_after_an_error_and_as_a_decorator(
-    workspace: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_it_is_free_again_after_an_error_and_as_a_decorator(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     @locks.exclusive()
     def fail() -> None:
         raise ValueError("x")

@@ -138,9 +138,7 @@ WRONG_TYPES: dict[type, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key in LEAVES for value in WRONG_TYPES[type(LEAVES[key])]]
-)
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key in LEAVES for value in WRONG_TYPES[type(LEAVES[key])]])
 def test_another_type_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     assert_names(refusal(changed(tmp_path, {key: value})), key, value)
 
@@ -194,9 +192,7 @@ FIT = {  # so that no other rule speaks than that of the key under test
 }
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(key, end) for key in LIMITS for end in LIMITS[key] if end is not None]
-)
+@pytest.mark.parametrize(("key", "value"), [(key, end) for key in LIMITS for end in LIMITS[key] if end is not None])
 def test_the_limits_themselves_are_accepted(tmp_path: Path, key: str, value: Any) -> None:
     loaded: Any = params.load(changed(tmp_path, {**FIT, key: value}))
     for name in key.split("."):
@@ -225,10 +221,7 @@ def test_beyond_the_limits_is_refused(tmp_path: Path, key: str, value: Any) -> N
     [
         *[
             (f"train.{key}", "nonsense")
-            for key in (
-                *("optimizer", "schedule", "keep", "normalisation", "precision", "device"),
-                "augmentation.flip",
-            )
+            for key in (*("optimizer", "schedule", "keep", "normalisation", "precision", "device"), "augmentation.flip")
         ],
         *[
             ("model.architecture", name)
@@ -344,9 +337,7 @@ def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str) -> N
         pytest.param(b'a: "\\U00110000"\n', "must be valid YAML in UTF-8", id="no such character"),
         pytest.param(b"a: " + b"9" * 5000, "must be valid YAML in UTF-8", id="number of 5000 digits"),
         pytest.param(b"[" * 1000, "must be valid YAML in UTF-8", id="nested too deeply"),
-        pytest.param(
-            "a: é\n".encode("latin-1"), "UTF-8; received 'utf-8' codec can't decode byte 0xe9", id="Latin-1"
-        ),
+        pytest.param("a: é\n".encode("latin-1"), "UTF-8; received 'utf-8' codec can't decode byte 0xe9", id="Latin-1"),
         pytest.param(b"\xff\xfea\0", "UTF-8; received 'utf-8' codec can't decode byte 0xff", id="UTF-16"),
     ],
 )
@@ -361,9 +352,7 @@ def test_an_odd_key_is_named(tmp_path: Path, name: str) -> None:
     assert "received 5" in refusal(changed(tmp_path, {name: 5}))
 
 
-def test_a_missing_file_is_refused_and_says_where_it_belongs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_file_is_refused_and_says_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = refusal(Path("params.yaml"))
     assert message.startswith("params.yaml must ")

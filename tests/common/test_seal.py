@@ -68,18 +68,11 @@ def tell(*words: str, environment: dict[str, str], **options: Any) -> dict[str, 
     return told
 
 
-ALLOWED = {
-    "PATH": os.environ["PATH"],
-    "CHECKPOINT_DIR": "states",
-    "RANK": "1",
-    "PET_NNODES": "2",
-    "https_proxy": "p",
-}
+ALLOWED = {"PATH": os.environ["PATH"], "CHECKPOINT_DIR": "states", "RANK": "1", "PET_NNODES": "2", "https_proxy": "p"}
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["-E", "src/tell.py"], ["-E", "-O", "-W", "error", "-B", "src/../src/tell.py"], ["-u", "src/tell.py"]],
+    "words", [["-E", "src/tell.py"], ["-E", "-O", "-W", "error", "-B", "src/../src/tell.py"], ["-u", "src/tell.py"]]
 )
 def test_a_script_sees_the_same_whatever_it_is_started_with(project: Path, words: list[str]) -> None:
     hostile = HOSTILE if "-E" in words else {key: HOSTILE[key] for key in HOSTILE if not key.startswith("PYTHON")}
@@ -93,9 +86,7 @@ def test_a_script_sees_the_same_whatever_it_is_started_with(project: Path, words
 
 
 def test_an_ignored_signal_stays_ignored(project: Path) -> None:
-    told = tell(
-        "src/tell.py", environment=ALLOWED, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    )
+    told = tell("src/tell.py", environment=ALLOWED, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert told["ignored"]
     assert not tell("src/tell.py", environment=ALLOWED)["ignored"]
 
@@ -179,9 +170,7 @@ def run_stages(project: Path, environment: dict[str, str], stages: tuple[str, ..
 
 @pytest.mark.parametrize("stages", [("prepare",), pytest.param(STAGES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["hostile", pytest.param("bare", marks=pytest.mark.slow)])
-def test_stages_write_the_same_bytes(
-    reproduced: Clone, tmp_path: Path, kind: str, stages: tuple[str, ...]
-) -> None:
+def test_stages_write_the_same_bytes(reproduced: Clone, tmp_path: Path, kind: str, stages: tuple[str, ...]) -> None:
     project = reproduced.copied(tmp_path / "project").folder
     for name in OUTPUTS if stages == STAGES else ("plots/data", "metrics/data"):
         shutil.rmtree(project / name)

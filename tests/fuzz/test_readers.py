@@ -161,9 +161,7 @@ def paths(section: Any) -> list[list[str]]:
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"))
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | texts
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
-)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
 
 
 @fuzz
@@ -196,9 +194,7 @@ def load_labels(folder: Path, content: bytes) -> None:
 @fuzz
 @given(
     st.binary()
-    | st.sampled_from([npy(LABELS)[:8], b"PK\3\4"]).flatmap(
-        lambda start: st.binary().map(lambda tail: start + tail)
-    )
+    | st.sampled_from([npy(LABELS)[:8], b"PK\3\4"]).flatmap(lambda start: st.binary().map(lambda tail: start + tail))
 )
 def test_arrays_of_random_bytes(folder: Path, content: bytes) -> None:
     load_labels(folder, content)

@@ -52,16 +52,7 @@ def test_it_takes_what_holds_a_picture(exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(picture().getvalue())
     colour = np.repeat(IMAGE[..., None], 3, axis=-1)
-    sources = (
-        path,
-        str(path),
-        picture(),
-        IMAGE,
-        IMAGE[..., None],
-        colour,
-        Image.open(path),
-        Image.fromarray(IMAGE),
-    )
+    sources = (path, str(path), picture(), IMAGE, IMAGE[..., None], colour, Image.open(path), Image.fromarray(IMAGE))
     for source in sources:
         prediction = classifier.predict(source)
         np.testing.assert_array_equal(prediction.image, IMAGE[..., None])

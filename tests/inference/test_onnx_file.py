@@ -36,8 +36,7 @@ def made(name: str, shape: tuple[int, int, int], classes: int) -> keras.Model:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "classes"),
-    [("blocks", (28, 28, 1), 10), ("plain", (40, 24, 3), 2), ("plain", (28, 28, 1), 3)],
+    ("name", "shape", "classes"), [("blocks", (28, 28, 1), 10), ("plain", (40, 24, 3), 2), ("plain", (28, 28, 1), 3)]
 )
 def test_it_says_what_keras_says(name: str, shape: tuple[int, int, int], classes: int) -> None:
     model = made(name, shape, classes)

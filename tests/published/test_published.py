@@ -273,9 +273,7 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
         (f"heinit/{CURVE}", "step\n", r"accuracy\.tsv must be a table with step, accuracy"),
     ],
 )
-def test_a_missing_or_damaged_file_is_one_line(
-    scratch: Path, file: str, content: str | None, message: str
-) -> None:
+def test_a_missing_or_damaged_file_is_one_line(scratch: Path, file: str, content: str | None, message: str) -> None:
     if content is None:
         (scratch / file).unlink()
     else:

@@ -130,11 +130,7 @@ def read_a_file_in_the_architecture() -> None:
 
 def import_a_helper_in_the_architecture() -> None:
     Path("src/architectures/helper.py").touch()
-    edit(
-        str(ARCHITECTURE),
-        "def build",
-        "__import__('importlib').import_module('architectures.helper')\n\n\ndef build",
-    )
+    edit(str(ARCHITECTURE), "def build", "__import__('importlib').import_module('architectures.helper')\n\n\ndef build")
 
 
 def commit_the_model() -> None:
@@ -177,9 +173,7 @@ def assert_named(problems: Iterable[str], reasons: list[str]) -> None:
          ["modified: metrics/test.json", "modified: models/model.keras"]),
     ],
 )  # fmt: skip
-def test_what_dvc_would_run_again_is_named(
-    clone: Clone, faults: list[Callable[[], None]], reasons: list[str]
-) -> None:
+def test_what_dvc_would_run_again_is_named(clone: Clone, faults: list[Callable[[], None]], reasons: list[str]) -> None:
     for plant in faults:
         plant()
     assert_named(check.lock_problems(), reasons)
@@ -278,8 +272,7 @@ def test_with_data_every_byte_counts(
     with pytest.raises(InputError, match="received 2 faults"):
         check.main()
     assert capsys.readouterr().err.splitlines() == [
-        f"{path} was changed (dvc checkout --force brings back what dvc.lock says)"
-        for path in (images.parent, MODEL)
+        f"{path} was changed (dvc checkout --force brings back what dvc.lock says)" for path in (images.parent, MODEL)
     ]
     monkeypatch.setattr(sys, "argv", ["check.py"])
     check.main()

@@ -38,9 +38,7 @@ def base(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
         clone.git("reset", "--quiet", "--hard", head)
         clone.git("commit", "--quiet", "--allow-empty", "--message", "nothing")
 
-    return Clone(made_once(tmp_path_factory, "compared", make)).copied(
-        tmp_path_factory.mktemp("compare") / "clone"
-    )
+    return Clone(made_once(tmp_path_factory, "compared", make)).copied(tmp_path_factory.mktemp("compare") / "clone")
 
 
 @pytest.fixture
@@ -65,15 +63,11 @@ def test_identical_runs_are_within_noise_on_test(clone: Clone) -> None:
     said = clone.run(*words)
     assert "on test: both are commits" in said
     assert "within noise: Both models classify the same images correctly." in said
-    assert (
-        "accuracy +0.00 points (95 % interval over images alone +0.00 to +0.00), 1 and 1 seeds, 100 images" in said
-    )
+    assert "accuracy +0.00 points (95 % interval over images alone +0.00 to +0.00), 1 and 1 seeds, 100 images" in said
 
 
 @pytest.mark.parametrize("names", [("main", "worse"), ("main",)])
-def test_among_experiments_and_in_the_workspace_val_decides(
-    call: Callable[..., str], names: tuple[str, ...]
-) -> None:
+def test_among_experiments_and_in_the_workspace_val_decides(call: Callable[..., str], names: tuple[str, ...]) -> None:
     said = call(*names)
     assert "on val: " in said
     assert "may still be chosen or dropped, which the test images must not decide." in said

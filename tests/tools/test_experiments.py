@@ -36,9 +36,7 @@ def test_replicates_are_seeds_of_their_model(monkeypatch: pytest.MonkeyPatch) ->
     assert table["verdict"].tolist() == ["", "within noise"]
 
 
-def test_a_line_has_at_most_100_columns(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_has_at_most_100_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     table = experiments.table()
     table["differs in"] = ", ".join(f"parameter{number} {number}" for number in range(9))
     table["val accuracy"], table["seconds"], table["verdict"] = "100.00% (99.9%–100.0%)", "12345", "not compared"

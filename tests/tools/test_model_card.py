@@ -74,9 +74,7 @@ def test_the_temperature_is_said_with_its_origin(folder: Path) -> None:
     assert model_card.calibration().startswith("The temperature is 0.625, which suits val best.\n\n|")
     write_params(folder, {"split.val_size": 0, "evaluate.parts": ["test"]})
     write("metrics/train.json", {"temperature": 1.0})
-    assert model_card.calibration().startswith(
-        "The temperature is 1, since there is no val to fit another one on.\n"
-    )
+    assert model_card.calibration().startswith("The temperature is 1, since there is no val to fit another one on.\n")
 
 
 UNLIKE = {

@@ -70,9 +70,7 @@ def test_seeds_that_are_recorded_are_not_trained_again_elsewhere(
     made: Trainings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replicate.main()
-    monkeypatch.setattr(
-        seeds, "replicates", lambda model: {model.seed(): model}
-    )  # another clone has no experiments
+    monkeypatch.setattr(seeds, "replicates", lambda model: {model.seed(): model})  # another clone has no experiments
     replicate.main()
     assert made.seeds == [8, 9, 10, 11]
     assert capsys.readouterr().out.endswith("metrics/noise.csv has 5 seeds of this training\n")

@@ -13,9 +13,7 @@ NAMES = ("Bag", "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_plots_page_draws_everything_and_asks_for_nothing(
-    reproduced: Clone, tmp_path: Path, name: str
-) -> None:
+def test_the_plots_page_draws_everything_and_asks_for_nothing(reproduced: Clone, tmp_path: Path, name: str) -> None:
     """A name of a class or a branch is never markup."""
     from playwright.sync_api import Dialog, sync_playwright
 

@@ -100,18 +100,14 @@ MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
 
 
 def trained_with(folder: Path, seed: int) -> None:
-    (folder / "dvc.lock").write_text(
-        f"stages: {{train: {{params: {{params.yaml: {{train: {{seed: {seed}}}}}}}}}}}"
-    )
+    (folder / "dvc.lock").write_text(f"stages: {{train: {{params: {{params.yaml: {{train: {{seed: {seed}}}}}}}}}}}")
 
 
 @pytest.fixture
 def measured(folder: Path) -> Path:
     """Noise of val, of three seeds, in the form of metrics/noise.csv and noise.json."""
     trained_with(folder, 0)
-    rows = [
-        [seed, "val", accuracy, *(FIGURES[name] for name in MEASURES[1:])] for seed, accuracy in ACCURACIES.items()
-    ]
+    rows = [[seed, "val", accuracy, *(FIGURES[name] for name in MEASURES[1:])] for seed, accuracy in ACCURACIES.items()]
     lines = [",".join(["seed", "part", *MEASURES]), *(",".join(map(str, row)) for row in rows)]
     (folder / "metrics/noise.csv").write_text("\n".join(lines) + "\n")
     spread = {name: {"mean": FIGURES[name], "std": 0.0, "n": 3} for name in MEASURES}
@@ -246,9 +242,7 @@ def test_runs_and_their_summary_edited_alike_are_refused(measured: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", readme.NOISE)
-def test_noise_without_one_of_its_files_is_refused(
-    measured: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_noise_without_one_of_its_files_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (measured / "metrics" / name).unlink()
     assert_refused(measured, monkeypatch, re.escape(name))
 
@@ -279,12 +273,7 @@ def recipe_of(accuracy: float, epochs: int) -> dict:
     ]
     runs += [
         {
-            "changes": {
-                "split.val_size": 0,
-                "train.epochs": count,
-                "train.seed": seed,
-                "evaluate.parts": ["test"],
-            },
+            "changes": {"split.val_size": 0, "train.epochs": count, "train.seed": seed, "evaluate.parts": ["test"]},
             "accuracy": 0.9 + 0.01 * seed,
             "seconds": 24.75 * count,
         }

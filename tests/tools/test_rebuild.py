@@ -110,11 +110,7 @@ def test_a_stage_that_dvc_lock_lacks_is_refused(clone: Clone, call: Callable[...
 
 
 def test_a_stage_that_dvc_yaml_lacks_is_refused(clone: Clone, call: Callable[..., str]) -> None:
-    edit(
-        dvc_lock.LOCK,
-        "  export:\n",
-        "  more:\n    cmd: ''\n    outs:\n    - path: more\n      md5: 00\n  export:\n",
-    )
+    edit(dvc_lock.LOCK, "  export:\n", "  more:\n    cmd: ''\n    outs:\n    - path: more\n      md5: 00\n  export:\n")
     clone.commit("add a stage")
     with pytest.raises(InputError, match=r"received another more, input the command of more "):
         call()

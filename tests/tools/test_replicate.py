@@ -41,9 +41,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return call
 
 
-def test_an_experiment_is_trained_with_the_seeds_that_are_missing(
-    made: Trainings, call: Callable[..., str]
-) -> None:
+def test_an_experiment_is_trained_with_the_seeds_that_are_missing(made: Trainings, call: Callable[..., str]) -> None:
     head = git("rev-parse", "HEAD")
     replicates.experiment("idea", head, head, replicates.results(FIRST, epochs=3))
     made.kinds = {"epochs": 3}
@@ -72,9 +70,7 @@ def test_a_commit_and_the_workspace_share_their_seeds(made: Trainings, call: Cal
 
 def test_results_of_other_files_are_refused(made: Trainings, call: Callable[..., str]) -> None:
     made.kinds = {"epochs": 9}  # as params.yaml says, and dvc.lock does not
-    with pytest.raises(
-        InputError, match=r"^HEAD .* must have the results of its own files \(make repro\); received"
-    ):
+    with pytest.raises(InputError, match=r"^HEAD .* must have the results of its own files \(make repro\); received"):
         call("HEAD")
     assert made.seeds == [8]
 

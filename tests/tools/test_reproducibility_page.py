@@ -37,11 +37,7 @@ STEP = {
     "precisions": {
         "float32": {
             "results": [
-                {
-                    "batch_size": size,
-                    "images_a_second": {"ours": 12 * size},
-                    "ratios": {"ours / OpenMP": size / 100},
-                }
+                {"batch_size": size, "images_a_second": {"ours": 12 * size}, "ratios": {"ours / OpenMP": size / 100}}
                 for size in (128, 256)
             ]
         },
@@ -97,9 +93,7 @@ def test_each_processor_has_the_hash_of_its_outputs() -> None:
     text = squeezed(reproducibility_page.processors_table())
     place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36"
     assert f"| itself | {place} | 6,000 rows, 2 epochs | `aaaaaaaaaaaa…` |" in text
-    assert (
-        f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 6,000 rows, 3 epochs | `bbbbbbbbbbbb…` |" in text
-    )
+    assert f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 6,000 rows, 3 epochs | `bbbbbbbbbbbb…` |" in text
 
 
 def test_a_step_has_a_column_for_each_precision_and_batch() -> None:

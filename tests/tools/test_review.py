@@ -229,12 +229,8 @@ def test_in_a_subfolder_of_a_larger_repository_data_and_predictions_are_found(
 def test_a_shallow_clone_is_said_to_be(
     branch: Clone, tmp_path: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    branch.git(
-        "clone", "--quiet", "--depth=1", "--no-single-branch", branch.folder.as_uri(), str(tmp_path / "fresh")
-    )
-    with pytest.raises(
-        InputError, match=r"^git merge-base origin/main HEAD must succeed; .*this clone is shallow"
-    ):
+    branch.git("clone", "--quiet", "--depth=1", "--no-single-branch", branch.folder.as_uri(), str(tmp_path / "fresh"))
+    with pytest.raises(InputError, match=r"^git merge-base origin/main HEAD must succeed; .*this clone is shallow"):
         call(Clone(tmp_path / "fresh"), "origin/main")
 
 
@@ -274,11 +270,7 @@ def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> 
 
 
 def test_a_page_is_cut_at_a_section_and_names_what_is_left_out() -> None:
-    sections = [
-        "## Better\n\n",
-        "### Metrics\n\n```\n" + 100 * "x" + "\n```\n\n",
-        "### Classes\n\n" + 100 * "y" + "\n",
-    ]
+    sections = ["## Better\n\n", "### Metrics\n\n```\n" + 100 * "x" + "\n```\n\n", "### Classes\n\n" + 100 * "y" + "\n"]
     page = "".join(sections)
     assert review.cut(page, len(page)) == page
     note = "*Cut at {} characters; `make review` shows the rest: {}.*\n"

@@ -348,9 +348,7 @@ def test_an_interrupted_rung_is_not_the_end_of_a_trial(runs: Runs, workspace: Pa
     assert first.intermediate_values.keys() == {1, 4}
 
 
-def test_a_training_that_diverges_is_the_end_of_its_trial_alone(
-    runs: Runs, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_that_diverges_is_the_end_of_its_trial_alone(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     runs.ends = lambda changes: dvc_experiments.Diverged("") if changes[RATE] > 0.1 else None
     sweep.main()
     states = [trial.state for trial in studied()]
@@ -558,9 +556,7 @@ def trees(clone: Clone) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_kill_9_at_ten_random_moments_and_a_cut_journal_change_no_experiment(
-    reproduced: Clone, tmp_path: Path
-) -> None:
+def test_kill_9_at_ten_random_moments_and_a_cut_journal_change_no_experiment(reproduced: Clone, tmp_path: Path) -> None:
     clone = prepared(reproduced, tmp_path / "clone", trials=2)
     undisturbed = clone.copied(tmp_path / "undisturbed")
     forks = {"PATH": with_forks()["PATH"]}
@@ -614,9 +610,7 @@ def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_pa
     made = [swept(clone) for clone in clones]
     for clone, experiments in zip(clones, made, strict=True):
         own = {
-            trial.user_attrs["experiment"]
-            for trial in done
-            if trial.user_attrs["clone"].endswith(str(clone.folder))
+            trial.user_attrs["experiment"] for trial in done if trial.user_attrs["clone"].endswith(str(clone.folder))
         }
         assert own  # both had a share
         assert own <= experiments.keys()  # and, for the verdict, the first and the best of all

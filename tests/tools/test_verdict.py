@@ -107,12 +107,9 @@ def test_without_a_committed_dvc_lock_there_is_no_verdict(clone: Clone, said: Ca
 
 
 @pytest.mark.parametrize(
-    ("lost", "reason"),
-    [(".git", "not a git repository"), ("HEAD", "your current branch 'empty' does not have any")],
+    ("lost", "reason"), [(".git", "not a git repository"), ("HEAD", "your current branch 'empty' does not have any")]
 )
-def test_where_git_has_no_commit_its_own_line_says_so(
-    clone: Clone, said: Callable, lost: str, reason: str
-) -> None:
+def test_where_git_has_no_commit_its_own_line_says_so(clone: Clone, said: Callable, lost: str, reason: str) -> None:
     if lost == "HEAD":
         clone.git("switch", "--quiet", "--orphan", "empty")
     else:
@@ -136,9 +133,7 @@ def train_for_longer() -> None:
 @pytest.mark.parametrize(
     ("change", "stages"), [(lose_the_model, "train"), (train_for_longer, "train"), (other_model, "train")]
 )
-def test_what_dvc_lock_does_not_describe_has_no_verdict(
-    clone: Clone, change: Callable[[], None], stages: str
-) -> None:
+def test_what_dvc_lock_does_not_describe_has_no_verdict(clone: Clone, change: Callable[[], None], stages: str) -> None:
     change()
     said = clone.run("python", "tools/verdict.py")
     assert said.startswith(f"No verdict: what is here is not what dvc.lock says (make repro): {stages}")
@@ -325,9 +320,7 @@ def test_how_train_computes_is_no_cause_of_other_data(clone: Clone) -> None:
     clone.commit("figures")
     other_hash("data/prepared/train")
     (why,) = named()
-    assert why.startswith(
-        "unknown. Inputs, precision, device, libraries and arithmetic are as committed: prepare is"
-    )
+    assert why.startswith("unknown. Inputs, precision, device, libraries and arithmetic are as committed: prepare is")
 
 
 def test_other_libraries_than_the_commit_locks_are_named(clone: Clone) -> None:

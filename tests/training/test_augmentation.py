@@ -10,9 +10,7 @@ from training.augmentation import Augmentation
 
 ROWS = 1000
 ALL = torch.arange(ROWS)
-both_kinds = pytest.mark.parametrize(
-    ("channels", "dtype"), [(1, torch.uint8), (3, torch.uint8), (3, torch.float32)]
-)
+both_kinds = pytest.mark.parametrize(("channels", "dtype"), [(1, torch.uint8), (3, torch.uint8), (3, torch.float32)])
 
 
 def random_images(channels: int = 1, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
@@ -100,9 +98,7 @@ def squares(cutout: int, channels: int, dtype: torch.dtype) -> Iterator[tuple[in
 
 @both_kinds
 @pytest.mark.parametrize("cutout", [1, 3, 4])
-def test_cutout_blanks_a_square_around_a_pixel_of_the_image(
-    cutout: int, channels: int, dtype: torch.dtype
-) -> None:
+def test_cutout_blanks_a_square_around_a_pixel_of_the_image(cutout: int, channels: int, dtype: torch.dtype) -> None:
     sizes = list(squares(cutout, channels, dtype))
     smallest = cutout - cutout // 2  # centred on the border
     for side in range(2):

@@ -185,9 +185,7 @@ def test_pruning_leaves_out_half_of_the_easiest_rows(batch_size: int, pruning: f
         easy = {row for row, weight in weights.items() if weight == 2}
         assert len(easy) == left_out
         assert max(easy) < 2 * left_out
-        assert {row: weights[row] for row in range(2 * left_out, ROWS)} == dict.fromkeys(
-            range(2 * left_out, ROWS), 1.0
-        )
+        assert {row: weights[row] for row in range(2 * left_out, ROWS)} == dict.fromkeys(range(2 * left_out, ROWS), 1.0)
         assert sum(weights.values()) == ROWS
         chosen.append(easy)
     assert chosen[0] != chosen[1]  # drawn anew each time

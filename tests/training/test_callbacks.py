@@ -39,11 +39,7 @@ def batches(seed: int) -> Batches:
 
 def fit(model: NativeModel, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:
     return model.fit(
-        batches(0).loader(),
-        validation_data=batches(1).loader(),
-        epochs=EPOCHS,
-        callbacks=list(callbacks),
-        verbose=0,
+        batches(0).loader(), validation_data=batches(1).loader(), epochs=EPOCHS, callbacks=list(callbacks), verbose=0
     ).history
 
 
@@ -164,9 +160,7 @@ def test_best_ends_with_the_weights_of_the_best_epoch(averaging: float) -> None:
     best = int(np.argmax(accuracy))
     assert best < EPOCHS - 1  # otherwise this would prove nothing
     assert_equal(model.get_weights(), recorder.validation[best])
-    assert model.evaluate(batches(1).loader(), verbose=0, return_dict=True)["accuracy"] == pytest.approx(
-        accuracy[best]
-    )
+    assert model.evaluate(batches(1).loader(), verbose=0, return_dict=True)["accuracy"] == pytest.approx(accuracy[best])
 
 
 def test_best_leaves_out_the_epochs_before_the_first_that_counts() -> None:
@@ -272,8 +266,7 @@ def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: p
     assert errors == ""
     assert "\r" not in output
     assert output.splitlines() == [
-        f"epoch {epoch + 1}/{EPOCHS}: "
-        + ", ".join(f"{name} {values[epoch]:.4f}" for name, values in history.items())
+        f"epoch {epoch + 1}/{EPOCHS}: " + ", ".join(f"{name} {values[epoch]:.4f}" for name, values in history.items())
         for epoch in range(EPOCHS)
     ]
 

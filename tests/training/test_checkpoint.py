@@ -216,9 +216,7 @@ def test_a_damaged_state_is_reported_and_training_starts_again(
 # --- fingerprint ------------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_is_of_all_that_the_bytes_depend_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fingerprint_is_of_all_that_the_bytes_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: list[Any] = ["cpu", {"epochs": 3}]
     data: list[np.ndarray] = [np.arange(6, dtype=np.uint8), np.arange(4)]
 
@@ -266,9 +264,7 @@ def test_the_code_of_train_is_part_of_the_fingerprint(monkeypatch: pytest.Monkey
 # --- state file -----------------------------------------------------------------------------------------
 
 
-def test_the_state_goes_in_the_end_but_not_after_an_error(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_state_goes_in_the_end_but_not_after_an_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
     with pytest.raises(Ended), checkpoint.state_file("a") as file:
         file.write_text("state")

@@ -126,9 +126,7 @@ def test_batches_are_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "nadam"])
-def test_no_optimizer_waits_and_each_does_what_it_does_otherwise(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_optimizer_waits_and_each_does_what_it_does_otherwise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> NativeModel:
         return network(train.make_optimizer(name, 0.02, {"weight_decay": 0.01}))
 
@@ -254,9 +252,7 @@ def test_replayed_steps_give_the_bytes_of_steps(
     assert {len(graph.registered) for graph in graphs} == {1}  # one of two shards; the other has the default
 
 
-def test_images_of_each_size_have_a_graph_of_their_own(
-    graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_of_each_size_have_a_graph_of_their_own(graphs: list[Graph], monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = twins(architecture("blocks", (16, 16, 1)))
     replayed(prepare(model, keras.optimizers.Adam(0.01), shards=2), monkeypatch)
     rows = data(2, size=4)

@@ -121,9 +121,7 @@ def test_every_layer_agrees_with_stock_keras(block: Block) -> None:
     F.cross_entropy(logits, labels).backward()
     gradients = {weight.path: weight.value.grad for weight in stock.trainable_weights}
     for weight in native.trainable_weights:
-        np.testing.assert_allclose(
-            weight.value.grad, gradients[weight.path], rtol=1e-3, atol=1e-4, err_msg=weight.path
-        )
+        np.testing.assert_allclose(weight.value.grad, gradients[weight.path], rtol=1e-3, atol=1e-4, err_msg=weight.path)
 
 
 def dense_norm() -> keras.Model:

@@ -347,9 +347,7 @@ def test_batches_of_any_size(shards: int, batch_size: int) -> None:
 
 @pytest.mark.parametrize("kind", [lambda: layers.Dropout(0.5), lambda: layers.Dropout(0.5, seed=7),
                                   lambda: layers.SpatialDropout2D(0.5, seed=7)])  # fmt: skip
-def test_each_shard_and_each_step_draws_other_numbers(
-    kind: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_shard_and_each_step_draws_other_numbers(kind: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def build() -> keras.Model:
         inputs = layers.Input((2, 4, 1))
         x = kind()(layers.Dense(10, use_bias=False)(inputs))  # (N, 2, 4, 1) -> (N, 2, 4, 10)

@@ -62,13 +62,7 @@ def test_one_process_exchanges_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "world", "nodes", "launches"),
-    [
-        (1, "1", None, False),
-        (2, "1", None, True),
-        (2, "2", None, False),
-        (1, "1", "2", True),
-        (1, "1", "1", False),
-    ],
+    [(1, "1", None, False), (2, "1", None, True), (2, "2", None, False), (1, "1", "2", True), (1, "1", "1", False)],
 )
 def test_who_launches(
     monkeypatch: pytest.MonkeyPatch, wanted: int, world: str, nodes: str | None, launches: bool
@@ -239,9 +233,7 @@ def test_processes_write_the_bytes_of_one(
     assert written(folder) == undisturbed
 
 
-def test_processes_that_torchrun_starts_write_the_bytes_of_one(
-    folder: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_processes_that_torchrun_starts_write_the_bytes_of_one(folder: Path, undisturbed: dict[str, bytes]) -> None:
     train(folder, MIXED, 2)
     assert written(folder) == undisturbed
 
