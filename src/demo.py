@@ -21,16 +21,15 @@ from common.errors import InputError
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from inference.classifier import Classifier
 
 HOST = "127.0.0.1"
+ELSEWHERE = "requests must come from the page of this program; received one from elsewhere"
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 PAGE = Path(__file__).parent / "inference/demo.html"
 MAX_BYTES = 20_000_000  # of a picture
@@ -59,20 +58,11 @@ class Protocol(H11Protocol):
             self.transport.abort()
 
 
-def this_page_only(app: ASGIApp) -> ASGIApp:
-    """Refuses what other sites ask for, also those whose host name leads to this machine (DNS rebinding)."""
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = app
-        if scope["type"] == "http":
-            asked = Request(scope).headers
-            host = asked.get("host", "")
-            own = OWN_HOST.fullmatch(host) and asked.get("origin", f"http://{host}") == f"http://{host}"
-            if not own or asked.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-                answer = refusal("requests must come from the page of this program; received one from elsewhere", 403)
-        await answer(scope, receive, send)
-
-    return guarded
+def from_elsewhere(request: Request) -> bool:
+    """Whether another site asks, also one whose host name leads to this machine (DNS rebinding)."""
+    asked, host = request.headers, request.headers.get("host", "")
+    own = OWN_HOST.fullmatch(host) and asked.get("origin", f"http://{host}") == f"http://{host}"
+    return not own or asked.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
 def make_app(classifier: Classifier) -> Starlette:
@@ -80,10 +70,12 @@ def make_app(classifier: Classifier) -> Starlette:
     page = PAGE.read_text("utf-8")
     large, turn = asyncio.Semaphore(LARGE_UPLOADS), asyncio.Lock()
 
-    async def show(request: Request) -> HTMLResponse:
-        return HTMLResponse(page, headers=HEADERS)
+    async def show(request: Request) -> Response:
+        return refusal(ELSEWHERE, 403) if from_elsewhere(request) else HTMLResponse(page, headers=HEADERS)
 
     async def predict(request: Request) -> JSONResponse:
+        if from_elsewhere(request):
+            return refusal(ELSEWHERE, 403)
         content = io.BytesIO()
         async with AsyncExitStack() as held:
             try:
@@ -102,9 +94,7 @@ def make_app(classifier: Classifier) -> Starlette:
                     return refusal("the page must wait for its answer; received an end of the connection", 408)
                 return await run_in_threadpool(answer_to, content, classifier)
 
-    return Starlette(
-        routes=[Route("/", show), Route("/predict", predict, methods=["POST"])], middleware=[Middleware(this_page_only)]
-    )
+    return Starlette(routes=[Route("/", show), Route("/predict", predict, methods=["POST"])])
 
 
 def refusal(reason: str, status: int) -> JSONResponse:
@@ -117,9 +107,8 @@ def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
         prediction = classifier.predict(content, "the picture")
     except InputError as error:  # here, since asyncio would keep it, and with it the picture
         return refusal(str(error), 400)
-    png = io.BytesIO()
     picture = image_folder.to_picture(prediction.image)
-    picture.save(png, "PNG")
+    picture.save(png := io.BytesIO(), "PNG")
     answer = {
         "input": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
         "size": f"{picture.width} × {picture.height}",
@@ -140,11 +129,10 @@ def main() -> None:
         # glibc would keep the memory of every picture; -3 is M_MMAP_THRESHOLD, which it would raise by itself
         ctypes.CDLL(None).mallopt(-3, 1 << 20)
     app = make_app(Classifier(chosen.model))
+    config = uvicorn.Config(app, http=Protocol, ws="none", limit_concurrency=CONNECTIONS, log_level="error")
     with socket.create_server((HOST, chosen.port)) as listening:
         print(f"http://{HOST}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        config = uvicorn.Config(app, http=Protocol, ws="none", limit_concurrency=CONNECTIONS, log_level="error")
-        server = uvicorn.Server(config)
-        server.run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ VEGA_LITE = "5.21"  # DVC's templates are written for version 5
 
 
 def main() -> None:
-    page = pages.render("plots.html.j2", {"bundle": pages.vega(VEGA_LITE)})
     with files.atomic_file(TEMPLATE) as part:
-        part.write_text(page, "utf-8")
+        part.write_text(pages.render("plots.html.j2", {"bundle": pages.vega(VEGA_LITE)}), "utf-8")
     config = ["dvc", "config", "--local", "plots.html_template"]
     subprocess.run([*config, str(TEMPLATE.relative_to(".dvc"))], check=True)
 

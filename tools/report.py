@@ -151,9 +151,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
     out = parser.parse_args().out
-    page = pages.render("report.html.j2", content(revisions.HERE))
     with files.atomic_file(out) as part:
-        part.write_text(page, "utf-8")
+        part.write_text(pages.render("report.html.j2", content(revisions.HERE)), "utf-8")
     print(f"{out}: open it in a browser")
 
 

@@ -5,7 +5,6 @@ git, so a clone without data will do; what is not there is named.
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
@@ -195,26 +194,20 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
 
 
 def cut(page: str, limit: int) -> str:
-    """As many whole sections of a page as leave it below `limit` characters, and a line that names the others."""
-    sections = re.split(r"^(?=### )", page, flags=re.MULTILINE)
-    left_out: list[str] = []
-    while len(page) > limit and sections:
-        left_out.insert(0, sections.pop().partition("\n")[0].strip("# "))
-        note = f"*Cut at {limit:,} characters; `make review` shows the rest: {', '.join(left_out)}.*\n"
-        page = "".join([*sections, note])
-    return page
+    """The lines of a page that leave it below `limit` characters, and one that says so."""
+    note = f"\n*Cut at {limit:,} characters; `make review` shows the rest.*\n"
+    return page if len(page) <= limit else page[: limit - len(note)].rpartition("\n")[0] + note
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", metavar="BASE")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
-    parser.add_argument("--limit", type=int, metavar="CHARACTERS", help="leave out the last sections beyond it")
+    parser.add_argument("--limit", type=int, metavar="CHARACTERS", help="leave out what is beyond")
     arguments = parser.parse_args()
     content = review(arguments.base, arguments.out)
-    text = pages.render("review.md.j2", content)
-    if arguments.limit is not None:
-        text = cut(text, arguments.limit)
+    whole = pages.render("review.md.j2", content)
+    text = cut(whole, arguments.limit or len(whole))
     if arguments.out is None:
         print(text)
         return

@@ -269,13 +269,10 @@ def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> 
     assert "\n" not in str(refused.value)
 
 
-def test_a_page_is_cut_at_a_section_and_names_what_is_left_out() -> None:
-    sections = ["## Better\n\n", "### Metrics\n\n```\n" + 100 * "x" + "\n```\n\n", "### Classes\n\n" + 100 * "y" + "\n"]
-    page = "".join(sections)
-    assert review.cut(page, len(page)) == page
-    note = "*Cut at {} characters; `make review` shows the rest: {}.*\n"
-    assert review.cut(page, len(page) - 1) == "".join(sections[:2]) + note.format(len(page) - 1, "Classes")
-    assert review.cut(page, 150) == sections[0] + note.format(150, "Metrics, Classes")
+def test_a_page_is_cut_after_a_whole_line_and_says_so() -> None:
+    page = "".join(f"{number:19}\n" for number in range(50))
+    assert review.cut(page, 1000) == page
+    assert review.cut(page, 999) == page[: 46 * 20] + "\n*Cut at 999 characters; `make review` shows the rest.*\n"
 
 
 def test_a_comment_has_at_most_the_characters_that_are_asked_for(clone: Clone, call: Callable[..., str]) -> None:
@@ -283,4 +280,4 @@ def test_a_comment_has_at_most_the_characters_that_are_asked_for(clone: Clone, c
     shown = call(clone, "main", "--limit", "1000")
     assert len(shown.strip()) <= 1000 < len(whole)
     assert shown.startswith(whole[:200])
-    assert "*Cut at 1,000 characters; `make review` shows the rest: " in shown
+    assert "*Cut at 1,000 characters; `make review` shows the rest.*" in shown
