@@ -62,7 +62,7 @@ def photograph() -> bytes:
 
 def ask(address: str, content: bytes | None, **headers: str) -> tuple[int, Any]:
     """Status and JSON."""
-    request = urllib.request.Request(address + ("/predict" if content else "/"), content, headers)  # noqa: S310
+    request = urllib.request.Request(address + ("/" if content is None else "/predict"), content, headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request) as response:  # noqa: S310
             return response.status, json.load(response)
