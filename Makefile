@@ -8,7 +8,7 @@ PYTHON ?= python3
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean
+.PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean repository
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -123,11 +123,25 @@ lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of Py
 clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
 	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
+# git with a commit, which DVC, its experiments and the verdicts need. An unpacked archive gets a repository of its own.
+repository:
+	@if git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then exit; fi; \
+	said=$$(LC_ALL=C git rev-parse --git-dir 2>&1); \
+	case "$$?, $$said" in \
+	127*) echo 'error: git must be installed; received no git in PATH' ;; \
+	0*) echo 'error: git must have a commit here (git add --all && git commit); received a repository without one' ;; \
+	*'not a git repository'*) echo 'There is no git repository here: one is made, with these files as its first commit.' && \
+		git init --quiet --initial-branch=main && git add --all && \
+		git -c user.name=archive -c user.email=archive@localhost commit --quiet --no-verify --no-gpg-sign \
+			--message 'Unpacked archive' && exit ;; \
+	*) echo error: git must be able to read this repository, but said: "$$said" | tr -s '\n\t' '  ' && echo ;; \
+	esac >&2; exit 1
+
 # Whatever is installed has the hash that its lock names. PyTorch is its CPU build: from a folder that pip is set to
 # search (PIP_FIND_LINKS), else from PyTorch's own index, whose address uv knows; else it is PyPI's with CUDA.
 install := python -m pip install --quiet --require-hashes --requirement
 
-.venv/run: locks/run.txt locks/torch.txt locks/cuda.txt tools/offline_plots.py
+.venv/run: locks/run.txt locks/torch.txt locks/cuda.txt tools/offline_plots.py | repository
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(install) locks/run.txt

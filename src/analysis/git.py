@@ -11,7 +11,7 @@ def git(*words: str) -> str:
     """The output of git, without the line break at its end.
 
     Raises:
-        InputError: it fails; the message has its first line, and says so where the clone is shallow.
+        InputError: it fails; the message has its first line and advice, and says so where the clone is shallow.
     """
     return _output(*words).decode(errors="replace").strip()
 
@@ -42,7 +42,9 @@ def shallow() -> str:
 def _output(*words: str) -> bytes:
     done = subprocess.run(["git", *words], capture_output=True, check=False)
     if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[0]
+        first, *more = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        advice = [line.strip() for line in more if "safe.directory" in line]  # where another user owns the clone
+        reason = ": ".join([first, *advice])
         raise InputError(f"git {' '.join(words)} must succeed; it said: {reason}{shallow()}")
     return done.stdout
 

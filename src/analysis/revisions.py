@@ -103,8 +103,9 @@ def resolve(name: str) -> Revision:
     """The revision that a name stands for: as git names it, an experiment, or `workspace`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or git has no commit here.
     """
+    git("log", "-1", "--format=%H")  # DVC's libraries end in a traceback where git says why it cannot
     if name == WORKSPACE:
         return HERE
     try:
