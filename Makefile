@@ -5,7 +5,11 @@ export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONSAFEPATH # with which scripts do not find the modules beside them
 PYTHON ?= python3
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
+
+# Names of branches and files are data: make does not expand them, and recipes read them as variables of the shell.
+VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS LIMIT OUT PART PORT PYTHON SEEDS TOLERANCE WORKERS
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
 
 .DEFAULT_GOAL := help
 .PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean repository
@@ -18,7 +22,7 @@ repro: .venv/run ## everything from raw images to metrics, as far as needed; end
 	@python tools/verdict.py
 
 rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without caches, held against dvc.lock
-	@python tools/rebuild.py $(COMMIT)
+	@python tools/rebuild.py -- $${COMMIT:+"$$COMMIT"}
 
 noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/replicate.py --record
@@ -33,20 +37,21 @@ measure: repro ## seeds, budgets, sameness and pictures of this training, as far
 	python tools/readme.py
 
 sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each trial is a DVC experiment
-	@python tools/sweep.py $(if $(JOBS),--jobs $(JOBS)) $(if $(CONFIRM),--confirm $(CONFIRM))
+	@python tools/sweep.py $${JOBS:+--jobs="$$JOBS"} $${CONFIRM:+--confirm="$$CONFIRM"}
 
 replicate: .venv/run ## EXP=... SEEDS=5: trains an experiment, a commit or the workspace with other seeds
-	@python tools/replicate.py $(EXP) $(if $(SEEDS),--seeds $(SEEDS))
+	@python tools/replicate.py $${SEEDS:+--seeds="$$SEEDS"} -- $${EXP:+"$$EXP"}
 
 compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=worse: which model is better
-	@python tools/compare.py $(A) $(B) $(if $(PART),--part $(PART)) $(if $(FAIL_IF),--fail-if $(FAIL_IF)) \
-		$(if $(TOLERANCE),--tolerance $(TOLERANCE)) $(if $(DIFFERENCE),--difference $(DIFFERENCE))
+	@python tools/compare.py $${PART:+--part="$$PART"} $${FAIL_IF:+--fail-if="$$FAIL_IF"} \
+		$${TOLERANCE:+--tolerance="$$TOLERANCE"} $${DIFFERENCE:+--difference="$$DIFFERENCE"} \
+		-- $${A:+"$$A"} $${B:+"$$B"}
 
 experiments: .venv/run ## the commit and its experiments, one line each: accuracy on val, seeds, verdict
 	@python tools/experiments.py
 
 review: .venv/run ## BASE=main OUT=FILE LIMIT=CHARACTERS: what this branch changed, as Markdown
-	@python tools/review.py $(BASE) $(if $(OUT),--out $(OUT)) $(if $(LIMIT),--limit $(LIMIT))
+	@python tools/review.py $${OUT:+--out="$$OUT"} $${LIMIT:+--limit="$$LIMIT"} -- $${BASE:+"$$BASE"}
 
 report: .venv/run ## report.html: one page of results, curves, mistakes and experiments
 	python tools/report.py
@@ -54,9 +59,9 @@ report: .venv/run ## report.html: one page of results, curves, mistakes and expe
 export: .venv/run ## models/model.onnx, for predict.py and any ONNX Runtime
 	dvc repro export
 
-demo: .venv/demo ## serves a page on this machine that classifies pictures you drop, paste or draw
+demo: .venv/demo ## PORT=8000: serves a page on this machine that classifies pictures you drop, paste or draw
 	@test -e models/model.onnx || $(MAKE) export
-	python src/demo.py
+	python src/demo.py $${PORT:+--port="$$PORT"}
 
 published: .venv/run ## the five published systems: trains those not up to date (from nothing: hours)
 	@# stages that will run need the images, which a fresh clone does not have
@@ -69,10 +74,10 @@ gpu-files: .venv/run ## .gpu: what benchmarks/gpu.py needs on a machine with a G
 	@python benchmarks/gpu.py --pack .gpu
 
 test: .venv/dev ## the test suite
-	pytest -n $(WORKERS) --dist worksteal
+	pytest -n "$${WORKERS:-logical}" --dist worksteal
 
 test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
-	FUZZ_EXAMPLES=10000 pytest -n $(WORKERS) --dist worksteal -m ""
+	FUZZ_EXAMPLES=10000 pytest -n "$${WORKERS:-logical}" --dist worksteal -m ""
 
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
@@ -89,7 +94,7 @@ audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has the
 	@mkdir -p .cache
 	@pip-audit --vulnerability-service osv --disable-pip --no-deps --progress-spinner off \
 		--requirement requirements-dev.txt >.cache/audit 2>&1 && cat .cache/audit || \
-		{ test -z "$(GITHUB_ACTIONS)" && grep -q '^requests.exceptions.ConnectionError' .cache/audit \
+		{ test -z "$$GITHUB_ACTIONS" && grep -q '^requests.exceptions.ConnectionError' .cache/audit \
 		&& echo 'skipped: OSV cannot be reached'; } || { cat .cache/audit; exit 1; }
 
 check: .venv/run ## whether dvc.lock, dvc.yaml, figures and pages belong to this code
@@ -123,6 +128,11 @@ lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of Py
 clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
 	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
+# An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.
+state := .venv/bin/python -Ic 'import pip, sys; print(pip.__path__, sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
+whole := $(state) 2>&1 | cmp -s - .venv/state
+$(shell $(whole) || rm -f .venv/run)
+
 # git with a commit, which DVC, its experiments and the verdicts need. An unpacked archive gets a repository of its own.
 repository:
 	@if git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then exit; fi; \
@@ -142,8 +152,10 @@ repository:
 install := python -m pip install --quiet --require-hashes --requirement
 
 .venv/run: locks/run.txt locks/torch.txt locks/cuda.txt tools/offline_plots.py | repository
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
+	@$(whole) || { test ! -e .venv/state && $(state) >/dev/null 2>&1; } || { test ! -e .venv || \
+		echo '.venv is of another folder or Python, or has no pip: it is made anew.'; rm -rf .venv; "$$PYTHON" -m venv .venv; }
+	@$(state) >.venv/state
 	$(install) locks/run.txt
 	$(install) locks/torch.txt --no-deps --no-index 2>/dev/null || uv pip install --quiet --python .venv \
 		--require-hashes --no-deps --torch-backend cpu --requirement locks/torch.txt || \

@@ -1,14 +1,19 @@
 """Machines, clones and environments that are not as usual: docs/environments.md lists them."""
 
 import os
+import re
 import shutil
+import string
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Clone, with_forks
+from conftest import ROOT, Clone, with_forks
+
+HOSTILE_NAME = "a b;id>file'\"`id>file`$(id>file)$(shell id>file)$HOME"
 
 
 def make(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -128,3 +133,96 @@ def test_training_needs_no_git(reproduced: Clone, tmp_path: Path) -> None:
     shutil.rmtree(clone.folder / ".cache", ignore_errors=True)
     clone.run("python", "src/train.py")
     assert (clone.folder / "models/model.keras").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, reproduced: Clone) -> Clone:
+    """A clone whose environment has nothing but pip: the installation stops there."""
+    clone = reproduced.copied(tmp_path_factory.mktemp("environment") / "clone")
+    done = make(clone.folder, ".venv/run", PYTHON=sys.executable)
+    assert "No matching distribution found" in done.stdout
+    assert (clone.folder / ".venv/state").exists()
+    return clone
+
+
+def pip_of(clone: Clone) -> str:
+    return clone.run(str(clone.folder / ".venv/bin/pip"), "--version", fresh=True)
+
+
+def break_pip(folder: Path) -> None:
+    (pip,) = (folder / ".venv/lib").glob("python3*/site-packages/pip")
+    shutil.rmtree(pip)
+
+
+def other_python(folder: Path) -> None:
+    state = folder / ".venv/state"
+    state.write_text(state.read_text().replace(f"(3, {sys.version_info.minor})", "(3, 10)"))
+
+
+def no_python(folder: Path) -> None:
+    for path in (folder / ".venv/bin").glob("python*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", [break_pip, other_python, no_python, lambda folder: None])
+def test_an_environment_that_was_moved_or_broken_is_made_anew(
+    damage: Callable[[Path], None], environment: Clone, tmp_path: Path
+) -> None:
+    clone = environment.copied(tmp_path / "moved")  # pip's first line names the folder of its Python
+    damage(clone.folder)
+    (clone.folder / ".venv/run").touch()  # all was installed
+    done = make(clone.folder, ".venv/run", PYTHON=sys.executable)
+    assert ".venv is of another folder or Python, or has no pip: it is made anew.\n" in done.stdout
+    assert str(clone.folder) in pip_of(clone)
+
+
+def test_a_whole_environment_is_left_alone(environment: Clone) -> None:
+    stamp = environment.folder / ".venv/run"
+    stamp.touch()
+    assert make(environment.folder, ".venv/run", PYTHON=sys.executable).stdout == ""
+    stamp.unlink()
+    assert "made anew" not in make(environment.folder, ".venv/run", PYTHON=sys.executable).stdout
+
+
+def test_an_environment_that_is_a_link_is_not_for_git(unpacked: Clone) -> None:
+    unpacked.git("init", "--quiet")
+    (unpacked.folder / ".venv").symlink_to(sys.prefix)
+    assert ".venv" not in unpacked.git("status", "--short").split()
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Each target of the Makefile, with each variable that its recipe hands to the shell."""
+    target, found = "", set()
+    for line in (ROOT / "Makefile").read_text("utf-8").splitlines():
+        if line[:1] in {".", *string.ascii_lowercase}:
+            target = line.partition(":")[0]
+        found |= {(target, name) for name in re.findall(r'"\$\$(?:\{)?([A-Z_]+)', line)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("target", "name"), recipes())
+def test_variables_are_data(target: str, name: str, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for program in ("dvc", "pip-audit", "pytest", "python"):
+        (programs / program).write_text("#!/bin/sh\nfor word; do printf '<%s>' \"$word\"; done; echo\n")
+        (programs / program).chmod(0o755)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/model.onnx").touch()
+    installed = [f"--assume-old=.venv/{name}" for name in ("run", "dev", "demo") if not target.startswith(".")]
+    words = [f"--file={ROOT / 'Makefile'}", *installed, target, f"{name}={HOSTILE_NAME}"]
+    done = make(tmp_path, *words, PATH=f"{programs}:{os.environ['PATH']}")
+    assert [path.name for path in tmp_path.rglob("file")] == []
+    if name not in ("GITHUB_ACTIONS", "PYTHON"):  # one is not shown, the other is the program itself
+        assert re.search(f"[<=]{re.escape(HOSTILE_NAME)}>", done.stdout)
+
+
+def test_no_variable_of_a_user_reaches_the_shell_otherwise() -> None:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    (listed,) = re.findall("^VARIABLES := (.*)$", text, re.M)
+    documented = {
+        name for line in re.findall("^.*## (.*):", text, re.M) for name in re.findall("([A-Z_]+)=", line)
+    }
+    assert documented <= {*listed.split(), "UPGRADE"}  # which make alone reads
+    assert {name for _, name in recipes()} == {*listed.split()}
+    assert not [name for name in re.findall(r"(?<!\$)\$\((\w+)\)", text) if name in listed.split()]
