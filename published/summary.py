@@ -99,8 +99,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "train_accuracy": round(float(curves["train"][epoch]), 6),  # in the saved model's epoch
     }
     for part, result in metric_files.by_part(folder / "metrics", (*INTERVAL, "images")).items():
-        names = INTERVAL if part == "test" else INTERVAL[:1]
-        found |= {f"{part}_{name}": result[name] for name in (*names, "images")}
+        found |= {f"{part}_{name}": result[name] for name in (*INTERVAL[: 3 if part == "test" else 1], "images")}
     return found
 
 
@@ -187,9 +186,10 @@ def pages(systems: dict[str, dict[str, Any]]) -> marked_pages.Pages:
     """The tables of `results`, with the reasons why claims were not reached."""
     table = systems_table(systems)
     reasons = [f"`{name}` was not reached: {found['why']}" for name, found in systems.items() if "why" in found]
-    short = markdown(table[["system", "claimed test", "test (95 % interval)", "verdict"]])
     return {
-        Path("README.md"): {"published": short},
+        Path("README.md"): {
+            "published": markdown(table[["system", "claimed test", "test (95 % interval)", "verdict"]])
+        },
         PUBLISHED / "README.md": {"systems": "\n\n".join([markdown(table), *reasons])},
     }
 

@@ -37,9 +37,7 @@ def test_line_endings_are_those_of_the_commit_whatever_git_is_set_to(reproduced:
     clone = Clone(tmp_path / "clone")
     reproduced.git("clone", "--quiet", "--config=core.autocrlf=true", ".", str(clone.folder))
     names = reproduced.git("ls-files", "-z").split("\0")[:-1]
-    differ = [
-        name for name in names if (clone.folder / name).read_bytes() != (reproduced.folder / name).read_bytes()
-    ]
+    differ = [name for name in names if (clone.folder / name).read_bytes() != (reproduced.folder / name).read_bytes()]
     assert names and not differ
     clone.run("python", "tools/check.py")
     assert not clone.git("status", "--short")
@@ -62,10 +60,7 @@ def test_a_repository_without_a_commit_is_named_before_anything_is_installed(unp
     done = make(unpacked.folder, "repro")
     assert done.returncode == 2
     line, _ = done.stdout.splitlines()  # the other is make's own
-    assert (
-        line
-        == "error: git must have a commit here (git add --all && git commit); received a repository without one"
-    )
+    assert line == "error: git must have a commit here (git add --all && git commit); received a repository without one"
     assert not (unpacked.folder / ".venv").exists()
 
 
@@ -112,27 +107,12 @@ def test_tools_say_in_one_line_what_git_cannot_do(
             clone.git("init", "--quiet")
     python = sys.executable if state == "no git" else "python"
     done = subprocess.run(
-        [python, *f"tools/{words}".split()],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [python, *f"tools/{words}".split()], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and "git" in line
     assert state != "of another user" or ": git config --global --add safe.directory " in line
-
-
-def test_training_needs_no_git(reproduced: Clone, tmp_path: Path) -> None:
-    clone = reproduced.copied(tmp_path / "clone")
-    before = (clone.folder / "models/model.keras").read_bytes()
-    shutil.rmtree(clone.folder / ".git")
-    clone.git("init", "--quiet")  # without a commit
-    shutil.rmtree(clone.folder / ".cache", ignore_errors=True)
-    clone.run("python", "src/train.py")
-    assert (clone.folder / "models/model.keras").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +200,7 @@ def test_variables_are_data(target: str, name: str, tmp_path: Path) -> None:
 def test_no_variable_of_a_user_reaches_the_shell_otherwise() -> None:
     text = (ROOT / "Makefile").read_text("utf-8")
     (listed,) = re.findall("^VARIABLES := (.*)$", text, re.M)
-    documented = {
-        name for line in re.findall("^.*## (.*):", text, re.M) for name in re.findall("([A-Z_]+)=", line)
-    }
+    documented = {name for line in re.findall("^.*## (.*):", text, re.M) for name in re.findall("([A-Z_]+)=", line)}
     assert documented <= {*listed.split(), "UPGRADE"}  # which make alone reads
     assert {name for _, name in recipes()} == {*listed.split()}
     assert not [name for name in re.findall(r"(?<!\$)\$\((\w+)\)", text) if name in listed.split()]

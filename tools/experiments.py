@@ -38,8 +38,7 @@ def table() -> pd.DataFrame:
     rows = []
     for model in models.values():
         changes = {key: value for key, value in model.parameters().items() if before.get(key) != value}
-        val = model.json("metrics/val.json")
-        accuracy = "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
+        val, accuracy = model.json("metrics/val.json"), "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
         rows.append(
             {
                 "name": one_line(model.name),

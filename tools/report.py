@@ -124,8 +124,7 @@ def content(here: Revision) -> dict[str, Any]:
     for title, (draw, folder, columns) in CHARTS.items():
         charts[title] = {}
         for part in results:
-            table = here.table(f"metrics/{folder}/{part}.csv", *columns)
-            if table is not None:
+            if (table := here.table(f"metrics/{folder}/{part}.csv", *columns)) is not None:
                 charts[title][f"{title}, {part}"] = draw(table).to_dict()
     runs = seeds.noise(here)
     mistakes = sorted(Path("plots/mistakes").glob("*.png"))

@@ -20,8 +20,7 @@ from analysis.git import git
 from analysis.marked_pages import Markdown, code, markdown
 from analysis.revisions import Revision
 
-EXAMPLES = 10
-PICTURED = 25
+EXAMPLES, PICTURED = 10, 25  # images that a table lists, that a picture shows
 VAL_CURVE = "metrics/curves/plots/metrics/val/accuracy.tsv"
 
 

@@ -42,9 +42,8 @@ def shallow() -> str:
 def _output(*words: str) -> bytes:
     done = subprocess.run(["git", *words], capture_output=True, check=False)
     if done.returncode:
-        first, *more = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
-        advice = [line.strip() for line in more if "safe.directory" in line]  # where another user owns the clone
-        reason = ": ".join([first, *advice])
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        reason = ": ".join(line.strip() for line in lines if line is lines[0] or "safe.directory" in line)
         raise InputError(f"git {' '.join(words)} must succeed; it said: {reason}{shallow()}")
     return done.stdout
 

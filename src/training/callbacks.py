@@ -139,11 +139,6 @@ class Weights(keras.callbacks.Callback):
             self._set(final)
 
 
-class _Live(dvclive.Live):
-    def _init_dvc(self) -> None:
-        """Needs no git: dvclive 3.49 ends where there is no commit, for experiments that it does not make here."""
-
-
 class Curves(keras.callbacks.Callback):
     """Train and val curves with dvclive, one point an epoch.
 
@@ -160,7 +155,7 @@ class Curves(keras.callbacks.Callback):
     def __init__(self, folder: Path):
         super().__init__()
         self.last: dict[str, float] = {}  # the last epoch, of train alone: on val, evaluate measures the model
-        self.live = _Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
+        self.live = dvclive.Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.live.step = self.last["epochs"] = epoch + 1
