@@ -34,7 +34,7 @@ LIBRARIES = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4,AVX512_ICL,AVX512_SPR",
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONIOENCODING": "",  # what tools/ start writes UTF-8, whatever the terminal
+    "PYTHONIOENCODING": "utf-8",  # of the programs that tools/ starts, as PYTHONUTF8
     "PYTHONUTF8": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # for which ONNX Runtime keeps an id of the device below HOME
     "TORCH_CPP_LOG_LEVEL": "FATAL",  # what ends a process is an exception too; a stack beside it hides our line
