@@ -129,7 +129,7 @@ clean: ## removes the environment and the remains of unfinished runs; DVC's cach
 	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
 # An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.
-state := .venv/bin/python -Ic 'import pip, sys; print(pip.__path__, sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
+state := .venv/bin/python -Ic 'import os, pip, sys; print(os.path.realpath(pip.__path__[0]), sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
 whole := $(state) 2>&1 | cmp -s - .venv/state
 $(shell $(whole) || rm -f .venv/run)
 

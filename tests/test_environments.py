@@ -181,6 +181,16 @@ def test_a_whole_environment_is_left_alone(environment: Clone) -> None:
     assert "made anew" not in make(environment.folder, ".venv/run", PYTHON=sys.executable).stdout
 
 
+def test_clones_may_share_an_environment_through_a_link(environment: Clone, tmp_path: Path) -> None:
+    first, second = (environment.copied(tmp_path / name) for name in ("first", "second"))
+    shutil.rmtree(second.folder / ".venv")
+    (second.folder / ".venv").symlink_to(first.folder / ".venv")
+    (first.folder / ".venv/state").unlink()  # an environment that make did not make
+    for clone in (second, first, second):
+        assert "made anew" not in make(clone.folder, ".venv/run", PYTHON=sys.executable).stdout
+    assert (second.folder / ".venv").is_symlink()
+
+
 def test_an_environment_that_is_a_link_is_not_for_git(unpacked: Clone) -> None:
     unpacked.git("init", "--quiet")
     (unpacked.folder / ".venv").symlink_to(sys.prefix)
