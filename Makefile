@@ -130,11 +130,13 @@ clean: ## removes the environment and the remains of unfinished runs; DVC's cach
 
 # An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.
 state := .venv/bin/python -Ic 'import os, pip, sys; print(os.path.realpath(pip.__path__[0]), sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
-whole := $(state) 2>&1 | cmp -s - .venv/state
+whole := test "`$(state) 2>&1`" = "`cat .venv/state 2>&1`"
 $(shell $(whole) || rm -f .venv/run)
 
 # git with a commit, which DVC, its experiments and the verdicts need. An unpacked archive gets a repository of its own.
 repository:
+	@test -L published/common.py || { echo 'error: links must be links (git config core.symlinks true && git restore' \
+		'benchmarks published); received published/common.py, a file' >&2; exit 1; }
 	@if git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then exit; fi; \
 	said=$$(LC_ALL=C git rev-parse --git-dir 2>&1); \
 	case "$$?, $$said" in \

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import ROOT, Clone, with_forks
 
-HOSTILE_NAME = "a b;id>file'\"`id>file`$(id>file)$(shell id>file)$HOME"
+HOSTILE_NAMES = ("x;id>file", "a b'\"`id>file`$(id>file)$(shell id>file)$HOME")
 
 
 def make(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +43,18 @@ def test_line_endings_are_those_of_the_commit_whatever_git_is_set_to(reproduced:
     assert not clone.git("status", "--short")
 
 
+def test_links_that_git_made_files_are_named_and_gits_setting_suffices(reproduced: Clone, tmp_path: Path) -> None:
+    clone = Clone(tmp_path / "clone")
+    reproduced.git("clone", "--quiet", "--config=core.symlinks=false", ".", str(clone.folder))
+    done = make(clone.folder, "repro")
+    assert done.returncode == 2
+    line, _ = done.stdout.splitlines()
+    assert line.startswith("error: links must be links (")
+    clone.run("sh", "-c", line.partition("(")[2].partition(")")[0])
+    assert make(clone.folder, "repository").stdout == ""
+    clone.run("python", "published/summary.py", "--help")
+
+
 def test_an_unpacked_archive_gets_a_repository_before_anything_is_installed(unpacked: Clone) -> None:
     done = make(unpacked.folder, "repro", PYTHON="false")
     assert done.stdout.startswith(
@@ -65,7 +77,7 @@ def test_a_repository_without_a_commit_is_named_before_anything_is_installed(unp
 
 
 def test_no_git_is_named_before_anything_is_installed(unpacked: Clone, tmp_path: Path) -> None:
-    for name in ("cmp", "make", "rm", "sh"):
+    for name in ("cat", "make", "rm", "sh"):
         (tmp_path / name).symlink_to(shutil.which(name) or name)
     done = make(unpacked.folder, "repro", PATH=str(tmp_path))
     assert done.returncode == 2
@@ -207,8 +219,9 @@ def recipes() -> list[tuple[str, str]]:
     return sorted(found)
 
 
+@pytest.mark.parametrize("value", HOSTILE_NAMES)
 @pytest.mark.parametrize(("target", "name"), recipes())
-def test_variables_are_data(target: str, name: str, tmp_path: Path) -> None:
+def test_variables_are_data(target: str, name: str, value: str, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     for program in ("dvc", "pip-audit", "pytest", "python"):
@@ -216,12 +229,14 @@ def test_variables_are_data(target: str, name: str, tmp_path: Path) -> None:
         (programs / program).chmod(0o755)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/model.onnx").touch()
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/common.py").symlink_to(ROOT / "tools/common.py")
     installed = [f"--assume-old=.venv/{name}" for name in ("run", "dev", "demo") if not target.startswith(".")]
-    words = [f"--file={ROOT / 'Makefile'}", *installed, target, f"{name}={HOSTILE_NAME}"]
+    words = [f"--file={ROOT / 'Makefile'}", *installed, target, f"{name}={value}"]
     done = make(tmp_path, *words, PATH=f"{programs}:{os.environ['PATH']}")
     assert [path.name for path in tmp_path.rglob("file")] == []
     if name not in ("GITHUB_ACTIONS", "PYTHON"):  # one is not shown, the other is the program itself
-        assert re.search(f"[<=]{re.escape(HOSTILE_NAME)}>", done.stdout)
+        assert re.search(f"[<=]{re.escape(value)}>", done.stdout)
 
 
 def test_no_variable_of_a_user_reaches_the_shell_otherwise() -> None:
