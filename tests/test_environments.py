@@ -246,3 +246,13 @@ def test_no_variable_of_a_user_reaches_the_shell_otherwise() -> None:
     assert documented <= {*listed.split(), "UPGRADE"}  # which make alone reads
     assert {name for _, name in recipes()} == {*listed.split()}
     assert not [name for name in re.findall(r"(?<!\$)\$\((\w+)\)", text) if name in listed.split()]
+
+
+def test_a_strict_search_path_stops_neither_make_nor_stages(
+    reproduced: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    clone = reproduced.copied(tmp_path / "clone")
+    assert "HEAD" in clone.run("make", "--silent", "--old-file=.venv/run", "experiments", fresh=True)
+    clone.run("dvc", "repro", "--force", "--single-item", "split", fresh=True)
+    clone.run("python", "-E", "src/predict.py", "--help", fresh=True)
