@@ -8,8 +8,7 @@ PYTHON ?= python3
 
 # Names of branches and files are data: make does not expand them, and recipes read them as variables of the shell.
 VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS LIMIT OUT PART PORT PYTHON SEEDS TOLERANCE WORKERS
-$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
-export $(VARIABLES)
+$(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
 .PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean repository

@@ -52,7 +52,7 @@ def figures(part: str, seed: int) -> dict[str, Any]:
 
 
 def recalls(part: str, seed: int) -> list[float]:
-    return [round(figures(part, seed)["accuracy"] - x, 4) for x in (0.1, 0.2)]
+    return [round(figures(part, seed)["accuracy"] - x, 4) for x in (0.05, -0.05)]  # whose mean it is
 
 
 def results(seed: int, epochs: int = 2, parts: tuple[str, ...] = ("val", "test")) -> dict[str, str]:

@@ -272,7 +272,7 @@ def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> 
 def test_a_page_is_cut_after_a_whole_line_and_says_so() -> None:
     page = "".join(f"{number:19}\n" for number in range(50))
     assert review.cut(page, 1000) == page
-    assert review.cut(page, 999) == page[: 46 * 20] + "\n*Cut at 999 characters; `make review` shows the rest.*\n"
+    assert review.cut(page, 999) == page[: 47 * 20 - 1] + "\n*Cut at 999 characters; `make review` shows the rest.*\n"
 
 
 def test_a_comment_has_at_most_the_characters_that_are_asked_for(clone: Clone, call: Callable[..., str]) -> None:
