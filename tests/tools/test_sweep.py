@@ -646,9 +646,10 @@ def test_a_database_that_is_killed_thrice_loses_no_trial_and_none_comes_twice(
         (study,) = optuna.get_all_study_summaries(url)
         trials = optuna.load_study(study_name=study.study_name, storage=url).get_trials()
     assert any(ends)
-    states = [trial.state for trial in trials if trial.state != TrialState.FAIL]
-    assert states == [TrialState.COMPLETE] * 2
-    assert len(trees(clone)) == len({json.dumps(trial.params) for trial in trials}) == 2
+    # a trial that fails with its connection may have no parameters yet
+    done = [trial for trial in trials if trial.state != TrialState.FAIL]
+    assert [trial.state for trial in done] == [TrialState.COMPLETE] * 2
+    assert len(trees(clone)) == len({json.dumps(trial.params) for trial in done}) == 2
 
 
 def backends(url: str) -> list[psutil.Process]:
