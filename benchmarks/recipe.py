@@ -19,7 +19,8 @@ from typing import Any
 
 from common import files, params
 
-from analysis import rerun
+import rerun
+from analysis import dvc_lock
 from analysis.figures import plt
 from conditions import machine
 
@@ -110,7 +111,7 @@ def main() -> None:
     chosen = parser.parse_args()
     # in the re-run's folder, which each run empties: else a training could continue an earlier one
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
-    results: dict[str, Any] = {"machine": machine(), "training": rerun.key(), "runs": []}
+    results: dict[str, Any] = {"machine": machine(), "training": dvc_lock.training_key(), "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
         if all(earlier[key] == results[key] for key in ("machine", "training")):

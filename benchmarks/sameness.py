@@ -40,14 +40,14 @@ from common.errors import InputError
 import pandas as pd
 import torch
 
-from analysis import dvc_lock, metric_files, rerun
+import rerun
+from analysis import dvc_lock, metric_files
 from busy import busy_process
 from conditions import machine
 
 RESULTS = Path("benchmarks/sameness.json")
 FOLDER = Path(".cache/sameness")
 SECOND = FOLDER / "second machine"
-MODEL = "models/model.keras"
 STAGES = ("fetch", "prepare", "split", "train", "evaluate", "export")
 OUTPUTS = ("data", "models", "metrics", "plots")
 KILLS, LONGEST_LIFE = 10, 150.0  # the latter in seconds
@@ -140,7 +140,7 @@ def read() -> dict[str, Any]:
     Raises:
         InputError: the file is damaged.
     """
-    training = rerun.key()
+    training = dvc_lock.training_key()
     if RESULTS.exists():
         found = metric_files.read(RESULTS, ("training", "runs", "small"))
         if found["training"] == training:
@@ -173,8 +173,8 @@ def repeat(run: Run, folder: Path) -> dict[str, Any]:
             run.before(folder)
         rerun.run_stage("train", folder)
         rerun.run_stage("evaluate", folder)
-    md5 = md5_hash((folder / MODEL).read_bytes())
-    return {"md5": md5, "as in dvc.lock": md5 == dvc_lock.read()["train"].outputs[MODEL]}
+    md5 = md5_hash((folder / dvc_lock.MODEL).read_bytes())
+    return {"md5": md5, "as in dvc.lock": md5 == dvc_lock.read()["train"].outputs[dvc_lock.MODEL]}
 
 
 def on_test(one: Path, other: Path) -> dict[str, float]:

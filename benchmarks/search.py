@@ -21,9 +21,10 @@ from ruamel.yaml import YAML
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 
+import rerun
 import search_space
 import sweep
-from analysis import dvc_lock, rerun
+from analysis import dvc_lock
 from conditions import machine
 
 RESULTS = Path("benchmarks/search.json")

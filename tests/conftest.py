@@ -25,7 +25,7 @@ from filelock import FileLock
 
 import architectures
 import fork_server
-from analysis import rerun
+import rerun
 from inference import onnx_file
 from training import model_file
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from common.errors import InputError
 
-from analysis import metric_files, rerun
+from analysis import dvc_lock, metric_files
 
 BENCHMARKS = Path("benchmarks")
 
@@ -23,7 +23,7 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found = metric_files.read(path)
-    if of_this_training and found.get("training") != rerun.key():
+    if of_this_training and found.get("training") != dvc_lock.training_key():
         raise InputError(
             f"{path} must be of the training in dvc.lock (python benchmarks/{name}.py, or remove it); "
             "received results of another one"

@@ -26,9 +26,9 @@ try:
 except ImportError:  # it needs dvc, and draws the curves of the train stage alone; `train` imports it
     sys.modules["dvclive"] = types.ModuleType("dvclive")
 
+import rerun
 import split
 import train
-from analysis import rerun
 from on_gpu.jobs import Settings
 from training import checkpoint, cuda_graphs, machine, model_file, temperature
 

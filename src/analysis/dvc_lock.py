@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import params
 from common.errors import InputError
 
 import flatten_dict
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML, YAMLError
 from analysis import git
 
 LOCK = Path("dvc.lock")
+MODEL = "models/model.keras"
 leaves = functools.partial(flatten_dict.flatten, reducer="dot")  # nested values by key, as in `train.epochs`
 
 
@@ -65,6 +67,28 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
         inputs |= {(file, key): value for key, value in leaves(values).items()}
     inputs["dvc.yaml", f"the command of {name}"] = entry.get("cmd")
     return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs, entry)
+
+
+def training_key() -> str:
+    """Identifies a training: a hash of the parameters of train and evaluate, the model and its figures in dvc.lock.
+
+    The results stand for data and code: a change to code that leaves their bytes leaves the key too. A
+    new parameter of train at its default leaves it as well: dvc.lock is the same training without it.
+
+    Raises:
+        InputError: dvc.lock lacks a stage.
+    """
+    stages = read()
+    if missing := {"train", "evaluate"} - stages.keys():
+        raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
+    entries = [stages[name].entry for name in ("train", "evaluate")]
+    chosen = entries[0]["params"]["params.yaml"]["train"]
+    for name, known in params.Train.model_fields.items():
+        if not known.is_required() and chosen.get(name) == known.default:
+            del chosen[name]
+    model = [output for output in entries[0]["outs"] if output["path"] == MODEL]
+    parts = [(entries[0]["params"], model), (entries[1]["params"], entries[1]["outs"])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def cached_outputs() -> list[str]:

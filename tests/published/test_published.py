@@ -22,9 +22,9 @@ import architectures
 import fetch
 import first_steps
 import prepare
+import rerun
 import split
 import summary
-from analysis import rerun
 from conftest import ROOT, TINY, Clone, made_once
 from training import machine
 

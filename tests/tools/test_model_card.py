@@ -11,7 +11,7 @@ import pytest
 
 import model_card
 import readme
-from analysis import rerun
+from analysis import dvc_lock
 from conftest import ROOT, squeezed, write_params
 
 FIGURES = {"accuracy": 0.6, "loss": 0.3, "macro_f1": 0.9, "calibration_error": 0.01}
@@ -26,7 +26,7 @@ PREDICTIONS = [  # label, predicted, confidence
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rerun, "key", lambda: "this training")
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
     write_params(tmp_path, {})
     for name in ("predictions", "classes"):
         (tmp_path / "metrics" / name).mkdir(parents=True)

@@ -8,7 +8,7 @@ from common.errors import InputError
 import pytest
 
 import readme
-from analysis import rerun
+from analysis import dvc_lock
 from conftest import squeezed, write_params
 
 
@@ -284,7 +284,7 @@ def recipe_of(accuracy: float, epochs: int) -> dict:
 
 
 def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
-    monkeypatch.setattr(rerun, "key", lambda: "this training")
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
 

@@ -10,7 +10,7 @@ import pytest
 
 import readme
 import reproducibility_page
-from analysis import rerun, seeds
+from analysis import dvc_lock, seeds
 from conftest import ROOT, squeezed
 
 PLACE = {
@@ -51,7 +51,7 @@ STEP = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rerun, "key", lambda: "this training")
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
     (tmp_path / "benchmarks/train_step").mkdir(parents=True)
     (tmp_path / "metrics").mkdir()
     return tmp_path

@@ -1,7 +1,5 @@
 """Re-runs: the stages once more, in a folder of their own, with some parameters changed."""
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -15,10 +13,7 @@ from common.errors import InputError
 
 from ruamel.yaml import YAML
 
-from analysis import dvc_lock
-
-SOURCE = Path(__file__).resolve().parents[1]
-MODEL = "models/model.keras"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
 def prepare(folder: Path, changes: dict[str, Any]) -> None:
@@ -58,25 +53,3 @@ def write_params(path: Path, changes: dict[str, Any]) -> None:
     params.set_keys(content, changes)
     with files.atomic_file(path) as part:
         yaml.dump(content, part)
-
-
-def key() -> str:
-    """Identifies a training: a hash of the parameters of train and evaluate, the model and its figures in dvc.lock.
-
-    The results stand for data and code: a change to code that leaves their bytes leaves the key too. A
-    new parameter of train at its default leaves it as well: dvc.lock is the same training without it.
-
-    Raises:
-        InputError: dvc.lock lacks a stage.
-    """
-    stages = dvc_lock.read()
-    if missing := {"train", "evaluate"} - stages.keys():
-        raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
-    entries = [stages[name].entry for name in ("train", "evaluate")]
-    chosen = entries[0]["params"]["params.yaml"]["train"]
-    for name, field in params.Train.model_fields.items():
-        if not field.is_required() and chosen.get(name) == field.default:
-            del chosen[name]
-    model = [output for output in entries[0]["outs"] if output["path"] == MODEL]
-    known = [(entries[0]["params"], model), (entries[1]["params"], entries[1]["outs"])]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from analysis import rerun
-from conftest import ROOT
+import rerun
 
 NAMES = [f"class {label}" for label in range(10)]
 
@@ -59,89 +58,6 @@ def test_a_section_that_is_not_there_is_not_invented(workspace: Path) -> None:
     with pytest.raises(KeyError, match="trian"):
         rerun.write_params(workspace / "new.yaml", {"trian.seed": 1})
     assert not (workspace / "new.yaml").exists()
-
-
-# --- key ------------------------------------------------------------------------------------------
-
-
-def stage(name: str) -> dict[str, Any]:
-    return {
-        "cmd": f"python src/{name}.py",
-        "deps": [{"path": f"src/{name}.py", "md5": "a1"}, {"path": "data/split", "md5": "b2.dir"}],
-        "params": {"params.yaml": {name: {"seed": 0, "rate": 0.5}, f"{name}.parts": ["val"]}},
-        "outs": [{"path": {"train": rerun.MODEL}.get(name, f"metrics/{name}"), "md5": "c3"}],
-    }
-
-
-@pytest.fixture
-def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What dvc.lock of the working directory holds: as DVC writes it, all that matters of it."""
-    monkeypatch.chdir(tmp_path)
-    content = {"schema": "2.0", "stages": {name: stage(name) for name in ("split", "train", "evaluate")}}  # fmt: skip
-    write(content)
-    return content
-
-
-def write(content: dict[str, Any]) -> None:
-    YAML(typ="safe").dump(content, Path("dvc.lock"))
-
-
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_another_result_or_parameter_is_another_key(lock: dict[str, Any], name: str) -> None:
-    of_stage = lock["stages"][name]
-    keys = [rerun.key()]
-
-    def changed() -> None:
-        write(lock)
-        keys.append(rerun.key())
-
-    of_stage["outs"][0]["md5"] = "c4"
-    changed()
-    of_stage["params"]["params.yaml"][name]["seed"] = 1
-    changed()
-    of_stage["params"]["params.yaml"][name]["rate"] = 0.25
-    changed()
-    of_stage["params"]["params.yaml"][f"{name}.parts"] = ["val", "test"]
-    changed()
-    assert len(set(keys)) == 5
-    assert all(key.isalnum() for key in keys)  # they name folders
-
-
-def test_code_that_leaves_the_model_and_its_figures_leaves_the_key(lock: dict[str, Any]) -> None:
-    before = rerun.key()
-    lock["stages"]["train"]["outs"].append({"path": "metrics/train.json", "md5": "d4"})  # which the model decides
-    for name in lock["stages"]:
-        lock["stages"][name]["deps"][0]["md5"] = "a2"
-        lock["stages"][name]["cmd"] += " --quietly"
-    write(lock)
-    with Path("dvc.lock").open("a") as file:
-        file.write("# a comment\n")
-    assert rerun.key() == before
-
-
-@pytest.mark.parametrize(("value", "same"), [(1, True), (2, False)])
-def test_a_new_parameter_counts_where_it_is_not_its_default(lock: dict[str, Any], value: int, same: bool) -> None:
-    before = rerun.key()
-    lock["stages"]["train"]["params"]["params.yaml"]["train"]["shards"] = value
-    write(lock)
-    assert (rerun.key() == before) == same
-
-
-def test_the_committed_lock_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert len(rerun.key()) == 16
-
-
-@pytest.mark.parametrize("missing", ["train", "evaluate", "stages", "file"])
-def test_a_lock_without_every_stage_is_refused(lock: dict[str, Any], missing: str) -> None:
-    lock.pop(missing, None)
-    lock.get("stages", {}).pop(missing, None)
-    write(lock)
-    if missing == "file":
-        Path("dvc.lock").unlink()
-    with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: .") as no:
-        rerun.key()
-    assert "\n" not in str(no.value)
 
 
 # --- run ------------------------------------------------------------------------------------------
