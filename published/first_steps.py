@@ -1,7 +1,6 @@
 """The losses of a training's first 20 steps, which tell later whether the code still computes the same.
 
-A published system is not trained again after every edit of the training code; a test repeats these
-steps instead.
+A published system is not trained again after every edit of the training code; a test repeats these steps instead.
 """
 
 from pathlib import Path

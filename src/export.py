@@ -1,9 +1,8 @@
 """Stage 6: exports the model as an ONNX file, which runs without Keras and PyTorch.
 
-The file has everything that src/predict.py needs: the model, its class names, the form that it takes
-pictures in, and a limit for the energy of an image (src/inference/onnx_file.py). An image above the limit
-counts as out of distribution; so do one in a hundred training images. metrics/unlikeness.json has the
-limit, and the share of the val images above it.
+The file has everything that src/predict.py needs: the model, its class names, the form that it takes pictures in, and a
+limit for the energy of an image (src/inference/onnx_file.py). An image above the limit counts as out of distribution;
+so do one in a hundred training images. metrics/unlikeness.json has the limit, and the share of the val images above it.
 """
 
 import json

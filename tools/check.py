@@ -1,11 +1,10 @@
 """Whether what is committed belongs together: `make check`. Needs neither data nor model.
 
-Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It
-names every fault, then fails: dvc.lock that is not up to date, figures that do not follow from the
-predictions, stages that import or read what dvc.yaml does not list, parameters that nothing reads, an
-architecture that needs another file, and files in git that belong to DVC or are too large. A module of src/ that
-takes the place of another one ends it, as every script. With --data it also holds each file under data/ and
-models/ against dvc.lock, byte for byte.
+Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It names every
+fault, then fails: dvc.lock that is not up to date, figures that do not follow from the predictions, stages that import
+or read what dvc.yaml does not list, parameters that nothing reads, an architecture that needs another file, and files
+in git that belong to DVC or are too large. A module of src/ that takes the place of another one ends it, as every
+script. With --data it also holds each file under data/ and models/ against dvc.lock, byte for byte.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """The commit and its experiments, one line each: `make experiments`.
 
-What differs from the commit, accuracy on val with Wilson's 95 % interval, the number of seeds, the seconds of
-training where they are known, and the verdict of `make compare` beside the commit. Replicates count as seeds of
-their model.
+What differs from the commit, accuracy on val with Wilson's 95 % interval, the number of seeds, the seconds of training
+where they are known, and the verdict of `make compare` beside the commit. Replicates count as seeds of their model.
 """
 
 import argparse

@@ -1,10 +1,9 @@
 """Searches parameters: `make sweep` runs what sweep.yaml says, each trial as a DVC experiment.
 
-Optuna proposes. The first trial is params.yaml as it is, where the space holds it, so that there is
-something to compare with at the same number of epochs. A second call goes on where it was stopped. A sweep
-belongs to one commit (and the changes since) and one search: another commit, or another space, begins
-another sweep. With --confirm N the best trial and params.yaml as it is are trained with N seeds each, for as
-many epochs as params.yaml says.
+Optuna proposes. The first trial is params.yaml as it is, where the space holds it, so that there is something to
+compare with at the same number of epochs. A second call goes on where it was stopped. A sweep belongs to one commit
+(and the changes since) and one search: another commit, or another space, begins another sweep. With --confirm N the
+best trial and params.yaml as it is are trained with N seeds each, for as many epochs as params.yaml says.
 """
 
 import argparse

@@ -27,8 +27,7 @@ class Stage:
 
     Attributes:
         outputs: the hash of each output, by path.
-        inputs: by file and key, the hash of each file or folder (no key), the value of each parameter, and
-            the command.
+        inputs: by file and key, the hash of each file or folder (no key), the value of each parameter, and the command.
         entry: all of it, as DVC writes it.
     """
 

@@ -2,8 +2,7 @@
 
 Only keys added later have a default, the earlier behaviour, so that older files stay valid.
 
-A stage calls `load()` and passes on the values it needs. The file is YAML 1.2, as DVC reads it, so
-`1e-3` is a number.
+A stage calls `load()` and passes on the values it needs. The file is YAML 1.2, as DVC reads it, so `1e-3` is a number.
 """
 
 import functools
@@ -155,8 +154,7 @@ def read_yaml(path: Path, schema: Any) -> Any:
     """The content of a YAML 1.2 file, validated by `schema`, a type that pydantic accepts.
 
     Raises:
-        InputError: the file is missing, is not YAML, or breaks a rule of the schema; the message is
-            `first_rule`.
+        InputError: the file is missing, is not YAML, or breaks a rule of the schema; the message is `first_rule`.
     """
     try:
         content = YAML(typ="safe").load(path.read_text("utf-8"))

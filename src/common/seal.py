@@ -1,10 +1,9 @@
 """Seals scripts: no environment, user configuration, locale or search path of a machine reaches an output.
 
-(But for LD_LIBRARY_PATH, which some interpreters need: it chooses the C library, as the system does.)
-A script of src/ starts once more in its own process, with an environment that holds what `ALLOWED` names
-and fixed values: so what the C library and the interpreter read when they start is gone too. tools/ and
-tests keep their environment, and get the fixed values for libraries alone; tools/ start once more where the
-locale is not UTF-8.
+(But for LD_LIBRARY_PATH, which some interpreters need: it chooses the C library, as the system does.) A script of src/
+starts once more in its own process, with an environment that holds what `ALLOWED` names and fixed values: so what the C
+library and the interpreter read when they start is gone too. tools/ and tests keep their environment, and get the fixed
+values for libraries alone; tools/ start once more where the locale is not UTF-8.
 """
 
 import os

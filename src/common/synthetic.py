@@ -1,9 +1,8 @@
 """Garment-like drawings in ten classes: data for tests and for machines that have none.
 
-Each class is an outline on the unit square (x to the right, y down). An image is its outline,
-stretched, turned and moved at random, filled with a random shade and stripes, with noise on top.
-Close outlines (T-shirt, shirt, pullover, coat) overlap, as they do in the real data, so accuracy
-is neither 10 nor 100 %.
+Each class is an outline on the unit square (x to the right, y down). An image is its outline, stretched, turned and
+moved at random, filled with a random shade and stripes, with noise on top. Close outlines (T-shirt, shirt, pullover,
+coat) overlap, as they do in the real data, so accuracy is neither 10 nor 100 %.
 """
 
 from common import idx

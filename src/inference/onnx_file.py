@@ -3,9 +3,8 @@
 From raw pixels `pixels` (images, H, W, C) uint8, any number of images, to
 
 - `probabilities` (images, classes) float32;
-- `energy` (images,) float32: the free energy of the logits before the temperature, −log Σ exp(logit). The
-  higher it is, the less the image looks like the training images (https://arxiv.org/abs/2010.03759,
-  section 3, T = 1).
+- `energy` (images,) float32: the free energy of the logits before the temperature, −log Σ exp(logit). The higher it is,
+  the less the image looks like the training images (https://arxiv.org/abs/2010.03759, section 3, T = 1).
 
 The same weights give the same bytes: the exporter's notes on code, paths and build are left out.
 """

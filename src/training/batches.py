@@ -36,10 +36,9 @@ class Batches(IterableDataset):
     Each pass is one epoch and visits every row once. With `augmentation` None, rows come in order and
     unchanged; otherwise shuffled and augmented.
 
-    With `pruning`, an epoch leaves out that share of the rows (InfoBatch,
-    https://arxiv.org/abs/2303.04947, with a fixed share): twice that share, the rows with the lowest
-    loss at their last visit, are candidates. A random half of the candidates is left out, and the other
-    half counts twice.
+    With `pruning`, an epoch leaves out that share of the rows (InfoBatch, https://arxiv.org/abs/2303.04947, with a
+    fixed share): twice that share, the rows with the lowest loss at their last visit, are candidates. A random half of
+    the candidates is left out, and the other half counts twice.
 
     Args:
         images: (N, H, W, C) uint8.

@@ -64,11 +64,10 @@ def fingerprint(settings: Any, arrays: Sequence[np.ndarray]) -> str:
 def state_file(training: str) -> Iterator[Path]:
     """The file for the state of the training with the fingerprint `training`, locked within the block.
 
-    It lies in .cache/checkpoints, since dvc removes a stage's outputs before it runs the stage, or in
-    the folder that the environment variable CHECKPOINT_DIR names. At the end of the block the file is
-    removed, unless an exception is raised, or another process waits to run the same training: that
-    process then starts from the state of the last epoch. States of other trainings that nobody has come
-    back for in `KEPT_DAYS` days are removed.
+    It lies in .cache/checkpoints, since dvc removes a stage's outputs before it runs the stage, or in the folder that
+    the environment variable CHECKPOINT_DIR names. At the end of the block the file is removed, unless an exception is
+    raised, or another process waits to run the same training: that process then starts from the state of the last
+    epoch. States of other trainings that nobody has come back for in `KEPT_DAYS` days are removed.
     """
     folder = Path(os.environ.get("CHECKPOINT_DIR", ".cache/checkpoints")).resolve()
     file, lock = folder / training, folder / f"{training}.lock"

@@ -157,8 +157,7 @@ class NativeModel(keras.Model):
         """(N, H, W, C) -> (N, classes), float32.
 
         Args:
-            shard: takes all that a step changes beside the weights, and so may run beside others; None
-                in inference.
+            shard: takes all that a step changes beside the weights, and so may run beside others; None in inference.
         """
         tensors = {id(self.inputs[0]): images}
         with (

@@ -2,10 +2,9 @@
 
 The processes exchange what they computed over gloo on CPUs and NCCL on GPUs.
 
-torchrun starts the processes. When one process ends, torchrun ends all processes of that machine; the
-processes of other machines lose the connection and end too. torchrun's settings come from environment
-variables: PET_NNODES for its option `--nnodes`, and so on
-(https://docs.pytorch.org/docs/stable/elastic/run.html).
+torchrun starts the processes. When one process ends, torchrun ends all processes of that machine; the processes of
+other machines lose the connection and end too. torchrun's settings come from environment variables: PET_NNODES for its
+option `--nnodes`, and so on (https://docs.pytorch.org/docs/stable/elastic/run.html).
 """
 
 import argparse
