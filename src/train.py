@@ -172,14 +172,15 @@ def make_resizing(training: Training) -> ProgressiveResizing:
     return resizing
 
 
-def fit(training: Training, reporters: list[keras.callbacks.Callback], state_file: Path) -> None:
+def fit(
+    training: Training, resizing: ProgressiveResizing, reporters: list[keras.callbacks.Callback], state_file: Path
+) -> None:
     """Trains, from the epoch after the last one that `state_file` has.
 
     Args:
         reporters: callbacks that write or print how the training goes.
     """
     settings = params.load().train
-    resizing = make_resizing(training)
     first = resizing.epochs  # with full images
     weights = Weights(settings.averaging, settings.keep, first)
     callbacks = [training.learning_rate, resizing, weights, *reporters]
@@ -216,8 +217,9 @@ def main() -> None:
         raise InputError(f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}")
     start = time.monotonic()
     training = set_up()
+    resizing = make_resizing(training)
     if processes.rank():  # the first process writes for all
-        fit(training, [], Path())
+        fit(training, resizing, [], Path())
         return
     with (
         checkpoint.state_file(training.fingerprint) as state_file,
@@ -231,7 +233,8 @@ def main() -> None:
         )
         is_new = not state_file.exists()
         curves = Curves(curves_folder)
-        fit(training, [curves, Progress(settings.epochs, len(training.train))], state_file)
+        progress = Progress(settings.epochs, len(training.train), resizing)
+        fit(training, resizing, [curves, progress], state_file)
         with keras.device(training.device):
             fitted = temperature.fit(training.model, training.val)
             classifier = model_file.with_preprocessing(training.network, training.mean, training.std, fitted)

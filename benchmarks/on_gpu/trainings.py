@@ -25,6 +25,7 @@ try:
     import dvclive  # noqa: F401
 except ImportError:  # it needs dvc, and draws the curves of the train stage alone; `train` imports it
     sys.modules["dvclive"] = types.ModuleType("dvclive")
+    sys.modules["dvclive"].Live = object  # type: ignore[attr-defined]
 
 import rerun
 import split
@@ -152,10 +153,10 @@ def once(
         synchronise()
         start = time.perf_counter()
         if state:
-            train.fit(training, [clock], state)
+            train.fit(training, train.make_resizing(training), [clock], state)
         else:
             with mock.patch.object(checkpoint, "Checkpoint", Forgetful):
-                train.fit(training, [clock], Path())
+                train.fit(training, train.make_resizing(training), [clock], Path())
         synchronise()
         seconds = time.perf_counter() - start
     recording = getattr(training.model.update, "seconds", 0.0)

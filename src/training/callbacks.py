@@ -139,6 +139,11 @@ class Weights(keras.callbacks.Callback):
             self._set(final)
 
 
+class _Live(dvclive.Live):
+    def _init_dvc(self) -> None:
+        """Asks git for no commit: none is needed here, and dvclive (3.49) fails where there is none."""
+
+
 class Curves(keras.callbacks.Callback):
     """Train and val curves with dvclive, one point an epoch.
 
@@ -155,7 +160,7 @@ class Curves(keras.callbacks.Callback):
     def __init__(self, folder: Path):
         super().__init__()
         self.last: dict[str, float] = {}  # the last epoch, of train alone: on val, evaluate measures the model
-        self.live = dvclive.Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
+        self.live = _Live(str(folder), dvcyaml=None, report=None, save_dvc_exp=False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.live.step = self.last["epochs"] = epoch + 1
@@ -178,22 +183,30 @@ class Curves(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """One plain line an epoch; on a terminal also a bar over all steps, with the time left."""
+    """One plain line an epoch; on a terminal also a bar with the time left, which knows what small images save."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int):
+    def __init__(self, epochs: int, steps_per_epoch: int, resizing: ProgressiveResizing):
         super().__init__()
-        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.bar = tqdm(total=epochs * steps_per_epoch, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        self.steps, self.cost = steps_per_epoch, 1.0
+        self.costs = [resizing.scale**2 if epoch < resizing.epochs else 1.0 for epoch in range(epochs)]  # of a step
+        self.bar = tqdm(
+            total=self.steps * sum(self.costs), disable=not sys.stderr.isatty(), leave=False,
+            bar_format="{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go{postfix}",
+        )  # fmt: skip
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self.bar.update(epoch * self.steps_per_epoch - self.bar.n)  # where a training goes on
+        self.cost, done = self.costs[epoch], self.steps * sum(self.costs[:epoch])
+        if not self.bar.n:  # a training that goes on was not that fast
+            self.bar.initial = done
+        self.bar.update(done - self.bar.n)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self.bar.update()
+        self.bar.update(self.cost)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         figures = ", ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
-        self.bar.write(f"epoch {epoch + 1}/{self.epochs}: {figures}", file=sys.stdout)
+        self.bar.set_postfix_str(figures.partition(", loss")[0], refresh=False)
+        self.bar.write(f"epoch {epoch + 1}/{len(self.costs)}: {figures}", file=sys.stdout)
 
     def on_train_end(self, logs: Logs = None) -> None:
         self.bar.close()

@@ -6,14 +6,16 @@ from typing import Any
 
 from common.errors import InputError
 
+import dvclive
 import keras
 import numpy as np
 import pytest
 from dvc.repo import Repo
 from keras import layers
+from scmrepo.exceptions import SCMError
 
 from training.batches import Batches
-from training.callbacks import Curves, LearningRate, Progress, Weights
+from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
 from training.native_model import NativeModel
 from twins import prepare
 
@@ -259,11 +261,27 @@ def test_an_infinite_loss_ends_training_too(tmp_path: Path) -> None:
         curves.on_epoch_end(2, {"loss": 1.0, "val_loss": float("inf")})
 
 
+def test_curves_need_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Repo.init()
+    with pytest.raises(SCMError):
+        dvclive.Live("others", dvcyaml=None, save_dvc_exp=False)
+    curves = Curves(tmp_path / "curves")
+    curves.on_epoch_end(0, {"accuracy": 0.5})
+    curves.on_train_end()
+    assert [path.name for path in (tmp_path / "curves").rglob("*.tsv")] == ["accuracy.tsv"]
+
+
 # --- Progress -------------------------------------------------------------------------------------
 
 
+def progress(scale: float = 0.5, share: float = 0.5) -> Progress:
+    return Progress(EPOCHS, STEPS, ProgressiveResizing(scale, share, EPOCHS, []))
+
+
 def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    history = fit(tiny(), Progress(EPOCHS, STEPS))
+    history = fit(tiny(), progress())
     output, errors = capfd.readouterr()
     assert errors == ""
     assert "\r" not in output
@@ -273,13 +291,30 @@ def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: p
     ]
 
 
-def test_the_bar_goes_on_where_the_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_the_bar_counts_what_an_epoch_costs(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    progress = Progress(EPOCHS, STEPS)
-    for epoch in range(2, EPOCHS):
-        progress.on_epoch_begin(epoch)
-        assert progress.bar.n == epoch * STEPS
+    shown = progress(scale=0.5)
+    small = EPOCHS // 2
+    costs = STEPS * np.where(np.arange(EPOCHS) < small, 0.25, 1)
+    assert shown.bar.total == costs.sum()
+    for epoch in range(first, EPOCHS):
+        shown.on_epoch_begin(epoch)
+        assert shown.bar.n == costs[:epoch].sum()
         for batch in range(STEPS):
-            progress.on_train_batch_end(batch)
-    assert progress.bar.n == EPOCHS * STEPS
-    progress.on_train_end()
+            shown.on_train_batch_end(batch)
+    assert shown.bar.n == shown.bar.total
+    assert shown.bar.initial == costs[:first].sum()  # the time left follows from the epochs of this process
+    shown.on_train_end()
+
+
+def test_the_bar_shows_the_accuracy_so_far(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = progress()
+    shown.on_epoch_begin(0)
+    shown.on_epoch_end(0, {"accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.25, "val_loss": 2.0})
+    shown.bar.refresh()
+    output, errors = capfd.readouterr()
+    assert output == f"epoch 1/{EPOCHS}: accuracy 0.5000, loss 1.0000, val_accuracy 0.2500, val_loss 2.0000\n"
+    assert "to go, accuracy 0.5000" in errors
+    shown.on_train_end()

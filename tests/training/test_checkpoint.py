@@ -77,7 +77,7 @@ def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
         Weights(0.7 if kind in ("average", "best average") else 0.0,
                 "best" if "best" in kind else "last"),
         Curves(folder),
-        Progress(EPOCHS, STEPS),
+        Progress(EPOCHS, STEPS, ProgressiveResizing(1.0, 0.0, EPOCHS, [])),
     ]  # fmt: skip
     if kind == "plateau":
         made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.05))
@@ -184,7 +184,7 @@ def test_each_callback_s_state_is_listed(tmp_path: Path) -> None:
         )
         for callback, first, last in zip(watched, seen[0], seen[-1], strict=True):
             changed = {name for name in last if first.get(name) != last[name]}
-            changed -= {"bar", "live", "last"}  # the bar; from the history
+            changed -= {"bar", "cost", "live", "last"}  # the bar, and what begins with each epoch; from the history
             assert changed <= set(checkpoint.STATE.get(type(callback), ())), (kind, callback)
 
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train
 from training.augmentation import Augmentation
 from training.batches import Batches
-from training.callbacks import LearningRate, Progress, Weights
+from training.callbacks import LearningRate, Progress, ProgressiveResizing, Weights
 from training.cuda_graphs import WARM_UP, NoWaiting, Replayed
 from training.native_model import NativeModel
 from twins import architecture, prepare, twins
@@ -95,7 +95,8 @@ def test_the_batches_of_an_epoch_do_not_wait(pruning: float) -> None:
         model, batches = without_waiting(network(keras.optimizers.Adam(0.01))), data(number, pruning=pruning)
         val = data(number)
         callbacks = [
-            LearningRate(0.01, "linear", 0.2, 2 * number), Weights(0.5, "best"), Progress(2, number),
+            LearningRate(0.01, "linear", 0.2, 2 * number), Weights(0.5, "best"),
+            Progress(2, number, ProgressiveResizing(1.0, 0.0, 2, [])),
         ]  # fmt: skip
         fit = partial(
             model.fit, batches.loader(), validation_data=val.loader(), epochs=2, callbacks=callbacks, verbose=0
