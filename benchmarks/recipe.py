@@ -1,23 +1,28 @@
-"""The committed recipe: its accuracy against training time, in bfloat16, and when trained on every row.
+"""The committed recipe and a longer one: test accuracy against the seconds of training, in both precisions.
 
-- Budgets: only train.epochs changes; three seeds each, evaluated on val.
-- bfloat16: train.precision changes; three seeds, evaluated on val.
-- All rows: split.val_size 0; five seeds, evaluated on the test images, by which nothing is chosen.
+Each is trained on every row, with five seeds. The recipes were chosen on val (LOG.md): by the test images,
+which are looked at here, nothing is chosen.
 
-Seconds are those of the whole train stage, start-up included, on an otherwise idle machine.
+Seconds are those of the whole train stage, start-up included, on an otherwise idle machine. Processors differ:
+beside each run stands the time of a fixed step of stock PyTorch, measured before it.
 
 `python benchmarks/recipe.py` (after `make repro`) writes benchmarks/recipe.json and draws
-benchmarks/budgets.svg after each run, and continues where it was stopped.
+benchmarks/recipe.svg after each run, and continues where it was stopped, on any machine.
 """
 
 import argparse
 import json
 import os
 import statistics
+import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import files, params
+from common import files
+
+import torch
+from torch.nn import functional as F
 
 import rerun
 from analysis import dvc_lock
@@ -25,63 +30,72 @@ from analysis.figures import plt
 from conditions import machine
 
 RESULTS = Path("benchmarks/recipe.json")
-FIGURE = Path("benchmarks/budgets.svg")
+FIGURE = Path("benchmarks/recipe.svg")
 RERUN = Path(".cache/recipe")
+RECIPES: dict[str, dict[str, Any]] = {
+    "params.yaml": {},
+    "longer": {"train.epochs": 28, "model.options.blocks.widths": [80, 160, 320]},
+}
+PRECISIONS = ("float32", "bfloat16")
+SEEDS = 5
+ALL_ROWS = {"split.val_size": 0, "evaluate.parts": ["test"]}
+STEPS = 30  # of the fixed step; of their seconds the median counts
 
 
-def planned(budgets: list[int], bfloat16: list[int], all_rows: list[int]) -> list[dict[str, Any]]:
-    """The changes to params.yaml of every run, one seed after the other; arguments are numbers of epochs."""
-    on_val = [
-        {"train.epochs": count, "train.precision": precision, "train.seed": seed, "evaluate.parts": ["val"]}
-        for precision, counts in (("float32", budgets), ("bfloat16", bfloat16))
-        for count in counts
-        for seed in range(3)
+def planned(recipes: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """Every run, one seed after the other."""
+    return [
+        {"recipe": name, "precision": precision, "seed": seed}
+        for seed, name, precision in product(range(seeds), recipes, PRECISIONS)
     ]
-    on_test = [
-        {"split.val_size": 0, "train.epochs": count, "train.seed": seed, "evaluate.parts": ["test"]}
-        for count in all_rows
-        for seed in range(5)
-    ]
-    return sorted(on_val + on_test, key=lambda changes: changes["train.seed"])
 
 
-def measure(changes: dict[str, Any]) -> dict[str, Any]:
-    (part,) = changes["evaluate.parts"]
-    rerun.prepare(RERUN, changes)
-    seconds = rerun.run_stage("train", RERUN)  # start-up included
+def measure(run: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Trains and evaluates one run; gives it with its machine, seconds and accuracy."""
+    before = fixed_step()
+    rerun.prepare(RERUN, ALL_ROWS | changes | {"train.precision": run["precision"], "train.seed": run["seed"]})
+    seconds = rerun.run_stage("train", RERUN)
     rerun.run_stage("evaluate", RERUN)
-    result = json.loads((RERUN / f"metrics/{part}.json").read_text())
-    return {"changes": changes, "accuracy": result["accuracy"], "seconds": round(seconds, 1)}
+    accuracy = json.loads((RERUN / "metrics/test.json").read_text("utf-8"))["accuracy"]
+    measured = {"accuracy": accuracy, "seconds": round(seconds, 1), "fixed_step_ms": round(1000 * before, 2)}
+    return run | {"changes": changes} | measured | {"machine": machine()}
+
+
+def fixed_step() -> float:
+    """Seconds of a convolution of 256 images, forwards and back, in float32 by stock PyTorch with all threads."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(256, 64, 14, 14, generator=generator).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(64, 64, 3, 3, generator=generator, requires_grad=True)
+    seconds = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        torch.autograd.grad(F.conv2d(images, kernel, padding=1).square().sum(), kernel)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
-    """Mean val accuracy of float32 over mean seconds, with its standard deviation over seeds; of two budgets or more."""
-    by_epochs: dict[int, list[dict[str, Any]]] = {}
-    for run in runs:
-        if run["changes"].get("train.precision") == "float32":
-            by_epochs.setdefault(run["changes"]["train.epochs"], []).append(run)
-    if len(by_epochs) < 2:
-        return
-    plt.rcParams["svg.hashsalt"] = "budgets"  # the same bytes for the same figures
+    """Mean test accuracy over mean seconds, a line for each precision, with the standard deviation over seeds."""
+    plt.rcParams["svg.hashsalt"] = "recipe"  # the same bytes for the same figures
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    accuracies = [[100 * run["accuracy"] for run in same] for same in by_epochs.values()]
-    seconds = [statistics.mean(run["seconds"] for run in same) for same in by_epochs.values()]
-    axes.errorbar(
-        seconds,
-        [statistics.mean(same) for same in accuracies],
-        [statistics.stdev(same) if len(same) > 1 else 0 for same in accuracies],
-        marker="o",
-        capsize=3,
-    )
+    for precision in PRECISIONS:
+        of_recipe = [
+            [run for run in runs if (run["recipe"], run["precision"]) == (name, precision)] for name in RECIPES
+        ]
+        seconds, means, deviations = [], [], []
+        for same in filter(None, of_recipe):
+            accuracies = [100 * run["accuracy"] for run in same]
+            seconds.append(statistics.mean(run["seconds"] for run in same))
+            means.append(statistics.mean(accuracies))
+            deviations.append(statistics.stdev(accuracies) if len(same) > 1 else 0)
+        axes.errorbar(seconds, means, deviations, marker="o", capsize=3, label=precision)
     axes.set(
-        xscale="log",
         xlabel="seconds of training",
-        ylabel="val accuracy (%)",
-        title="Mean and standard deviation over seeds; train.epochs alone changed",
+        ylabel="test accuracy (%)",
+        title="Trained on every row; mean and standard deviation over seeds",
     )
     axes.title.set_fontsize("medium")
-    axes.set_xticks(seconds, [f"{each:.0f}" for each in seconds])
-    axes.minorticks_off()
+    axes.legend()
     axes.grid(alpha=0.3)
     with files.atomic_file(FIGURE) as part:
         figure.savefig(part, format="svg", metadata={"Date": None})
@@ -89,38 +103,21 @@ def draw(runs: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = params.load().train.epochs
-    budgets = [max(1, round(default * share / 6)) for share in (1, 2, 4, 6)]
-    parser.add_argument("--epochs", nargs="*", type=int, default=budgets, help="the budgets (default: %(default)s)")
-    parser.add_argument(
-        "--bfloat16",
-        nargs="*",
-        metavar="EPOCHS",
-        type=int,
-        default=[default],
-        help="trainings in bfloat16 (default: train.epochs)",
-    )
-    parser.add_argument(
-        "--all-rows",
-        nargs="*",
-        metavar="EPOCHS",
-        type=int,
-        default=[default],
-        help="trainings on every row (default: train.epochs)",
-    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe (default: %(default)s)")
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES), help="(default: all)")
     chosen = parser.parse_args()
     # in the re-run's folder, which each run empties: else a training could continue an earlier one
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
-    results: dict[str, Any] = {"machine": machine(), "training": dvc_lock.training_key(), "runs": []}
+    results: dict[str, Any] = {"training": dvc_lock.training_key(), "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
-        if all(earlier[key] == results[key] for key in ("machine", "training")):
-            results = earlier
-    done = [run["changes"] for run in results["runs"]]
-    missing = [changes for changes in planned(chosen.epochs, chosen.bfloat16, chosen.all_rows) if changes not in done]
-    for changes in missing:
-        print(", ".join(f"{key} {value}" for key, value in changes.items()), flush=True)
-        results["runs"].append(measure(changes))
+        if earlier["training"] == results["training"]:
+            results["runs"] = [run for run in earlier["runs"] if run["changes"] == RECIPES.get(run["recipe"])]
+    for run in planned({name: RECIPES[name] for name in chosen.recipes}, chosen.seeds):
+        if any(run == {key: done[key] for key in run} for done in results["runs"]):
+            continue
+        print(", ".join(f"{key} {value}" for key, value in run.items()), flush=True)
+        results["runs"].append(measure(run, RECIPES[run["recipe"]]))
         files.write_json(RESULTS, results)
         draw(results["runs"])
 

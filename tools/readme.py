@@ -76,41 +76,30 @@ def results_table() -> str:
     )
 
 
-def budgets_table() -> str:
-    """Markdown: accuracy against seconds, and the training on every row; errors are those of `benchmark_files`."""
-    recipe = benchmark_files.results("recipe", of_this_training=True)
-    if recipe is None:
+def recipes_table() -> str:
+    """Markdown: test accuracy against seconds, of each recipe; errors are those of `benchmark_files`."""
+    found = benchmark_files.results("recipe", of_this_training=True)
+    if found is None:
         return "Not measured with this recipe (`python benchmarks/recipe.py`)."
-    runs = pd.DataFrame([run["changes"] | run for run in recipe["runs"]])
-    parts = runs["evaluate.parts"].map("".join)
-    budgets, all_rows = runs[parts == "val"], runs[parts == "test"]
-    texts = [
-        "![Val accuracy against seconds](benchmarks/budgets.svg)" if budgets["train.epochs"].nunique() > 1 else "",
-        markdown(_by_epochs(budgets, "val accuracy")),
-        markdown(_by_epochs(all_rows, "test accuracy, trained on every row (`split.val_size=0`)")),
-        f"Seconds on {benchmark_files.machine(recipe)}.",
-    ]
-    return "\n\n".join(filter(None, texts))
-
-
-def _by_epochs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for each number of epochs and precision: mean seconds, and accuracy over seeds."""
-    in_bfloat16 = runs.reindex(columns=["train.precision"])["train.precision"] == "bfloat16"
-    return pd.DataFrame(
-        [
+    runs = pd.DataFrame([run | {"processor": run["machine"]["processor"]} for run in found["runs"]])
+    rows = []
+    for (_, precision), same in runs.groupby(["recipe", "precision"], sort=False):
+        changes = {**same["changes"].iloc[0], **({} if precision == "float32" else {"train.precision": precision})}
+        accuracies, own = same["accuracy"], same.groupby("processor")
+        rows.append(
             {
-                "epochs": f"{epochs:.0f}" + (" (`train.precision=bfloat16`)" if is_bfloat16 else ""),
-                "seconds": f"{same['seconds'].mean():.0f}",
-                column: f"{same['accuracy'].mean():.2%}"
-                + (f" ± {same['accuracy'].std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
+                "changes to params.yaml": " ".join(f"`{key}={value}`" for key, value in changes.items()) or "none",
+                "seconds": ", ".join(f"{own['seconds'].mean():.0f} ({name})" for name, own in own),
+                "in fixed steps": f"{(1000 * same['seconds'] / same['fixed_step_ms']).mean():,.0f}",
+                "test accuracy": f"{accuracies.mean():.2%}"
+                + (f" ± {accuracies.std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
             }
-            for (is_bfloat16, epochs), same in runs.groupby([in_bfloat16, "train.epochs"])
-        ]
-    )
+        )
+    return f"![Test accuracy against seconds](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
 
 
 PAGES = {
-    README: {"results": results_table, "budgets": budgets_table},
+    README: {"results": results_table, "recipes": recipes_table},
     REPRODUCIBILITY: {
         "runs": reproducibility_page.runs_table,
         "processors": reproducibility_page.processors_table,

@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(readme.PAGES, readme.CARD)  # test_model_card.py
     monkeypatch.delitem(readme.PAGES, readme.REPRODUCIBILITY)  # test_reproducibility_page.py
     write_params(tmp_path, {})
-    (tmp_path / "README.md").write_text(empty("results", "budgets"))
+    (tmp_path / "README.md").write_text(empty("results", "recipes"))
     (tmp_path / "metrics").mkdir()
     for name, content in {"val": FIGURES, "test": {}, "train": {"epochs": 3}}.items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
@@ -257,30 +257,24 @@ def test_one_file_of_noise_alone_is_refused(measured: Path, monkeypatch: pytest.
 # --- accuracy against time ------------------------------------------------------------------------
 
 
-RECIPE_OF = {"machine": {"threads": 2, "processor": "some processor"}, "training": "this training"}
+LONGER = {"train.epochs": 28, "model.options.blocks.widths": [80, 160, 320]}
 
 
-def recipe_of(accuracy: float, epochs: int) -> dict:
-    """Three seeds of two budgets, the second with `epochs`, and two of two trainings on every row."""
-    runs = [
-        {
-            "changes": {"train.epochs": count, "train.seed": seed, "evaluate.parts": ["val"]},
-            "accuracy": accuracy + change + 0.001 * seed,
-            "seconds": 10.0 * count + seed,
-        }
-        for count, change in ((1, -0.01), (epochs, 0))
-        for seed in range(3)
-    ]
-    runs += [
-        {
-            "changes": {"split.val_size": 0, "train.epochs": count, "train.seed": seed, "evaluate.parts": ["test"]},
-            "accuracy": 0.9 + 0.01 * seed,
-            "seconds": 24.75 * count,
-        }
-        for count in (4, 8)
-        for seed in range(2)
-    ]
-    return RECIPE_OF | {"runs": runs}
+def run_of(recipe: str, precision: str, seed: int, seconds: float, processor: str = "some processor") -> dict:
+    return {
+        "recipe": recipe,
+        "precision": precision,
+        "seed": seed,
+        "changes": {"params.yaml": {}, "longer": LONGER}[recipe],
+        "accuracy": 0.9 + 0.01 * seed,
+        "seconds": seconds,
+        "fixed_step_ms": seconds / 10,
+        "machine": {"processor": processor, "threads": 2},
+    }
+
+
+def recipe_of(*runs: dict) -> dict:
+    return {"training": "this training", "runs": list(runs)}
 
 
 def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
@@ -289,55 +283,35 @@ def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object)
     (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
 
 
-def test_budgets_are_means_over_their_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_recipe(folder, monkeypatch, recipe_of(0.91234, epochs=4))
+def test_accuracy_and_seconds_are_means_over_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run_of("params.yaml", "float32", seed, 90 + 10 * seed) for seed in range(3)]
+    write_recipe(folder, monkeypatch, recipe_of(*runs, run_of("longer", "bfloat16", 1, 200)))
     call(monkeypatch)
     text = page(folder)
-    assert "| 1 | 11 | 90.33% ± 0.10% (n = 3) |" in text
-    assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
-    assert "trained on every row (`split.val_size=0`) |" in text
-    assert "| 4 | 99 | 90.50% ± 0.71% (n = 2) |" in text
-    assert "| 8 | 198 | 90.50% ± 0.71% (n = 2) |" in text
-    assert "Seconds on 2 cores: some processor." in text
+    longer = "`train.epochs=28` `model.options.blocks.widths=[80, 160, 320]` `train.precision=bfloat16`"
+    assert (
+        "| none | 100 (some processor) | 10,000 | 91.00% ± 1.00% (n = 3) |\n"
+        f"| {longer} | 200 (some processor) | 10,000 | 91.00% (one seed) |\n"
+    ) in text
+    assert "(benchmarks/recipe.svg)" in text
     call(monkeypatch, "--check")
 
 
-def test_one_half_of_the_recipe_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = recipe_of(0.91234, epochs=4)
-    write_recipe(folder, monkeypatch, whole | {"runs": whole["runs"][6:]})
+def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run_of("params.yaml", "float32", seed, 100 * seed, f"processor {seed}") for seed in (1, 2)]
+    write_recipe(folder, monkeypatch, recipe_of(*runs))
     call(monkeypatch)
-    text = page(folder)
-    assert "| epochs | seconds | val" not in text
-    assert "| 4 | 99 | 90.50% ± 0.71% (n = 2) |" in text
-    (folder / "benchmarks/recipe.json").write_text(json.dumps(whole | {"runs": whole["runs"][:6]}))
-    call(monkeypatch)
-    text = page(folder)
-    assert "| 4 | 41 | 91.33% ± 0.10% (n = 3) |" in text
-    assert "every row" not in text
+    row = "| none | 100 (processor 1), 200 (processor 2) | 10,000 | 91.50% ± 0.71% (n = 2) |\n"
+    assert row in page(folder)
 
 
-def test_trainings_in_bfloat16_are_rows_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = recipe_of(0.91234, epochs=4)
-    for run in content["runs"][:6]:
-        run["changes"]["train.precision"] = "float32"
-    fast = [run | {"changes": run["changes"] | {"train.precision": "bfloat16"}} for run in content["runs"][3:6]]
-    content["runs"] += [run | {"accuracy": run["accuracy"] - 0.01, "seconds": run["seconds"] / 2} for run in fast]
-    write_recipe(folder, monkeypatch, content)
-    call(monkeypatch)
-    text = page(folder)
-    assert (
-        "| 4 | 41 | 91.33% ± 0.10% (n = 3) |\n| 4 (`train.precision=bfloat16`) | 20 | 90.33% ± 0.10% (n = 3) |\n"
-    ) in text
-    assert "| 8 | 198 | 90.50% ± 0.71% (n = 2) |" in text
-
-
-def test_budgets_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
     assert "Not measured with this recipe" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("content", [recipe_of(0.91234, epochs=4) | {"training": "another"}, {}, []])
-def test_budgets_of_another_training_are_refused(
+@pytest.mark.parametrize("content", [recipe_of(run_of("longer", "float32", 0, 9)) | {"training": "another"}, {}, []])
+def test_recipes_of_another_training_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, content: object
 ) -> None:
     write_recipe(folder, monkeypatch, content)

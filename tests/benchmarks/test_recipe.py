@@ -1,0 +1,68 @@
+"""Which runs there are, that each is measured once, and what is drawn; the stages are stand-ins."""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import recipe
+import rerun
+from analysis import dvc_lock
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The changes of every training that is begun; each takes 9 s, and its accuracy is its seed."""
+    changes: list[dict[str, Any]] = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setenv("CHECKPOINT_DIR", "as before the test")
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    monkeypatch.setattr(recipe, "fixed_step", lambda: 0.02)
+    monkeypatch.setattr(rerun, "prepare", lambda _, changed: changes.append(changed))
+
+    def run_stage(name: str, folder: Path) -> float:
+        (folder / "metrics").mkdir(parents=True, exist_ok=True)
+        (folder / "metrics/test.json").write_text(json.dumps({"accuracy": changes[-1]["train.seed"] / 10}))
+        return 9.0
+
+    monkeypatch.setattr(rerun, "run_stage", run_stage)
+    return changes
+
+
+def call(*words: str) -> dict[str, Any]:
+    with mock.patch("sys.argv", ["recipe.py", *words]):
+        recipe.main()
+    return json.loads(recipe.RESULTS.read_text("utf-8"))
+
+
+def test_every_run_is_on_all_rows_and_each_is_made_once(ran: list[dict[str, Any]]) -> None:
+    first = call("--seeds", "1")
+    assert len(ran) == len(first["runs"]) == len(recipe.RECIPES) * 2
+    assert all(changes["split.val_size"] == 0 and changes["evaluate.parts"] == ["test"] for changes in ran)
+    runs = call("--seeds", "2")["runs"]
+    assert len(ran) == len(runs) == len(recipe.RECIPES) * 4
+    assert [run["accuracy"] for run in runs] == [0.0] * 4 + [0.1] * 4
+    assert all(run["seconds"] == 9 and run["fixed_step_ms"] == 20 and run["machine"]["threads"] for run in runs)
+    drawn = recipe.FIGURE.read_text("utf-8")
+    assert call("--seeds", "2", "--recipes", "longer")["runs"] == runs
+    assert len(ran) == len(runs)
+    recipe.draw(runs)
+    assert recipe.FIGURE.read_text("utf-8") == drawn
+
+
+def test_another_training_and_another_recipe_are_measured_anew(
+    ran: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "--seeds", "1", "--recipes", "params.yaml"
+    call(*words)
+    monkeypatch.setattr(recipe, "RECIPES", {"params.yaml": {"train.epochs": 7}})
+    assert [run["changes"] for run in call(*words)["runs"]] == [{"train.epochs": 7}] * 2
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "another training")
+    assert len(call(*words)["runs"]) == 2
+
+
+def test_the_fixed_step_takes_time() -> None:
+    assert recipe.fixed_step() > 0
