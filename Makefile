@@ -107,7 +107,7 @@ readme: .venv/run ## writes the committed figures into README.md and the other p
 
 # requirements*.txt have the versions, for any installer; locks/ has the same with the hash of every file
 compile = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	$(if $(UPGRADE),--upgrade)
+	$(if $(value UPGRADE),--upgrade)
 hashed = --generate-hashes --no-emit-package torch
 
 lock: .venv/dev ## UPGRADE=1: resolves the dependencies of pyproject.toml into requirements*.txt and locks/

@@ -248,17 +248,18 @@ def main() -> None:
         )
 
 
-def read_options() -> None:
-    """Options of the command line are other names for environment variables, which DVC passes on."""
+def options() -> argparse.ArgumentParser:
+    """Other names for environment variables, which DVC passes on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", help="TRAIN_THREADS: of each process (default: its share of the cores)")
     parser.add_argument("--processes", help="TRAIN_PROCESSES: on all machines together (default: 1)")
-    for name, value in vars(parser.parse_args()).items():
-        if value is not None:
-            os.environ[f"TRAIN_{name.upper()}"] = value
+    return parser
+
+
+def use(given: argparse.Namespace) -> None:
+    os.environ |= {f"TRAIN_{name.upper()}": value for name, value in vars(given).items() if value is not None}
 
 
 if __name__ == "__main__":
-    inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split")
-    read_options()
+    use(inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split", options=options()))
     main()

@@ -253,8 +253,7 @@ def test_options_are_names_for_environment_variables(
 ) -> None:
     for name in ("TRAIN_THREADS", "TRAIN_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sys.argv", ["train.py", *words])
-    train.read_options()
+    train.use(train.options().parse_args(words))
     assert {key: value for key, value in os.environ.items() if key.startswith("TRAIN_")} == environment
 
 

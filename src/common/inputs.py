@@ -5,6 +5,7 @@ a library opens in C (`torch.from_file`) and no listing of a folder, follows no 
 read. What means to pass it does.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -74,14 +75,20 @@ def refuse_shadows() -> None:
             )
 
 
-def declare(*paths: str) -> None:
+def declare(*paths: str, options: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """From here on, this process reads no file of its project but `paths` and what it has written itself.
 
     The project is this repository and the working directory, without the libraries that lie in them.
 
+    Args:
+        options: of the stage, which has none but --help by default. Their values are returned.
+
     Raises:
         InputError: later, from the call that opens another file.
+        SystemExit: --help, or an option that the stage does not have.
     """
+    description = sys.modules["__main__"].__doc__
+    chosen = (options or argparse.ArgumentParser(description=description)).parse_args()
     project = (_names(os.path.dirname(SOURCE)) | _names(".")) - {os.sep}
     variables = [os.environ[name] for name in FOLDER_VARIABLES if name in os.environ]
     allowed = _libraries().union(*(_names(path) for path in (*paths, ".cache", *variables)))
@@ -98,6 +105,7 @@ def declare(*paths: str) -> None:
             raise InputError(f"a stage must read only what it declares; received {path}")
 
     checks.append(check)
+    return chosen
 
 
 @contextmanager

@@ -22,10 +22,11 @@ from pathlib import Path
 from common import inputs
 from common.errors import InputError
 Path("before.txt").write_text("")
+names = [sys.argv.pop() for _ in sys.argv[1:]][::-1]
 inputs.declare("data/prepared/train", "models/model.keras")
 Path("plots").mkdir()
 Path("plots/new.txt").write_text("")
-for name in sys.argv[1:]:
+for name in names:
     for path in (name, Path(name), os.fsencode(name), Path(name).absolute()):
         try:
             open(path).close()
@@ -74,8 +75,9 @@ UPDATE_EACH = """
 import os, sys
 from common import inputs
 from common.errors import InputError
+names = [sys.argv.pop() for _ in sys.argv[1:]][::-1]
 inputs.declare("declared.txt")
-for name in sys.argv[1:]:
+for name in names:
     for mode in ("r+", "a", "a+"):
         try:
             open(name, mode).close()
