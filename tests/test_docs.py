@@ -1,6 +1,7 @@
 """The tables of cases in docs/: each row names the test that holds it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,10 @@ def test_every_case_names_a_test_that_exists(name: str) -> None:
     assert [row for row in found if len(row) != 3 or not all(row)] == []
     tests = [named for row in found for named in row[2].replace("`", "").split(", ")]
     assert [named for named in tests if not has_test(named)] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_a_test_that_a_page_names_exists(path: Path) -> None:
+    named = re.findall(r"tests/[\w/]+\.py::\w+", path.read_text("utf-8"))
+    assert [name for name in named if not has_test(name)] == []
+    assert named or path.name not in (*PAGES, "libraries.md")
