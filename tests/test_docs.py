@@ -9,6 +9,8 @@ import pytest
 from conftest import ROOT
 
 PAGES = ("security.md", "environments.md")
+WRITTEN = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "published/README.md", "data/input/README.md")]
+ALL = [*WRITTEN, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def rows(page: Path) -> list[list[str]]:
@@ -44,3 +46,20 @@ def test_a_test_that_a_page_names_exists(path: Path) -> None:
     named = re.findall(r"tests/[\w/]+\.py::\w+", path.read_text("utf-8"))
     assert [name for name in named if not has_test(name)] == []
     assert named or path.name not in (*PAGES, "libraries.md")
+
+
+def anchors(path: Path) -> set[str]:
+    """Those that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

@@ -98,7 +98,7 @@ def begin_again(clone: Clone) -> subprocess.Popen[str]:
 def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> str:
     tried = subprocess.run(AGAIN, cwd=clone.folder, env=with_forks(), check=False, capture_output=True, text=True)
     said = tried.stdout + tried.stderr
-    if "'./dvc.lock'" in said:  # cut off while DVC wrote it: as README.md says
+    if "'./dvc.lock'" in said:  # cut off while DVC wrote it: as docs/interruption.md says
         clone.git("restore", "dvc.lock")
         said = clone.run(*AGAIN)
     else:
@@ -224,7 +224,7 @@ def kill_all_of(folder: Path) -> None:
 def test_kill_9_of_a_queue_loses_no_experiment_and_makes_none_twice(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the commands of README.md."""
+    """With the commands of docs/interruption.md."""
     undisturbed = clone.copied(tmp_path / "undisturbed")
     states = tmp_path / "checkpoints"
     monkeypatch.setenv("CHECKPOINT_DIR", str(states))

@@ -18,7 +18,7 @@ from conftest import ROOT, Clone, made_once, untrained
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-SHOWN = {"text", "ini"}  # nothing to run
+SHOWN = {"text", "ini", "mermaid"}  # nothing to run
 
 TRAINS, INSTALLS, NETWORK, NAME, ENDLESS = (
     "it trains", "it installs", "it needs a network", "it names what the reader has", "it does not end",
@@ -114,6 +114,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         python.parent.mkdir(parents=True)
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
+        python.with_name("activate").touch()
         clone.run("make", "--eval=state:; @$(state) >.venv/state", "state")
         for name in ("run", "demo", "dev"):
             (folder / ".venv" / name).touch()

@@ -1,13 +1,14 @@
 """Writes the figures of metrics/ and benchmarks/ into README.md, MODEL_CARD.md and docs/reproducibility.md.
 
-With --check it says whether they are there (src/analysis/marked_pages.py).
+It also draws README's picture, where the images are there. With --check it says whether the pages have the
+figures (src/analysis/marked_pages.py).
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from common import params
+from common import arrays, files, params
 from common.errors import InputError
 
 import pandas as pd
@@ -15,12 +16,13 @@ import pandas as pd
 import benchmark_files
 import model_card
 import reproducibility_page
-from analysis import marked_pages, metric_files, revisions, seeds
+from analysis import figures, marked_pages, metric_files, revisions, seeds
 from analysis.marked_pages import markdown
 
 README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
 REPRODUCIBILITY = Path("docs/reproducibility.md")
+ANSWERS = Path("docs/answers.png")
 METRICS = Path("metrics")
 NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
 ROUNDING = 0.0002  # recalls and accuracies have four decimals
@@ -98,6 +100,20 @@ def recipes_table() -> str:
     return f"![Test accuracy against seconds](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
 
 
+def draw_answers(path: Path) -> None:
+    """For the last part that was evaluated: the first right answer of each class, and the first four wrong ones."""
+    *_, part = metric_files.by_part(METRICS)
+    table = metric_files.table(METRICS / f"predictions/{part}.csv", ("id", "label", "predicted", "confidence"))
+    right = table["label"] == table["predicted"]
+    shown = pd.concat([table[right].groupby("label").head(1).sort_values("label"), table[~right].head(4)])
+    titles = [
+        f"{row.predicted}\n{row.confidence:.0%}" + (f", true: {row.label}" if row.predicted != row.label else "")
+        for row in shown.itertuples()
+    ]
+    images, _ = arrays.load("train" if part == "val" else part)
+    figures.titled(images[shown["id"]], titles, path, columns=7, inches=1.2)
+
+
 PAGES = {
     README: {"results": results_table, "recipes": recipes_table},
     REPRODUCIBILITY: {
@@ -122,6 +138,12 @@ def main() -> None:
     check = parser.parse_args().check
     pages = {page: {name: table() for name, table in tables.items()} for page, tables in PAGES.items()}
     marked_pages.update(pages, check)
+    if (arrays.PREPARED / "test/images.npy").exists():
+        old = ANSWERS.read_bytes() if ANSWERS.exists() else b""
+        with files.atomic_file(ANSWERS) as unfinished:
+            draw_answers(unfinished)
+            if check and unfinished.read_bytes() != old:
+                raise InputError(f"{ANSWERS} must be of these predictions (make readme draws it); received another one")
 
 
 if __name__ == "__main__":

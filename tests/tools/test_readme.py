@@ -1,14 +1,17 @@
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
+from common import arrays
 from common.errors import InputError
 
+import numpy as np
 import pytest
 
 import readme
-from analysis import dvc_lock
+from analysis import dvc_lock, figures
 from conftest import squeezed, write_params
 
 
@@ -317,3 +320,51 @@ def test_recipes_of_another_training_are_refused(
     write_recipe(folder, monkeypatch, content)
     with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
         call(monkeypatch)
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[str]]]:
+    """Calls of the function that draws: brightness of each image, and its title. Each image is as bright as its row."""
+    (folder / "metrics/predictions").mkdir()
+    for part, count in (("train", 9), ("test", 3)):
+        (folder / f"data/prepared/{part}").mkdir(parents=True)
+        images = np.full((count, 4, 4, 1), np.arange(count)[:, None, None, None], np.uint8)
+        arrays.save(folder / f"data/prepared/{part}", images, np.zeros(count, np.uint8))
+    rows = ["8,b,b,0.91", "6,a,b,0.52", "1,a,a,0.7", "2,a,a,0.8"]
+    (folder / "metrics/predictions/val.csv").write_text("\n".join(["id,label,predicted,confidence", *rows]) + "\n")
+    calls = []
+
+    def titled(images: np.ndarray, titles: list[str], path: Path, **_: float) -> None:
+        calls.append((images[:, 0, 0, 0].tolist(), titles))
+        path.write_text(str(titles))
+
+    monkeypatch.setattr(figures, "titled", titled)
+    return calls
+
+
+def test_the_picture_has_right_and_wrong_answers(
+    drawn: list[tuple[list[int], list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(monkeypatch)
+    assert drawn == [([1, 8, 6], ["a\n70%", "b\n91%", "b\n52%, true: a"])]
+    before = readme.ANSWERS.read_bytes()
+    call(monkeypatch, "--check")
+    readme.ANSWERS.write_bytes(b"another")
+    with pytest.raises(InputError, match=r"^docs/answers\.png must be of these predictions .*; received another one$"):
+        call(monkeypatch, "--check")
+    assert readme.ANSWERS.read_bytes() == b"another"
+    call(monkeypatch)
+    assert readme.ANSWERS.read_bytes() == before
+
+
+def test_without_the_images_the_picture_stays(
+    drawn: list[tuple[list[int], list[str]]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder / "data")
+    call(monkeypatch)
+    call(monkeypatch, "--check")
+    assert drawn == []
+    assert not readme.ANSWERS.exists()
