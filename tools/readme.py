@@ -78,6 +78,19 @@ def results_table() -> str:
     )
 
 
+def clone_sentence() -> str:
+    """What `make repro` takes in a fresh clone; errors are those of `benchmark_files`."""
+    found = benchmark_files.results("clone", of_this_training=True)
+    if found is None:
+        return "How long it takes is not measured with this recipe (`python benchmarks/clone.py`)."
+    minutes = {name: f"{count / 60:.1f} minutes" for name, count in found["seconds"].items()}
+    return (
+        f"In a fresh clone it takes {minutes['environment']} for the environment, {minutes['pipeline']} for the stages "
+        f"({minutes['train']} of training) and {found['megabytes']['all'] / 1000:.1f} GB of disk, on "
+        f"{benchmark_files.machine(found)}."
+    )
+
+
 def recipes_table() -> str:
     """Markdown: test accuracy against seconds, of each recipe; errors are those of `benchmark_files`."""
     found = benchmark_files.results("recipe", of_this_training=True)
@@ -115,7 +128,7 @@ def draw_answers(path: Path) -> None:
 
 
 PAGES = {
-    README: {"results": results_table, "recipes": recipes_table},
+    README: {"results": results_table, "clone": clone_sentence, "recipes": recipes_table},
     REPRODUCIBILITY: {
         "runs": reproducibility_page.runs_table,
         "processors": reproducibility_page.processors_table,

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(readme.PAGES, readme.CARD)  # test_model_card.py
     monkeypatch.delitem(readme.PAGES, readme.REPRODUCIBILITY)  # test_reproducibility_page.py
     write_params(tmp_path, {})
-    (tmp_path / "README.md").write_text(empty("results", "recipes"))
+    (tmp_path / "README.md").write_text(empty("results", "clone", "recipes"))
     (tmp_path / "metrics").mkdir()
     for name, content in {"val": FIGURES, "test": {}, "train": {"epochs": 3}}.items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
@@ -320,6 +320,29 @@ def test_recipes_of_another_training_are_refused(
     write_recipe(folder, monkeypatch, content)
     with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
         call(monkeypatch)
+
+
+# --- a fresh clone --------------------------------------------------------------------------------
+
+
+def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(monkeypatch)
+    assert "How long it takes is not measured" in page(folder)
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    (folder / "benchmarks").mkdir()
+    content = {
+        "training": "this training",
+        "machine": {"processor": "some processor", "threads": 2},
+        "seconds": {"environment": 95, "pipeline": 610, "train": 590},
+        "megabytes": {"environment": 1500, "all": 2345},
+    }
+    (folder / "benchmarks/clone.json").write_text(json.dumps(content))
+    call(monkeypatch)
+    said = (
+        "In a fresh clone it takes 1.6 minutes for the environment, 10.2 minutes for the stages (9.8 minutes of "
+        "training) and 2.3 GB of disk, on 2 cores: some processor."
+    )
+    assert said in page(folder)
 
 
 # --- the picture ----------------------------------------------------------------------------------
