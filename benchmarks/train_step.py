@@ -73,15 +73,8 @@ RATIOS = {  # one / other, of training speeds unless it says evaluation
 # --- by hand ----------------------------------------------------------------------------------------
 
 
-def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-
-
-def halving(inputs: int, outputs: int, edge: int) -> nn.Sequential:
-    """Images of `edge` pixels to `edge` // 2, with Keras' "same" padding, which an even edge has on one side."""
-    mean, one_side = nn.AvgPool2d(2, stride=1), (0, 0, 0, 0) if edge % 2 == 0 else (0, 1, 0, 1)
-    strided = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1 if edge % 2 == 0 else 0, bias=False)
-    return nn.Sequential(mean, nn.ZeroPad2d(one_side), strided)
+def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
 
 class NativeBlocks(nn.Module):
@@ -91,9 +84,9 @@ class NativeBlocks(nn.Module):
         super().__init__()
         whitening = nn.Conv2d(1, 8, 2, bias=False).requires_grad_(False)
         layers: list[nn.Module] = [whitening, nn.SiLU()]
-        first = nn.Sequential(conv(8, 64), nn.MaxPool2d(2))  # edges of 27 -> 13
-        for width, halved in ((64, first), (128, halving(64, 128, edge=13)), (256, halving(128, 256, edge=6))):
-            layers += [halved, self.norm(width), nn.SiLU(), conv(width, width), self.norm(width), nn.SiLU()]
+        for inputs, width in ((8, 64), (64, 128), (128, 256)):
+            layers += [conv(inputs, width), nn.MaxPool2d(2), self.norm(width), nn.SiLU()]
+            layers += [conv(width, width), self.norm(width), nn.SiLU()]
         self.layers = nn.Sequential(*layers)
         self.dense = nn.Linear(256, CLASSES)
 

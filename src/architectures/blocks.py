@@ -1,9 +1,7 @@
 """Whitening, then three blocks of two convolutions with batch normalisation: the default.
 
 The network of the CIFAR-10 speed records (airbench, https://arxiv.org/abs/2404.00498, sections 3.1 to
-3.3) for smaller images. Deviations: the whitening filters are known beforehand, SiLU for GELU, and all blocks but
-the first halve by a mean. It is linear like the convolution beside it, and so may come first: there the convolution
-with strides has a quarter of the multiply-adds.
+3.3) for smaller images. Deviations: the whitening filters are known beforehand, and SiLU for GELU.
 """
 
 import keras
@@ -41,16 +39,13 @@ def build(
     x = whitening(inputs)  # (N, H, W, C) -> (N, H - 1, W - 1, 8C)
     x = layers.Activation(activation)(x)
     convolutions = []
-    for block, width in enumerate(widths):
+    for width in widths:
         first = x
         for place in range(depth):
-            strides = 1
-            if block and not place:  # (N, H, W, C) -> (N, H - 1, W - 1, C), of which the convolution leaves a quarter
-                x, strides = layers.AveragePooling2D(2, strides=1)(x), 2
-            convolution = layers.Conv2D(width, 3, strides, padding="same", use_bias=False, kernel_initializer=UNIFORM)
+            convolution = layers.Conv2D(width, 3, padding="same", use_bias=False, kernel_initializer=UNIFORM)
             convolutions.append(convolution)
             x = convolution(x)
-            if not block and not place:
+            if place == 0:
                 x = layers.MaxPooling2D(2)(x)  # (N, H, W, width) -> (N, H // 2, W // 2, width)
             x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, scale=False)(x)
             if place == depth - 1 > 1:
