@@ -1,5 +1,6 @@
 """Runs in a folder of their own: the real stages once, stand-ins for what can go wrong."""
 
+import argparse
 import json
 import runpy
 import subprocess
@@ -94,7 +95,7 @@ def test_a_run_has_its_results_in_its_folder_and_leaves_the_rest_alone(
 ) -> None:
     monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=in_this_process))
     # else for good in this process, which evaluates too
-    monkeypatch.setattr(inputs, "declare", lambda *paths: None)
+    monkeypatch.setattr(inputs, "declare", lambda *paths, options=None: argparse.Namespace())
     prepare(workspace)
     before = everything(workspace)
     folder = Path(".cache/trial")  # relative, and not there yet

@@ -84,7 +84,7 @@ def fresh(saved: Path, images: np.ndarray, tmp_path_factory: pytest.TempPathFact
     """A folder in which a fresh interpreter has used the file without, and written it with, our code."""
     folder = tmp_path_factory.mktemp("fresh")
     np.save(folder / "images.npy", images)
-    ours = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", Path(__file__).parent)))
+    ours = os.pathsep.join(map(str, (ROOT / "src", ROOT / "benchmarks", ROOT / "tests", Path(__file__).parent)))
     done = subprocess.run(
         [sys.executable, "-IBc", FRESH, saved, ours], cwd=folder, capture_output=True, text=True, check=False
     )
