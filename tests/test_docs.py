@@ -1,4 +1,4 @@
-"""The tables of cases in docs/: each row names the test that holds it."""
+"""Pages: each case in a table names the test that holds it, each named test exists, each link leads somewhere."""
 
 import ast
 import re

@@ -96,15 +96,15 @@ def recipes_table() -> str:
     found = benchmark_files.results("recipe", of_this_training=True)
     if found is None:
         return "Not measured with this recipe (`python benchmarks/recipe.py`)."
-    runs = pd.DataFrame([run | {"processor": run["machine"]["processor"]} for run in found["runs"]])
+    runs = pd.DataFrame([run | {"processor": benchmark_files.machine(run)} for run in found["runs"]])
     rows = []
     for (_, precision), same in runs.groupby(["recipe", "precision"], sort=False):
         changes = {**same["changes"].iloc[0], **({} if precision == "float32" else {"train.precision": precision})}
-        accuracies, own = same["accuracy"], same.groupby("processor")
+        accuracies, by_processor = same["accuracy"], same.groupby("processor")
         rows.append(
             {
                 "changes to params.yaml": " ".join(f"`{key}={value}`" for key, value in changes.items()) or "none",
-                "seconds": ", ".join(f"{own['seconds'].mean():.0f} ({name})" for name, own in own),
+                "seconds": ", ".join(f"{own['seconds'].mean():.0f} ({name})" for name, own in by_processor),
                 "in fixed steps": f"{(1000 * same['seconds'] / same['fixed_step_ms']).mean():,.0f}",
                 "test accuracy": f"{accuracies.mean():.2%}"
                 + (f" ± {accuracies.std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
@@ -123,7 +123,10 @@ def draw_answers(path: Path) -> None:
         f"{row.predicted}\n{row.confidence:.0%}" + (f", true: {row.label}" if row.predicted != row.label else "")
         for row in shown.itertuples()
     ]
-    images, _ = arrays.load("train" if part == "val" else part)
+    images, labels = arrays.load("train" if part == "val" else part)
+    names = arrays.load_class_names()
+    if table["id"].max() >= len(images) or [names[label] for label in labels[table["id"]]] != list(table["label"]):
+        raise InputError(f"{arrays.PREPARED} must have the images of the predictions (make repro); received others")
     figures.titled(images[shown["id"]], titles, path, columns=7, inches=1.2)
 
 

@@ -293,8 +293,8 @@ def test_accuracy_and_seconds_are_means_over_seeds(folder: Path, monkeypatch: py
     text = page(folder)
     longer = "`train.epochs=28` `model.options.blocks.widths=[80, 160, 320]` `train.precision=bfloat16`"
     assert (
-        "| none | 100 (some processor) | 10,000 | 91.00% ± 1.00% (n = 3) |\n"
-        f"| {longer} | 200 (some processor) | 10,000 | 91.00% (one seed) |\n"
+        "| none | 100 (2 cores: some processor) | 10,000 | 91.00% ± 1.00% (n = 3) |\n"
+        f"| {longer} | 200 (2 cores: some processor) | 10,000 | 91.00% (one seed) |\n"
     ) in text
     assert "(benchmarks/recipe.svg)" in text
     call(monkeypatch, "--check")
@@ -304,7 +304,7 @@ def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.M
     runs = [run_of("params.yaml", "float32", seed, 100 * seed, f"processor {seed}") for seed in (1, 2)]
     write_recipe(folder, monkeypatch, recipe_of(*runs))
     call(monkeypatch)
-    row = "| none | 100 (processor 1), 200 (processor 2) | 10,000 | 91.50% ± 0.71% (n = 2) |\n"
+    row = "| none | 100 (2 cores: processor 1), 200 (2 cores: processor 2) | 10,000 | 91.50% ± 0.71% (n = 2) |\n"
     assert row in page(folder)
 
 
@@ -355,7 +355,8 @@ def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int]
     for part, count in (("train", 9), ("test", 3)):
         (folder / f"data/prepared/{part}").mkdir(parents=True)
         images = np.full((count, 4, 4, 1), np.arange(count)[:, None, None, None], np.uint8)
-        arrays.save(folder / f"data/prepared/{part}", images, np.zeros(count, np.uint8))
+        arrays.save(folder / f"data/prepared/{part}", images, (np.arange(count) == 8).astype(np.uint8))
+    (folder / "data/prepared/classes.json").write_text('["a", "b"]')
     rows = ["8,b,b,0.91", "6,a,b,0.52", "1,a,a,0.7", "2,a,a,0.8"]
     (folder / "metrics/predictions/val.csv").write_text("\n".join(["id,label,predicted,confidence", *rows]) + "\n")
     calls = []
@@ -381,6 +382,18 @@ def test_the_picture_has_right_and_wrong_answers(
     assert readme.ANSWERS.read_bytes() == b"another"
     call(monkeypatch)
     assert readme.ANSWERS.read_bytes() == before
+
+
+def test_a_picture_of_other_images_is_refused(
+    drawn: list[tuple[list[int], list[str]]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for labels in (np.zeros(9, np.uint8), np.zeros(5, np.uint8)):
+        arrays.save(folder / "data/prepared/train", np.zeros((len(labels), 4, 4, 1), np.uint8), labels)
+        with pytest.raises(
+            InputError, match=r"^data/prepared must have the images of the predictions .*; received others$"
+        ):
+            call(monkeypatch)
+    assert drawn == []
 
 
 def test_without_the_images_the_picture_stays(
