@@ -17,6 +17,7 @@ from common import files
 from common.errors import InputError
 
 from analysis import dvc_lock
+from analysis.git import git
 from conditions import machine
 
 RESULTS = Path("benchmarks/clone.json")
@@ -50,6 +51,8 @@ def main() -> None:
     training = dvc_lock.training_key()
     if RESULTS.exists() and json.loads(RESULTS.read_text("utf-8"))["training"] == training:
         return
+    if git("status", "--porcelain", "--", str(dvc_lock.LOCK)):
+        raise InputError("dvc.lock must be committed, since the clone has the last commit; received an edited one")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "clone"
         subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)

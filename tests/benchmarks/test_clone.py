@@ -65,3 +65,10 @@ def test_other_bytes_are_no_result(project: Path) -> None:
     with pytest.raises(InputError, match=r"^make repro must end with Reproduced; received: Other bytes"):
         call()
     assert not clone.RESULTS.exists()
+
+
+def test_an_edited_lock_is_refused(project: Path) -> None:
+    Path("dvc.lock").write_text("edited")
+    with pytest.raises(InputError, match=r"^dvc\.lock must be committed, .*; received an edited one$"):
+        call()
+    assert not (project / "calls").exists()
