@@ -248,18 +248,19 @@ def main() -> None:
         )
 
 
-def options() -> argparse.ArgumentParser:
-    """Other names for environment variables, which DVC passes on."""
+def option_parser() -> argparse.ArgumentParser:
+    """Each option sets the environment variable of its name; DVC passes only the variables on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", help="TRAIN_THREADS: of each process (default: its share of the cores)")
     parser.add_argument("--processes", help="TRAIN_PROCESSES: on all machines together (default: 1)")
     return parser
 
 
-def use(given: argparse.Namespace) -> None:
+def set_variables(given: argparse.Namespace) -> None:
     os.environ |= {f"TRAIN_{name.upper()}": value for name, value in vars(given).items() if value is not None}
 
 
 if __name__ == "__main__":
-    use(inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split", options=options()))
+    parser = option_parser()
+    set_variables(inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split", options=parser))
     main()

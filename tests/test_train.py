@@ -253,7 +253,7 @@ def test_options_are_names_for_environment_variables(
 ) -> None:
     for name in ("TRAIN_THREADS", "TRAIN_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
-    train.use(train.options().parse_args(words))
+    train.set_variables(train.option_parser().parse_args(words))
     assert {key: value for key, value in os.environ.items() if key.startswith("TRAIN_")} == environment
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from common.errors import InputError
 from common.seal import SOURCE
 
-# beside the inputs: checkpoints, what dvclive reads of DVC and git, and the folders that variables name
+# beside the inputs: checkpoints, settings of DVC and git, and the folders that variables name
 # anywhere in the project, since a stage may run in a subfolder
 COMMON_PATHS = re.compile(r".*/(\.(dvc|git)(/.+)?|params\.yaml|dvc\.(yaml|lock)|\.(git|dvc)[a-z]+|[^/]+\.(dvc|py))")
 FOLDER_VARIABLES = ("CHECKPOINT_DIR", "FASHION_MNIST_DIR", "TMPDIR")

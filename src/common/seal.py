@@ -21,8 +21,8 @@ ALLOWED = {
     "CHECKPOINT_DIR", "TRAIN_THREADS", "TRAIN_PROCESSES", "TRAINING_ERRORS", "CUDA_VISIBLE_DEVICES",
     "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME",
     "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-    # the stage or experiment that dvc runs, for dvclive and our errors
-    "DVC_STAGE", "DVC_ROOT", "DVC_EXP_BASELINE_REV", "DVC_EXP_NAME",
+    # the stage or experiment that dvc runs, for our errors
+    "DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME",
 }  # fmt: skip
 ALLOWED_PREFIXES = ("PET_", "TORCHELASTIC_", "GLOO_", "NCCL_", "TORCH_NCCL_")
 

@@ -196,9 +196,11 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.cost, done = self.costs[epoch], self.steps * sum(self.costs[:epoch])
-        if not self.bar.n:  # a training that goes on was not that fast
-            self.bar.initial = done
-        self.bar.update(done - self.bar.n)
+        if self.bar.n:
+            self.bar.update(done - self.bar.n)
+        else:  # a training that goes on was not that fast: tqdm must not take the jump for progress
+            self.bar.n = self.bar.last_print_n = self.bar.initial = done
+            self.bar.unpause()
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self.bar.update(self.cost)

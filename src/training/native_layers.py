@@ -29,47 +29,31 @@ def _activation(function: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _conv2d(layer: Layer) -> LayerFunction | None:
-    if layer.dilation_rate != (1, 1) or layer.groups != 1:
+    plain = layer.strides == (1, 1) == layer.dilation_rate and layer.groups == 1
+    odd_square = layer.kernel_size[0] == layer.kernel_size[1] and layer.kernel_size[0] % 2
+    if not plain or (layer.padding == "same" and not odd_square):
         return None
     kernel, bias = layer.kernel.value, layer.bias.value if layer.use_bias else None
     activation = _activation(layer.activation)
-    # a kernel of one pixel skips pixels before: oneDNN ends the process where some such convolutions have strides
-    skipped, strides = (layer.strides, 1) if layer.kernel_size == (1, 1) else ((1, 1), layer.strides)
     with torch.no_grad():  # in memory (out, h, w, in): else it would be copied at each step
         kernel.data = kernel.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
     def run(x: torch.Tensor, shard: Shard | None) -> torch.Tensor:
-        x = x[:, :: skipped[0], :: skipped[1]].permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), channels_last
+        x = x.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), in memory channels_last
         # (h, w, in, out) -> (out, in, h, w), in memory channels_last already; where images have one
         # channel, the layout of the weight alone tells PyTorch to go on so
         weight = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-        padding = (0, 0)
-        if layer.padding == "same":
-            (top, bottom), (left, right) = map(_same, x.shape[2:], layer.kernel_size, layer.strides)
-            if (top, left) == (bottom, right):
-                padding = (top, left)
-            else:
-                x = F.pad(x, (left, right, top, bottom))
-        x = F.conv2d(x, weight, bias, strides, padding)
+        x = F.conv2d(x, weight, bias, padding=layer.padding)
         return activation(x.permute(0, 2, 3, 1))
 
     return run
 
 
-def _same(length: int, size: int, stride: int) -> tuple[int, int]:
-    """The padding before and after of Keras' "same": the output has `length` / `stride` pixels, rounded up."""
-    total = max(size - (length % stride or stride), 0)
-    return total // 2, total - total // 2
-
-
-def _pooling(function: Callable[..., torch.Tensor]) -> Callable[[Layer], LayerFunction | None]:
-    def pooling(layer: Layer) -> LayerFunction | None:
-        if layer.padding != "valid":
-            return None
-        size, strides = layer.pool_size, layer.strides
-        return lambda x, shard: function(x.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
-
-    return pooling
+def _max_pooling(layer: Layer) -> LayerFunction | None:
+    if layer.padding != "valid":
+        return None
+    size, strides = layer.pool_size, layer.strides
+    return lambda x, shard: F.max_pool2d(x.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
 
 
 def _rescaling(layer: Layer) -> LayerFunction | None:
@@ -148,8 +132,7 @@ def _batch_normalization(layer: Layer) -> LayerFunction | None:
 
 NATIVE: dict[type, Callable[[Layer], LayerFunction | None]] = {
     keras.layers.Conv2D: _conv2d,
-    keras.layers.MaxPooling2D: _pooling(F.max_pool2d),
-    keras.layers.AveragePooling2D: _pooling(F.avg_pool2d),
+    keras.layers.MaxPooling2D: _max_pooling,
     keras.layers.GlobalMaxPooling2D: lambda layer: lambda x, shard: x.amax((1, 2), keepdim=layer.keepdims),
     keras.layers.GlobalAveragePooling2D: lambda layer: lambda x, shard: x.mean((1, 2), keepdim=layer.keepdims),
     keras.layers.Rescaling: _rescaling,

@@ -1,6 +1,7 @@
 """Callbacks, around real fits of a tiny network."""
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -295,12 +296,14 @@ def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: p
 def test_the_bar_counts_what_an_epoch_costs(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     shown = progress(scale=0.5)
+    time.sleep(0.2)  # from a tenth of a second on tqdm takes a step for progress
     small = EPOCHS // 2
     costs = STEPS * np.where(np.arange(EPOCHS) < small, 0.25, 1)
     assert shown.bar.total == costs.sum()
     for epoch in range(first, EPOCHS):
         shown.on_epoch_begin(epoch)
         assert shown.bar.n == costs[:epoch].sum()
+        assert epoch > first or shown.bar.format_dict["rate"] is None
         for batch in range(STEPS):
             shown.on_train_batch_end(batch)
     assert shown.bar.n == shown.bar.total
