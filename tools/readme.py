@@ -110,7 +110,7 @@ def recipes_table() -> str:
                 + (f" ± {accuracies.std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
             }
         )
-    return f"![Test accuracy against seconds](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
+    return f"![Test accuracy against time](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def draw_answers(path: Path) -> None:
