@@ -1,4 +1,4 @@
-"""The tables of MODEL_CARD.md, as Markdown, from metrics/ and benchmarks/."""
+"""The tables of MODEL_CARD.md, as Markdown, from metrics/."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ from common import params
 
 import pandas as pd
 
-import benchmark_files
 from analysis import metric_files
 from analysis.marked_pages import markdown
 
@@ -55,46 +54,6 @@ def mistakes_table() -> str:
     shown = pairs.head(MISTAKES).reset_index(name="images")
     shown["of its class"] = (shown["images"] / shown["label"].map(images)).map("{:.1%}".format)
     return markdown(shown.rename(columns={"label": f"true class, {part}"}), names=True)
-
-
-def unlike_table() -> str:
-    """How often pictures are called out of distribution; errors are those of `benchmark_files.results`."""
-    limit = metric_files.read(METRICS / "unlikeness.json", ("energy_limit", "train_images"))
-    shares = {f"training images, which set the limit ({limit['train_images']:,})": "1 in 100, by definition"}
-    if "val_unlike" in limit:
-        shares[f"val images ({limit['val_images']:,})"] = f"{limit['val_unlike']:.1%}"
-    note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
-    if found := benchmark_files.results("pictures", of_this_training=True):
-        again = found["val"]
-        shares[f"val images made photographs again ({again['images']:,})"] = f"{again['unlike as photographs']:.1%}"
-        for kind, pictures in found["unlike"].items():
-            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}"
-        note = (
-            "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
-            f"{again['accuracy as photographs']:.2%} are classified correctly, {again['accuracy']:.2%} as they are."
-        )
-    table = pd.DataFrame(shares.items(), columns=["pictures", "called out of distribution"])
-    return f"{markdown(table)}\n\n{note}"
-
-
-def speed_table() -> str:
-    """Latency and throughput, from benchmarks/inference.json, if it is of the chosen architecture."""
-    architecture = params.load().model.architecture
-    found = benchmark_files.results("inference")
-    if found is None or found["architecture"] != architecture:
-        return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
-    one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
-    start = found["seconds from start to answer"]
-    rows = [
-        {
-            "": name,
-            "one image": f"{one[name]:.2g} ms",
-            "1,000 images": f"{many[name]:.0f} ms",
-            "start to answer": f"{start[name]:.1f} s" if name in start else "",
-        }
-        for name in one
-    ]
-    return f"{markdown(pd.DataFrame(rows))}\n\nMeasured on {benchmark_files.machine(found)}."
 
 
 def _share(right: pd.Series) -> str:

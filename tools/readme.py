@@ -1,4 +1,4 @@
-"""Writes the figures of metrics/ and benchmarks/ into README.md, MODEL_CARD.md and docs/reproducibility.md.
+"""Writes the figures of metrics/ into README.md and MODEL_CARD.md; benchmarks/tables.py those of benchmarks/.
 
 It also draws README's picture, where the images are there. With --check it says whether the pages have the
 figures (src/analysis/marked_pages.py).
@@ -13,15 +13,12 @@ from common.errors import InputError
 
 import pandas as pd
 
-import benchmark_files
 import model_card
-import reproducibility_page
 from analysis import figures, marked_pages, metric_files, revisions, seeds
 from analysis.marked_pages import markdown
 
 README = Path("README.md")
 CARD = Path("MODEL_CARD.md")
-REPRODUCIBILITY = Path("docs/reproducibility.md")
 ANSWERS = Path("docs/answers.png")
 METRICS = Path("metrics")
 NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
@@ -78,41 +75,6 @@ def results_table() -> str:
     )
 
 
-def clone_sentence() -> str:
-    """What `make repro` takes in a fresh clone; errors are those of `benchmark_files`."""
-    found = benchmark_files.results("clone", of_this_training=True)
-    if found is None:
-        return "How long it takes is not measured with this recipe (`python benchmarks/clone.py`)."
-    minutes = {name: f"{count / 60:.1f} minutes" for name, count in found["seconds"].items()}
-    return (
-        f"In a fresh clone it takes {minutes['environment']} for the environment, {minutes['pipeline']} for the stages "
-        f"({minutes['train']} of training) and {found['megabytes']['all'] / 1000:.1f} GB of disk, on "
-        f"{benchmark_files.machine(found)}."
-    )
-
-
-def recipes_table() -> str:
-    """Markdown: test accuracy against seconds, of each recipe; errors are those of `benchmark_files`."""
-    found = benchmark_files.results("recipe", of_this_training=True)
-    if found is None:
-        return "Not measured with this recipe (`python benchmarks/recipe.py`)."
-    runs = pd.DataFrame([run | {"processor": benchmark_files.machine(run)} for run in found["runs"]])
-    rows = []
-    for (_, precision), same in runs.groupby(["recipe", "precision"], sort=False):
-        changes = {**same["changes"].iloc[0], **({} if precision == "float32" else {"train.precision": precision})}
-        accuracies, by_processor = same["accuracy"], same.groupby("processor")
-        rows.append(
-            {
-                "changes to params.yaml": " ".join(f"`{key}={value}`" for key, value in changes.items()) or "none",
-                "seconds": ", ".join(f"{own['seconds'].mean():.0f} ({name})" for name, own in by_processor),
-                "in fixed steps": f"{(1000 * same['seconds'] / same['fixed_step_ms']).mean():,.0f}",
-                "test accuracy": f"{accuracies.mean():.2%}"
-                + (f" ± {accuracies.std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
-            }
-        )
-    return f"![Test accuracy against time](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
-
-
 def draw_answers(path: Path) -> None:
     """For the last part that was evaluated: the first right answer of each class, and the first four wrong ones."""
     *_, part = metric_files.by_part(METRICS)
@@ -131,19 +93,12 @@ def draw_answers(path: Path) -> None:
 
 
 PAGES = {
-    README: {"results": results_table, "clone": clone_sentence, "recipes": recipes_table},
-    REPRODUCIBILITY: {
-        "runs": reproducibility_page.runs_table,
-        "processors": reproducibility_page.processors_table,
-        "speed": reproducibility_page.speed_table,
-    },
+    README: {"results": results_table},
     CARD: {
         "results": results_table,
         "classes": model_card.classes_table,
         "mistakes": model_card.mistakes_table,
         "calibration": model_card.calibration,
-        "unlike": model_card.unlike_table,
-        "speed": model_card.speed_table,
     },
 }
 

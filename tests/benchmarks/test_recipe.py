@@ -56,9 +56,9 @@ def test_every_run_is_on_all_rows_and_each_is_made_once(ran: list[dict[str, Any]
 def test_another_training_and_another_recipe_are_measured_anew(
     ran: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = "--seeds", "1", "--recipes", "params.yaml"
+    words = "--seeds", "1", "--recipes", "shorter"
     call(*words)
-    monkeypatch.setattr(recipe, "RECIPES", {"params.yaml": {"train.epochs": 7}})
+    monkeypatch.setattr(recipe, "RECIPES", {"shorter": {"train.epochs": 7}})
     assert [run["changes"] for run in call(*words)["runs"]] == [{"train.epochs": 7}] * 2
     monkeypatch.setattr(dvc_lock, "training_key", lambda: "another training")
     assert len(call(*words)["runs"]) == 2

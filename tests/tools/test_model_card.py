@@ -10,9 +10,7 @@ import pandas as pd
 import pytest
 
 import model_card
-import readme
-from analysis import dvc_lock
-from conftest import ROOT, squeezed, write_params
+from conftest import squeezed, write_params
 
 FIGURES = {"accuracy": 0.6, "loss": 0.3, "macro_f1": 0.9, "calibration_error": 0.01}
 PREDICTIONS = [  # label, predicted, confidence
@@ -26,11 +24,9 @@ PREDICTIONS = [  # label, predicted, confidence
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
     write_params(tmp_path, {})
     for name in ("predictions", "classes"):
         (tmp_path / "metrics" / name).mkdir(parents=True)
-    (tmp_path / "benchmarks").mkdir()
     for part, figures in {"val": FIGURES, "test": FIGURES}.items():
         write(f"metrics/{part}.json", figures)
         pd.DataFrame(PREDICTIONS, columns=["label", "predicted", "confidence"]).to_csv(
@@ -40,7 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "class,images,precision,recall,f1\ncoat,1000,0.9165,0.5,0.1234\n"
         )
     write("metrics/train.json", {"temperature": 0.625})
-    write("metrics/unlikeness.json", {"energy_limit": -1.5, "train_images": 9000, "val_images": 5000, "val_unlike": 0.012})  # fmt: skip
     return tmp_path
 
 
@@ -77,51 +72,9 @@ def test_the_temperature_is_said_with_its_origin(folder: Path) -> None:
     assert model_card.calibration().startswith("The temperature is 1, since there is no val to fit another one on.\n")
 
 
-UNLIKE = {
-    "training": "this training",
-    "unlike": {"letters": {"pictures": 1234, "unlike": 0.456}},
-    "val": {"images": 5000, "accuracy": 0.9, "accuracy as photographs": 0.8, "unlike as photographs": 0.1},
-}
-
-
-def test_what_is_called_unlike(folder: Path) -> None:
-    before = squeezed(model_card.unlike_table())
-    assert "| val images (5,000) | 1.2% |" in before
-    assert "not measured with this model" in before
-    write("benchmarks/pictures.json", UNLIKE)
-    text = squeezed(model_card.unlike_table())
-    assert "| val images made photographs again (5,000) | 10.0% |" in text
-    assert "| letters (1,234) | 45.6% |" in text
-    assert "80.00% are classified correctly, 90.00% as they are." in text
-    write("metrics/train.json", {"temperature": 0.625})
-    write("metrics/unlikeness.json", {"energy_limit": 0.0, "train_images": 9})
-    assert "| val images (" not in model_card.unlike_table()
-
-
-SPEED = {
-    "architecture": "blocks",
-    "milliseconds": {"1 at once": {"keras": 10.0, "onnx": 0.25}, "1000 at once": {"keras": 700.0, "onnx": 250.0}},
-    "seconds from start to answer": {"keras": 4.0},
-    "machine": {"threads": 2, "processor": "some"},
-}
-
-
-def test_speed_is_of_the_chosen_architecture(folder: Path) -> None:
-    assert model_card.speed_table().startswith("Not measured with `blocks`")
-    write("benchmarks/inference.json", SPEED)
-    text = squeezed(model_card.speed_table())
-    assert "| keras | 10 ms | 700 ms | 4.0 s |\n| onnx | 0.25 ms | 250 ms | |" in text
-    assert "2 cores: some." in text
-    write_params(folder, {"model.architecture": "plain"})
-    assert model_card.speed_table().startswith("Not measured with `plain`")
-
-
 @pytest.mark.parametrize(
     ("path", "content", "table"),
     [
-        ("benchmarks/pictures.json", UNLIKE | {"training": "another"}, model_card.unlike_table),
-        ("metrics/unlikeness.json", {}, model_card.unlike_table),
-        ("benchmarks/inference.json", [], model_card.speed_table),
         ("metrics/predictions/test.csv", "label", model_card.mistakes_table),
         ("metrics/predictions/test.csv", "label", model_card.calibration),
         ("metrics/classes/val.csv", "", model_card.classes_table),
@@ -132,10 +85,3 @@ def test_what_others_have_written_is_refused(folder: Path, path: str, content: A
     write(path, content)
     with pytest.raises(InputError, match=rf"^{path} must "):
         table()
-
-
-def test_the_committed_card_has_every_mark() -> None:
-    text = (ROOT / readme.CARD).read_text()
-    for name in readme.PAGES[readme.CARD]:
-        assert text.count(f"<!-- {name}: written by make readme -->") == 1
-        assert text.count(f"<!-- end of {name} -->") == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import readme
-from analysis import dvc_lock, figures
+from analysis import figures
 from conftest import squeezed, write_params
 
 
@@ -36,9 +36,8 @@ FIGURES = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(readme.PAGES, readme.CARD)  # test_model_card.py
-    monkeypatch.delitem(readme.PAGES, readme.REPRODUCIBILITY)  # test_reproducibility_page.py
     write_params(tmp_path, {})
-    (tmp_path / "README.md").write_text(empty("results", "clone", "recipes"))
+    (tmp_path / "README.md").write_text(empty("results"))
     (tmp_path / "metrics").mkdir()
     for name, content in {"val": FIGURES, "test": {}, "train": {"epochs": 3}}.items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
@@ -255,94 +254,6 @@ def test_one_file_of_noise_alone_is_refused(measured: Path, monkeypatch: pytest.
     for other in {*readme.NOISE} - {name}:
         (measured / "metrics" / other).unlink()
     assert_refused(measured, monkeypatch, r"noise\S*")
-
-
-# --- accuracy against time ------------------------------------------------------------------------
-
-
-LONGER = {"train.epochs": 28, "model.options.blocks.widths": [80, 160, 320]}
-
-
-def run_of(recipe: str, precision: str, seed: int, seconds: float, processor: str = "some processor") -> dict:
-    return {
-        "recipe": recipe,
-        "precision": precision,
-        "seed": seed,
-        "changes": {"params.yaml": {}, "longer": LONGER}[recipe],
-        "accuracy": 0.9 + 0.01 * seed,
-        "seconds": seconds,
-        "fixed_step_ms": seconds / 10,
-        "machine": {"processor": processor, "threads": 2},
-    }
-
-
-def recipe_of(*runs: dict) -> dict:
-    return {"training": "this training", "runs": list(runs)}
-
-
-def write_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, content: object) -> None:
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
-    (folder / "benchmarks").mkdir()
-    (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
-
-
-def test_accuracy_and_seconds_are_means_over_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [run_of("params.yaml", "float32", seed, 90 + 10 * seed) for seed in range(3)]
-    write_recipe(folder, monkeypatch, recipe_of(*runs, run_of("longer", "bfloat16", 1, 200)))
-    call(monkeypatch)
-    text = page(folder)
-    longer = "`train.epochs=28` `model.options.blocks.widths=[80, 160, 320]` `train.precision=bfloat16`"
-    assert (
-        "| none | 100 (2 cores: some processor) | 10,000 | 91.00% ± 1.00% (n = 3) |\n"
-        f"| {longer} | 200 (2 cores: some processor) | 10,000 | 91.00% (one seed) |\n"
-    ) in text
-    assert "(benchmarks/recipe.svg)" in text
-    call(monkeypatch, "--check")
-
-
-def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [run_of("params.yaml", "float32", seed, 100 * seed, f"processor {seed}") for seed in (1, 2)]
-    write_recipe(folder, monkeypatch, recipe_of(*runs))
-    call(monkeypatch)
-    row = "| none | 100 (2 cores: processor 1), 200 (2 cores: processor 2) | 10,000 | 91.50% ± 0.71% (n = 2) |\n"
-    assert row in page(folder)
-
-
-def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
-    assert "Not measured with this recipe" in (folder / "README.md").read_text()
-
-
-@pytest.mark.parametrize("content", [recipe_of(run_of("longer", "float32", 0, 9)) | {"training": "another"}, {}, []])
-def test_recipes_of_another_training_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, content: object
-) -> None:
-    write_recipe(folder, monkeypatch, content)
-    with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
-        call(monkeypatch)
-
-
-# --- a fresh clone --------------------------------------------------------------------------------
-
-
-def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
-    assert "How long it takes is not measured" in page(folder)
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
-    (folder / "benchmarks").mkdir()
-    content = {
-        "training": "this training",
-        "machine": {"processor": "some processor", "threads": 2},
-        "seconds": {"environment": 95, "pipeline": 610, "train": 590},
-        "megabytes": {"environment": 1500, "all": 2345},
-    }
-    (folder / "benchmarks/clone.json").write_text(json.dumps(content))
-    call(monkeypatch)
-    said = (
-        "In a fresh clone it takes 1.6 minutes for the environment, 10.2 minutes for the stages (9.8 minutes of "
-        "training) and 2.3 GB of disk, on 2 cores: some processor."
-    )
-    assert said in page(folder)
 
 
 # --- the picture ----------------------------------------------------------------------------------

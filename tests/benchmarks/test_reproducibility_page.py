@@ -8,10 +8,9 @@ from common.errors import InputError
 import pandas as pd
 import pytest
 
-import readme
 import reproducibility_page
 from analysis import dvc_lock, seeds
-from conftest import ROOT, squeezed
+from conftest import squeezed
 
 PLACE = {
     "processor": "some",
@@ -62,7 +61,11 @@ def write(name: str, content: object) -> None:
 
 
 def test_what_was_not_measured_is_said_to_be() -> None:
-    for table in readme.PAGES[readme.REPRODUCIBILITY].values():
+    for table in (
+        reproducibility_page.runs_table,
+        reproducibility_page.processors_table,
+        reproducibility_page.speed_table,
+    ):
         assert table().startswith("Not measured")
     write("benchmarks/sameness.json", SAMENESS | {"small": []})
     assert reproducibility_page.processors_table().startswith("Not measured")
@@ -121,10 +124,3 @@ def test_what_others_have_written_is_refused(name: str, content: Any, table: Cal
     write(f"benchmarks/{name}.json", content)
     with pytest.raises(InputError, match=rf"^benchmarks/{name}\.json must "):
         table()
-
-
-def test_the_committed_page_has_every_mark() -> None:
-    text = (ROOT / readme.REPRODUCIBILITY).read_text()
-    for name in readme.PAGES[readme.REPRODUCIBILITY]:
-        assert text.count(f"<!-- {name}: written by make readme -->") == 1
-        assert text.count(f"<!-- end of {name} -->") == 1

@@ -1,0 +1,138 @@
+"""Writes the figures of benchmarks/ into README.md, MODEL_CARD.md and docs/reproducibility.md.
+
+With --check it says whether the pages have them (src/analysis/marked_pages.py).
+"""
+
+import argparse
+from pathlib import Path
+
+from common import params
+
+import pandas as pd
+
+import benchmark_files
+import reproducibility_page
+from analysis import marked_pages, metric_files
+from analysis.marked_pages import markdown
+
+
+def clone_sentence() -> str:
+    """What `make repro` takes in a fresh clone; errors are those of `benchmark_files`."""
+    found = benchmark_files.results("clone", of_this_training=True)
+    if found is None:
+        return "How long it takes is not measured with this recipe (`python benchmarks/clone.py`)."
+    minutes = {name: f"{count / 60:.1f} minutes" for name, count in found["seconds"].items()}
+    return (
+        f"In a fresh clone it takes {minutes['environment']} for the environment, {minutes['pipeline']} for the stages "
+        f"({minutes['train']} of training) and {found['megabytes']['all'] / 1000:.1f} GB of disk, on "
+        f"{benchmark_files.machine(found)}."
+    )
+
+
+def recipes_table() -> str:
+    """Markdown: test accuracy against seconds, of each recipe; errors are those of `benchmark_files`."""
+    found = benchmark_files.results("recipe", of_this_training=True)
+    if found is None:
+        return "Not measured with this recipe (`python benchmarks/recipe.py`)."
+    runs = pd.DataFrame([run | {"processor": benchmark_files.machine(run)} for run in found["runs"]])
+    rows = []
+    for (_, precision), same in runs.groupby(["recipe", "precision"], sort=False):
+        changes = {**same["changes"].iloc[0], **({} if precision == "float32" else {"train.precision": precision})}
+        accuracies, fastest = same["accuracy"], same.loc[same.groupby("processor", sort=False)["seconds"].idxmin()]
+        rows.append(
+            {
+                "changes to params.yaml": " ".join(f"`{key}={value}`" for key, value in changes.items()) or "none",
+                "seconds": ", ".join(f"{run.seconds:.0f} ({run.processor})" for run in fastest.itertuples()),
+                "in fixed steps": ", ".join(
+                    f"{1000 * run.seconds / run.fixed_step_ms:,.0f}" for run in fastest.itertuples()
+                ),
+                "test accuracy": f"{accuracies.mean():.2%}"
+                + (f" ± {accuracies.std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
+            }
+        )
+    return f"![Test accuracy against time](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def unlike_table() -> str:
+    """How often pictures are called out of distribution; errors are those of `benchmark_files.results`."""
+    limit = metric_files.read(Path("metrics/unlikeness.json"), ("energy_limit", "train_images"))
+    shares = {f"training images, which set the limit ({limit['train_images']:,})": "1 in 100, by definition"}
+    if "val_unlike" in limit:
+        shares[f"val images ({limit['val_images']:,})"] = f"{limit['val_unlike']:.1%}"
+    note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
+    if found := benchmark_files.results("pictures", of_this_training=True):
+        again = found["val"]
+        shares[f"val images made photographs again ({again['images']:,})"] = f"{again['unlike as photographs']:.1%}"
+        for kind, pictures in found["unlike"].items():
+            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}"
+        note = (
+            "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
+            f"{again['accuracy as photographs']:.2%} are classified correctly, {again['accuracy']:.2%} as they are."
+        )
+    table = pd.DataFrame(shares.items(), columns=["pictures", "called out of distribution"])
+    return f"{markdown(table)}\n\n{note}"
+
+
+def speed_table() -> str:
+    """Latency and throughput, from benchmarks/inference.json, if it is of the chosen architecture."""
+    architecture = params.load().model.architecture
+    found = benchmark_files.results("inference")
+    if found is None or found["architecture"] != architecture:
+        return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
+    one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
+    start = found["seconds from start to answer"]
+    rows = [
+        {
+            "": name,
+            "one image": f"{one[name]:.2g} ms",
+            "1,000 images": f"{many[name]:.0f} ms",
+            "start to answer": f"{start[name]:.1f} s" if name in start else "",
+        }
+        for name in one
+    ]
+    return f"{markdown(pd.DataFrame(rows))}\n\nMeasured on {benchmark_files.machine(found)}."
+
+
+def resplits_table() -> str:
+    """Markdown: accuracies on random splits of all images beside that on today's; errors are those of `benchmark_files`."""
+    found = benchmark_files.results("resplits")
+    if found is None:
+        return "Not measured (`python benchmarks/resplits.py`)."
+    results = metric_files.read(Path("published/results.json"))
+    rows = []
+    for system, runs in pd.DataFrame(found["runs"]).groupby("system", sort=False):
+        today, accuracies = results[system]["test_accuracy"], runs["accuracy"]
+        difference = 100 * (accuracies - today)
+        spread = f" ± {difference.std():.2f}" if len(runs) > 1 else ""
+        rows.append(
+            {
+                "system": system,
+                "test accuracy, today's split": f"{today:.2%}",
+                "on random splits": ", ".join(map("{:.2%}".format, accuracies)),
+                "difference in points": f"{difference.mean():+.2f}{spread} (n = {len(runs)})",
+            }
+        )
+    return markdown(pd.DataFrame(rows))
+
+
+PAGES = {
+    Path("README.md"): {"clone": clone_sentence, "recipes": recipes_table},
+    Path("docs/reproducibility.md"): {
+        "runs": reproducibility_page.runs_table,
+        "processors": reproducibility_page.processors_table,
+        "speed": reproducibility_page.speed_table,
+    },
+    Path("published/README.md"): {"resplits": resplits_table},
+    Path("MODEL_CARD.md"): {"unlike": unlike_table, "speed": speed_table},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if anything differs")
+    check = parser.parse_args().check
+    marked_pages.update({page: {name: table() for name, table in made.items()} for page, made in PAGES.items()}, check)
+
+
+if __name__ == "__main__":
+    main()

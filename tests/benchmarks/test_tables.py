@@ -1,0 +1,197 @@
+"""The tables of benchmarks/ on the pages, from results that are easy to count."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+import pytest
+
+import readme
+import tables
+from analysis import dvc_lock
+from conftest import ROOT, squeezed, write_params
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Has README alone; the other pages are tested by their tables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    monkeypatch.setattr(
+        tables, "PAGES", {path: made for path, made in tables.PAGES.items() if path == Path("README.md")}
+    )
+    write_params(tmp_path, {})
+    for name in ("metrics", "benchmarks"):
+        (tmp_path / name).mkdir()
+    marks = [f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n" for name in ("clone", "recipes")]
+    (tmp_path / "README.md").write_text("\n".join(marks))
+    write("metrics/unlikeness.json", {"energy_limit": -1.5, "train_images": 9000, "val_images": 5000, "val_unlike": 0.012})  # fmt: skip
+    return tmp_path
+
+
+def write(path: str, content: Any) -> None:
+    Path(path).write_text(json.dumps(content))
+
+
+def page(folder: Path) -> str:
+    return squeezed((folder / "README.md").read_text())
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["tables.py", *words])
+    tables.main()
+
+
+# --- accuracy against time ------------------------------------------------------------------------
+
+
+LONGER = {"train.epochs": 28, "model.options.blocks.widths": [80, 160, 320]}
+
+
+def run_of(recipe: str, precision: str, seed: int, seconds: float, processor: str = "some processor") -> dict:
+    return {
+        "recipe": recipe,
+        "precision": precision,
+        "seed": seed,
+        "changes": {"params.yaml": {}, "longer": LONGER}[recipe],
+        "accuracy": 0.9 + 0.01 * seed,
+        "seconds": seconds,
+        "fixed_step_ms": seconds / 10,
+        "machine": {"processor": processor, "threads": 2},
+    }
+
+
+def recipe_of(*runs: dict) -> dict:
+    return {"training": "this training", "runs": list(runs)}
+
+
+def write_recipe(folder: Path, content: object) -> None:
+    (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
+
+
+def test_accuracies_are_means_over_seeds_and_seconds_the_fewest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run_of("params.yaml", "float32", seed, 90 + 10 * seed) for seed in range(3)]
+    write_recipe(folder, recipe_of(*runs, run_of("longer", "bfloat16", 1, 200)))
+    call(monkeypatch)
+    text = page(folder)
+    longer = "`train.epochs=28` `model.options.blocks.widths=[80, 160, 320]` `train.precision=bfloat16`"
+    assert (
+        "| none | 90 (2 cores: some processor) | 10,000 | 91.00% ± 1.00% (n = 3) |\n"
+        f"| {longer} | 200 (2 cores: some processor) | 10,000 | 91.00% (one seed) |\n"
+    ) in text
+    assert "(benchmarks/recipe.svg)" in text
+    call(monkeypatch, "--check")
+
+
+def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run_of("params.yaml", "float32", seed, 100 * seed, f"processor {seed}") for seed in (1, 2)]
+    write_recipe(folder, recipe_of(*runs))
+    call(monkeypatch)
+    row = (
+        "| none | 100 (2 cores: processor 1), 200 (2 cores: processor 2) | 10,000, 10,000 | 91.50% ± 0.71% (n = 2) |\n"
+    )
+    assert row in page(folder)
+
+
+def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(monkeypatch)
+    assert "Not measured with this recipe" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("content", [recipe_of(run_of("longer", "float32", 0, 9)) | {"training": "another"}, {}, []])
+def test_recipes_of_another_training_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    write_recipe(folder, content)
+    with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
+        call(monkeypatch)
+
+
+# --- a fresh clone --------------------------------------------------------------------------------
+
+
+def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(monkeypatch)
+    assert "How long it takes is not measured" in page(folder)
+    content = {
+        "training": "this training",
+        "machine": {"processor": "some processor", "threads": 2},
+        "seconds": {"environment": 95, "pipeline": 610, "train": 590},
+        "megabytes": {"environment": 1500, "all": 2345},
+    }
+    (folder / "benchmarks/clone.json").write_text(json.dumps(content))
+    call(monkeypatch)
+    said = (
+        "In a fresh clone it takes 1.6 minutes for the environment, 10.2 minutes for the stages (9.8 minutes of "
+        "training) and 2.3 GB of disk, on 2 cores: some processor."
+    )
+    assert said in page(folder)
+
+
+# --- the model card ---
+
+
+UNLIKE = {
+    "training": "this training",
+    "unlike": {"letters": {"pictures": 1234, "unlike": 0.456}},
+    "val": {"images": 5000, "accuracy": 0.9, "accuracy as photographs": 0.8, "unlike as photographs": 0.1},
+}
+
+
+def test_what_is_called_unlike(folder: Path) -> None:
+    before = squeezed(tables.unlike_table())
+    assert "| val images (5,000) | 1.2% |" in before
+    assert "not measured with this model" in before
+    write("benchmarks/pictures.json", UNLIKE)
+    text = squeezed(tables.unlike_table())
+    assert "| val images made photographs again (5,000) | 10.0% |" in text
+    assert "| letters (1,234) | 45.6% |" in text
+    assert "80.00% are classified correctly, 90.00% as they are." in text
+    write("metrics/train.json", {"temperature": 0.625})
+    write("metrics/unlikeness.json", {"energy_limit": 0.0, "train_images": 9})
+    assert "| val images (" not in tables.unlike_table()
+
+
+SPEED = {
+    "architecture": "blocks",
+    "milliseconds": {"1 at once": {"keras": 10.0, "onnx": 0.25}, "1000 at once": {"keras": 700.0, "onnx": 250.0}},
+    "seconds from start to answer": {"keras": 4.0},
+    "machine": {"threads": 2, "processor": "some"},
+}
+
+
+def test_speed_is_of_the_chosen_architecture(folder: Path) -> None:
+    assert tables.speed_table().startswith("Not measured with `blocks`")
+    write("benchmarks/inference.json", SPEED)
+    text = squeezed(tables.speed_table())
+    assert "| keras | 10 ms | 700 ms | 4.0 s |\n| onnx | 0.25 ms | 250 ms | |" in text
+    assert "2 cores: some." in text
+    write_params(folder, {"model.architecture": "plain"})
+    assert tables.speed_table().startswith("Not measured with `plain`")
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "table"),
+    [
+        ("benchmarks/pictures.json", UNLIKE | {"training": "another"}, tables.unlike_table),
+        ("metrics/unlikeness.json", {}, tables.unlike_table),
+        ("benchmarks/inference.json", [], tables.speed_table),
+    ],
+)
+def test_what_others_have_written_is_refused(folder: Path, path: str, content: Any, table: Any) -> None:
+    write(path, content)
+    with pytest.raises(InputError, match=rf"^{path} must "):
+        table()
+
+
+PAGES = [(path, name) for made in (readme.PAGES, tables.PAGES) for path, names in made.items() for name in names]
+
+
+@pytest.mark.parametrize(("path", "name"), PAGES)
+def test_the_committed_pages_have_every_mark(path: Path, name: str) -> None:
+    text = (ROOT / path).read_text()
+    assert text.count(f"<!-- {name}: written by make readme -->") == 1
+    assert text.count(f"<!-- end of {name} -->") == 1
