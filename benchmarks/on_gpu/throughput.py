@@ -1,8 +1,8 @@
 """Training steps of the default network beside hand-written PyTorch, in one process, in turns.
 
-- ours: as train.device cuda computes: steps recorded as CUDA graphs, the batch as one shard;
+- ours: steps recorded as CUDA graphs, the batch as one shard;
 - ours, 4 shards: the same with the shards of the default, one after the other;
-- ours, no graphs: each operation started by itself;
+- ours, no graphs: each operation started by itself, as train.device cuda computes;
 - ours, cuDNN tries: cuDNN times its algorithms before it chooses one;
 - by hand: the same network, optimizer, data feed and sums as a plain loop in PyTorch;
 - by hand, graph: its whole step recorded as one CUDA graph;
@@ -27,13 +27,12 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import architectures
-from on_gpu import trainings
+from on_gpu import cuda_graphs, trainings
 from on_gpu.jobs import Settings
 from train_step import NativeBlocks
 from training import machine
 from training.augmentation import Augmentation
 from training.batches import Batches
-from training.cuda_graphs import Replayed
 from training.muon import Muon, orthogonal
 from training.native_model import NativeModel
 from training.shards import Adder
@@ -129,8 +128,7 @@ class Ours:
             )  # fmt: skip
             adder = Adder(shards, machine.cores(), device)
             self.model.prepare(optimizer, SMOOTHING, precision, adder, range(1, shards))
-        if isinstance(self.model.update, Replayed) and not graphs:
-            self.model.update = trainings.eager(self.model)
+        cuda_graphs.use(self.model, graphs)
 
     def train(self, batches: Batches) -> None:
         torch.backends.cudnn.benchmark = self.tries

@@ -30,8 +30,9 @@ except ImportError:  # it needs dvc, and draws the curves of the train stage alo
 import rerun
 import split
 import train
+from on_gpu import cuda_graphs
 from on_gpu.jobs import Settings
-from training import checkpoint, cuda_graphs, machine, model_file, temperature
+from training import checkpoint, machine, model_file, temperature
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 1000  # images of an evaluation
@@ -115,19 +116,10 @@ def set_up(settings: Settings) -> train.Training:
         training = train.set_up()
     torch.use_deterministic_algorithms(True, warn_only=not settings.strict)
     model = training.model
+    cuda_graphs.use(model, settings.graphs)
     if isinstance(model.update, cuda_graphs.Replayed):
-        model.update = Recording(model.update) if settings.graphs else eager(model)
+        model.update = Recording(model.update)
     return training
-
-
-def eager(model: Any) -> Any:
-    """Steps without graphs, whose operations do not wait either."""
-
-    def update(batch: Any) -> torch.Tensor:
-        with cuda_graphs.NoWaiting():
-            return model._update(batch)
-
-    return update
 
 
 def once(

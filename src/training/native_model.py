@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from training import native_layers, processes
+from training import native_layers
 from training.batches import Batch
-from training.cuda_graphs import Replayed
 from training.muon import Muon
 from training.native_layers import LayerFunction
 from training.shards import Adder, Layout, Shard
@@ -127,14 +126,7 @@ class NativeModel(keras.Model):
         # not by Keras, which would count them among the weights of this model
         object.__setattr__(self, "_state", self._find_state())
         self._layouts = [Layout(tensor) for tensor in [*self._weights, *(v.value for v in self._state)]]
-        self.update: Callable[[Batch], torch.Tensor] = self._update
-        if device.type == "cuda" and not processes.is_distributed() and not self.waits():
-            self.update = Replayed(self._update, self.generators)
-
-    def waits(self) -> bool:
-        """Whether Keras computes on the host in a step: Nadam's factors, conditions, seeds of its generators."""
-        on_host = isinstance(self.optimizer, keras.optimizers.Nadam) or self.optimizer.gradient_accumulation_steps
-        return bool(on_host or self.optimizer.use_ema or not all(v.value.is_floating_point() for v in self._state))
+        self.update: Callable[[Batch], torch.Tensor] = self._update  # benchmarks/on_gpu/ tries others
 
     def _find_state(self) -> list[keras.Variable]:
         """The variables that a training step changes beside the weights, in a step that changes none."""

@@ -1,4 +1,4 @@
-"""Training steps on a GPU, each recorded once as a CUDA graph and then replayed.
+"""Training steps on a GPU, each recorded once as a CUDA graph and then replayed: not a part of training until measured.
 
 Started one by one, the many small operations of a step take the processor longer than the GPU
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
@@ -7,6 +7,8 @@ Started one by one, the many small operations of a step take the processor longe
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from common.backend import keras
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -68,3 +70,21 @@ class Replayed:
 
     def _compute(self, batch: Batch, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> Any:
         return self.step(batch._replace(images=images, labels=labels, weights=weights, normalised=lambda x: x))
+
+
+def waits(model: Any) -> bool:
+    """Whether Keras computes on the host in a step: Nadam's factors, conditions, seeds of its generators."""
+    on_host = isinstance(model.optimizer, keras.optimizers.Nadam) or model.optimizer.gradient_accumulation_steps
+    return bool(on_host or model.optimizer.use_ema or not all(v.value.is_floating_point() for v in model._state))
+
+
+def use(model: Any, graphs: bool) -> None:
+    """Makes the steps of a model on a GPU not wait for it; with `graphs` records them, where nothing else waits."""
+    if model.generators[0].device.type != "cuda" or waits(model):
+        return
+
+    def update(batch: Batch) -> torch.Tensor:
+        with NoWaiting():
+            return model._update(batch)
+
+    model.update = Replayed(model._update, model.generators) if graphs else update

@@ -17,10 +17,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
+from on_gpu import cuda_graphs
+from on_gpu.cuda_graphs import WARM_UP, NoWaiting, Replayed
 from training.augmentation import Augmentation
 from training.batches import Batches
 from training.callbacks import LearningRate, Progress, ProgressiveResizing, Weights
-from training.cuda_graphs import WARM_UP, NoWaiting, Replayed
 from training.native_model import NativeModel
 from twins import architecture, prepare, twins
 
@@ -285,9 +286,11 @@ def test_what_keras_computes_on_the_host_is_not_recorded(
     (batch,) = data(1)
     model.train_step(batch)
     count = waits(lambda: without_waiting(model).train_step(batch))
-    assert model.waits() is (count > 0) is not recorded
+    assert cuda_graphs.waits(model) is (count > 0) is not recorded
 
 
-def test_a_cpu_records_nothing() -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_cpu_records_nothing(recorded: bool) -> None:
     model = network(keras.optimizers.Adam(0.01))
+    cuda_graphs.use(model, recorded)
     assert model.update == model._update
