@@ -46,10 +46,10 @@ def run_stage(name: str, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def write_params(path: Path, changes: dict[str, Any]) -> None:
-    """Writes the params.yaml of the working directory with `changes`, keyed as in `train.epochs`."""
+def write_params(path: Path, changes: dict[str, Any], base: Path = Path("params.yaml")) -> None:
+    """Writes the parameters of `base` with `changes`, keyed as in `train.epochs`."""
     yaml = YAML()
-    content = yaml.load(Path("params.yaml"))
+    content = yaml.load(base)
     params.set_keys(content, changes)
     with files.atomic_file(path) as part:
         yaml.dump(content, part)

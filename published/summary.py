@@ -29,15 +29,19 @@ PUBLISHED = Path("published")
 
 
 class Claim(params.Section):
-    """The accuracies that an author reports.
+    """The accuracies that an author's description reports.
 
     Attributes:
+        logged: those in the log of the author's own code, where it is public.
+        release: of Fashion-MNIST, on which they were measured.
         why: explains a claim that was not reached; without figures, which would go stale.
     """
 
     train: params.Fraction | None
     test: params.Fraction
     chose_on_test: Literal["yes", "no", "not said"]
+    release: Literal["26 August 2017", "31 August 2017"]
+    logged: dict[Literal["train", "val", "test"], params.Fraction] = Field(default={})
     why: Annotated[str, Field(pattern=r"^\D+$")] | None = None
 
 
@@ -84,21 +88,23 @@ def measured(folder: Path) -> dict[str, Any]:
         InputError: a file is missing or damaged.
     """
     chosen = params.load(folder / "params.yaml")
-    curves = {part: curve(folder, part) for part in PARTS}
-    epochs = len(curves["val"])
-    epoch = curves["val"].idxmax() if chosen.train.keep == "best" else epochs
-    rows = metric_files.table(folder / "metrics/data/classes.csv", ("part", "class", "images"))
+    trained, results = curve(folder, "train"), metric_files.by_part(folder / "metrics", (*INTERVAL, "images"))
+    epochs = len(trained)
+    epoch = curve(folder, "val").idxmax() if chosen.train.keep == "best" else epochs
+    rows = metric_files.table(Path("metrics/data/classes.csv"), ("part", "class", "images"))
     rows = rows.loc[rows["part"] == "train", "images"]  # the first of all classes
-    images = chosen.split.train_size or int(rows.iloc[0]) - chosen.split.val_size
+    start, end = chosen.split.train_slice or (results.get("val", {}).get("images", 0), int(rows.iloc[0]))
+    images = chosen.split.train_size or end - start
     parameters, flops = parameters_and_flops(chosen, len(rows) - 1)
     found = {
         "parameters": parameters,
         "training_images": images,
         "epochs": epochs,
         "training_flops": flops * images * epochs,
-        "train_accuracy": round(float(curves["train"][epoch]), 6),  # in the saved model's epoch
+        "train_accuracy": round(float(trained[epoch]), 6),  # in the saved model's epoch
+        "precision": metric_files.read(folder / "metrics/train.json", ("precision",))["precision"],
     }
-    for part, result in metric_files.by_part(folder / "metrics", (*INTERVAL, "images")).items():
+    for part, result in results.items():
         found |= {f"{part}_{name}": result[name] for name in (*INTERVAL[: 3 if part == "test" else 1], "images")}
     return found
 
@@ -126,6 +132,8 @@ def results() -> dict[str, dict[str, Any]]:
             "claimed_train_accuracy": claim.train,
             "claimed_test_accuracy": claim.test,
             "chose_on_test": claim.chose_on_test,
+            "claimed_on_release": claim.release,
+            "logged": claim.logged,
             **ours,
             "verdict": said,
             **({"why": claim.why} if claim.why else {}),
@@ -150,8 +158,13 @@ def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "training images": f"{found['training_images']:,}",
                 "epochs": found["epochs"],
                 "training FLOPs": f"{digits} × 10<sup>{int(exponent)}</sup>",
+                "precision": found["precision"],
                 "claimed train": percent(found.get("claimed_train_accuracy")),
                 "claimed test": percent(found.get("claimed_test_accuracy")),
+                "author's log": ", ".join(
+                    f"{part} {percent(value)}" for part, value in found.get("logged", {}).items()
+                ),
+                "claimed on the release of": found.get("claimed_on_release", ""),
                 "chosen on test images": found.get("chose_on_test", "no"),
                 "train": percent(found.get("train_accuracy")),
                 "val": percent(found.get("val_accuracy")),
@@ -169,7 +182,7 @@ def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
     names = claims()
     figure, grid = plt.subplots(1, len(names), figsize=(2.2 * len(names) + 1, 3), sharey=True, layout="constrained")
     for axes, name in zip(grid, names, strict=True):
-        for part in PARTS:
+        for part in PARTS if systems[name].get("val_images") else PARTS[:1]:
             accuracy = curve(PUBLISHED / name, part)
             axes.plot(accuracy.index, 100 * accuracy, label=part)
         axes.set(title=name, xlabel="epoch")
@@ -185,10 +198,11 @@ def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
 def pages(systems: dict[str, dict[str, Any]]) -> marked_pages.Pages:
     """The tables of `results`, with the reasons why claims were not reached."""
     table = systems_table(systems)
+    short = table[["system", "claimed test", "claimed on the release of", "test (95 % interval)", "verdict"]]
     reasons = [f"`{name}` was not reached: {found['why']}" for name, found in systems.items() if "why" in found]
     return {
         Path("README.md"): {
-            "published": markdown(table[["system", "claimed test", "test (95 % interval)", "verdict"]])
+            "published": markdown(short.rename(columns={"claimed on the release of": "on the release of"}))
         },
         PUBLISHED / "README.md": {"systems": "\n\n".join([markdown(table), *reasons])},
     }

@@ -85,8 +85,8 @@ def _uncommitted(paths: Iterable[str]) -> list[str]:
 
 def would_run(pipeline: str, *options: str) -> list[str]:
     """The stages that `dvc repro` would run, as far as DVC names them; it says so by its text alone."""
-    words = ["dvc", "repro", "--dry", *options, pipeline]
-    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
+    folder, words = Path(pipeline).parent, ["dvc", "repro", "--dry", *options]
+    done = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     output = done.stdout + done.stderr
     if "Data and pipelines are up to date" in output:
         return []

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from ruamel.yaml import YAML
 
 import architectures
@@ -30,9 +29,9 @@ from training import machine
 
 FOLDER = ROOT / "published"
 STAGES = YAML(typ="safe").load(FOLDER / "dvc.yaml")["stages"]
-SYSTEMS = STAGES["train"]["matrix"]["system"]
+SYSTEMS = list(STAGES["train"]["foreach"])
+ARCHITECTURES = STAGES["train"]["foreach"]
 CURVE = "metrics/curves/plots/metrics/train/accuracy.tsv"
-THEY = ["dsc", "subset20k", "deep", "heinit", "basic"]
 
 
 def settings(name: str) -> params.Params:
@@ -46,38 +45,45 @@ def network(name: str, options: dict[str, Any] | None = None) -> keras.Model:
 # --- what they are ------------------------------------------------------------------------------
 
 
-def test_each_has_parameters_and_a_claim_and_the_five_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_has_parameters_and_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert list(summary.claims()) == SYSTEMS
-    assert set(SYSTEMS) >= set(THEY)
+    assert sorted(summary.claims()) == sorted(SYSTEMS)
     for name in SYSTEMS:
         chosen = settings(name)
-        assert chosen.model.architecture == name  # on whose file the training depends
-        assert chosen.train.device == "cpu"
-        assert chosen.evaluate.parts == ("val", "test")
-    for name in THEY:
-        source = settings(name).data.source
-        assert source == ("fashion-mnist" if name == "subset20k" else "csv")
+        assert chosen.model.architecture == ARCHITECTURES[name]  # on whose file the training depends
+        assert (chosen.data.source, chosen.train.device) == ("fashion-mnist", "cpu")
+        assert "test" in chosen.evaluate.parts
+        assert chosen.train.normalisation == "unit"  # pixels divided by 255
+        assert (chosen.train.optimizer, chosen.train.learning_rate) == ("adam", 0.001)
+        assert chosen.train.shards == 1  # batch statistics over the whole batch
 
 
 def of(name: str, kind: type[keras.Layer], attribute: str) -> list[Any]:
     return [getattr(x, attribute) for x in network(name).layers if isinstance(x, kind)]
 
 
-def test_subset20k_has_the_published_layers() -> None:
-    model = network("subset20k")
-    shapes = [layer.output.shape[1:] for layer in model.layers[1:] if "dropout" not in layer.name]
-    assert shapes == [(26, 26, 32), (13, 13, 32), (5408,), (5408,), (10,)]
-    assert model.count_params() == 29_306_282
+def kinds(name: str) -> list[str]:
+    return [type(layer).__name__ for layer in network(name).layers[1:]]
+
+
+def shapes(name: str, *without: str) -> list[tuple[int, ...]]:
+    """What each layer gives for an image, but for layers of these kinds."""
+    return [x.output.shape[1:] for x in network(name).layers[1:] if type(x).__name__ not in without]
+
+
+def test_subset20k_is_its_authors_code() -> None:
+    assert shapes("subset20k", "Dropout") == [(26, 26, 32), (13, 13, 32), (5408,), (5408,), (10,)]
+    assert network("subset20k").count_params() == 29_306_282
     assert of("subset20k", keras.layers.Dropout, "rate") == [0.2]
-    assert settings("subset20k").split.train_size == 20_000
+    chosen = settings("subset20k")
+    assert chosen.split.train_slice == (10_000, 30_000)
+    assert (chosen.train.epochs, chosen.train.batch_size) == (10, 32)
 
 
 def test_heinit_has_the_published_parts() -> None:
-    kinds = [type(layer).__name__ for layer in network("heinit").layers[1:]]
     expected = ["Conv2D", "BatchNormalization", "MaxPooling2D", "Dropout"] * 3
     expected += ["Flatten", *["Dense", "BatchNormalization", "Dropout"] * 2, "Dense"]
-    assert kinds == expected
+    assert kinds("heinit") == expected
     assert of("heinit", keras.layers.Dense, "units") == [2048, 1028, 10]
     assert of("heinit", keras.layers.Dropout, "rate") == [0.5] * 5
     for initialiser in of("heinit", keras.layers.Conv2D, "kernel_initializer"):
@@ -89,10 +95,9 @@ def test_heinit_has_the_published_parts() -> None:
 
 
 def test_deep_has_the_published_parts() -> None:
-    kinds = [type(layer).__name__ for layer in network("deep").layers[1:]]
     expected = ["Conv2D", "BatchNormalization", "Conv2D", "MaxPooling2D", "Dropout"] * 2
     expected += ["Flatten", "Dense", "BatchNormalization", "Dropout", "Dense"]
-    assert kinds == expected
+    assert kinds("deep") == expected
     assert of("deep", keras.layers.Conv2D, "filters") == [64, 64, 128, 128]
     assert of("deep", keras.layers.Dense, "units") == [256, 10]
     assert of("deep", keras.layers.Dropout, "rate") == [0.25, 0.35, 0.5]
@@ -102,12 +107,15 @@ def test_deep_has_the_published_parts() -> None:
     assert train.keep == "best"
 
 
-def test_dsc_moves_its_images_and_the_others_do_not() -> None:
-    for name in THEY:
-        augmentation = settings(name).train.augmentation
-        moves = augmentation.flip != "none" or augmentation.shift > 0
-        assert moves == (name == "dsc")
-        assert settings(name).train.normalisation == "unit"  # pixels divided by 255
+def test_dsc_is_its_authors_code() -> None:
+    assert kinds("dsc") == [*["Conv2D", "MaxPooling2D", "Dropout"] * 3, "Flatten", "Dense", "Dropout", "Dense"]
+    assert network("dsc").count_params() == 390_410
+    assert of("dsc", keras.layers.Dropout, "rate") == [0.25] * 3 + [0.5]
+    train = settings("dsc").train
+    assert (train.epochs, train.batch_size, train.keep) == (50, 164, "last")
+    moves = train.augmentation
+    assert (moves.flip, moves.rotation, moves.zoom, moves.shift) == ("random", 0.2, 0.2, 0)
+    assert settings("dsc").split.val_size == 0.3
 
 
 # --- what their results say ---------------------------------------------------------------------
@@ -141,15 +149,18 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     folder = ROOT if name == "default" else FOLDER / name
     result = json.loads((FOLDER / "results.json").read_text())[name]
     chosen = params.load(folder / "params.yaml")
-    tables = {part: pd.read_csv(folder / f"metrics/predictions/{part}.csv") for part in ("val", "test")}
+    val = chosen.split.val_size
+    val_images = round(60_000 * val) if isinstance(val, float) else val
+    parts = ("val", "test") if val else ("test",)
+    tables = {part: pd.read_csv(folder / f"metrics/predictions/{part}.csv") for part in parts}
     correct = {part: (table["label"] == table["predicted"]) for part, table in tables.items()}
     assert len(tables["test"]) == 10_000
-    assert len(tables["val"]) == chosen.split.val_size
-    for part in ("val", "test"):
+    assert not val or len(tables["val"]) == val_images
+    for part in parts:
         assert result[f"{part}_images"] == len(tables[part])
     low, high = wilson(correct["test"].sum(), 10_000)
-    assert result["val_accuracy"] == pytest.approx(correct["val"].mean(), abs=1e-6)
-    assert result["test_accuracy"] == pytest.approx(correct["test"].mean(), abs=1e-6)
+    for part in parts:
+        assert result[f"{part}_accuracy"] == pytest.approx(correct[part].mean(), abs=1e-6)
     assert result["test_accuracy_low"] == pytest.approx(low, abs=1e-4)
     assert result["test_accuracy_high"] == pytest.approx(high, abs=1e-4)
     trained = curve(folder, "train")
@@ -160,7 +171,9 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
         epoch = seen["step"][seen["accuracy"] == seen["accuracy"].max()].iloc[0]
     expected = trained.set_index("step")["accuracy"][epoch]
     assert result["train_accuracy"] == pytest.approx(expected, abs=1e-6)
-    assert result["training_images"] == (chosen.split.train_size or 60_000 - chosen.split.val_size)
+    start, end = chosen.split.train_slice or (val_images, 60_000)
+    assert result["training_images"] == (chosen.split.train_size or end - start)
+    assert result["precision"] == json.loads((folder / "metrics/train.json").read_text())["precision"]
     model = network(chosen.model.architecture, chosen.model.options)
     assert result["parameters"] == sum(math.prod(weight.shape) for weight in model.weights)
     assert result["training_flops"] == (flops_a_step(model) * result["training_images"] * result["epochs"])
@@ -169,11 +182,14 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
         assert result.get(f"claimed_{part}_accuracy") == claim.get(part)
     for key in ("chose_on_test", "why"):
         assert result.get(key) == claim.get(key)
-    figures = {"parameters", "training_images", "epochs", "training_flops", "train_accuracy",
-               "val_accuracy", "val_images", "test_accuracy", "test_accuracy_low",
-               "test_accuracy_high", "test_images"}  # fmt: skip
+    assert result.get("claimed_on_release") == claim.get("release")
+    assert result.get("logged", {}) == claim.get("logged", {})
+    figures = {"parameters", "training_images", "epochs", "training_flops", "train_accuracy", "precision",
+               "test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_images"}  # fmt: skip
+    figures |= {"val_accuracy", "val_images"} if val else set()
     if claim:
         figures |= {"claimed_train_accuracy", "claimed_test_accuracy", "chose_on_test", "verdict"}
+        figures |= {"claimed_on_release", "logged"}
         figures |= {"why"} & set(claim)
         assert result["verdict"] == ("reached" if claim["test"] <= high else "not reached")
         assert ("why" in claim) == (result["verdict"] == "not reached")
@@ -229,8 +245,8 @@ def edit(path: Path, pattern: str, new: str) -> None:
         ("results.json", r'"epochs": \d+', '"epochs": 3'),
         ("results.json", r'"claimed_train_accuracy": [\d.]+', '"claimed_train_accuracy": 0.5'),
         ("deep/metrics/test.json", r'"accuracy": 0\.\d+', '"accuracy": 0.999'),
-        ("deep/metrics/curves/plots/metrics/train/accuracy.tsv", r"(\n18\t)\S+", r"\g<1>0.5"),
-        ("dsc/params.yaml", "val_size: 12000", "val_size: 11000"),
+        ("dsc/metrics/curves/plots/metrics/train/accuracy.tsv", r"(\n49\t)\S+", r"\g<1>0.5"),
+        ("subset20k/params.yaml", r"train_slice: \[10000", "train_slice: [11000"),
         ("claims.yaml", r"test: 0\.89\n", "test: 0.5\n"),
         ("basic/metrics/curves/plots/metrics/val/accuracy.tsv", r"(\n1\t)\S+", r"\g<1>0.5"),
     ],
@@ -260,17 +276,17 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
         ("claims.yaml", "a: {train: 1.0}", r"claims\.yaml: a\.test: field required"),
         (
             "claims.yaml",
-            "a: {train: 1.0, test: 0.9, chose_on_test: Yes}",
+            "a: {train: 1.0, test: 0.9, chose_on_test: Yes, release: 31 August 2017}",
             r"a\.chose_on_test: input should be .*; received 'Yes'",
         ),
         (
             "claims.yaml",
-            "a: {train: null, test: 0.9, chose_on_test: 'no', why: It has 29 weights}",
+            "a: {train: null, test: 0.9, chose_on_test: 'no', release: 31 August 2017, why: It has 29 weights}",
             r"a\.why: string should match .*; received 'It has 29 weights'",
         ),
         ("basic/metrics/test.json", "{}", "published/basic must be evaluated on the test images"),
-        ("basic/metrics/data/classes.csv", None, r"classes\.csv must be a table with part, class"),
-        (f"heinit/{CURVE}", "step\n", r"accuracy\.tsv must be a table with step, accuracy"),
+        ("../metrics/data/classes.csv", None, r"classes\.csv must be a table with part, class"),
+        (f"basic/{CURVE}", "step\n", r"accuracy\.tsv must be a table with step, accuracy"),
     ],
 )
 def test_a_missing_or_damaged_file_is_one_line(scratch: Path, file: str, content: str | None, message: str) -> None:
@@ -292,7 +308,13 @@ def test_the_default_may_leave_a_part_out(scratch: Path, part: str) -> None:
 
 # --- that they still train as they did ----------------------------------------------------------
 
-SMALL: dict[str, Any] = {"split.train_size": 160, "split.val_size": 100, "train.epochs": 2, "train.batch_size": 8}
+SMALL: dict[str, Any] = {
+    "split.train_size": 160,
+    "split.train_slice": None,
+    "train.epochs": 2,
+    "train.batch_size": 8,
+    "train.precision": "float32",  # which every processor has
+}
 SYNTHETIC: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith("data.")}
 
 
@@ -302,25 +324,26 @@ def set_params(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def would_run(clone: Clone) -> set[str]:
-    said = clone.dvc("repro", "--dry", "published/dvc.yaml")
+    said = clone.run("sh", "-c", "cd published && dvc repro --dry")
     return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which all five have run on a few synthetic images."""
+    """A clone in which all have run on a few synthetic images."""
 
     def make(path: Path) -> None:
         clone = Clone.new(path)
         folder = clone.folder / "published"
-        (folder / "dvc.lock").unlink()
-        set_params(folder / "images", SYNTHETIC)
-        for name in THEY:
+        for lock in (folder / "dvc.lock", clone.folder / "dvc.lock"):
+            lock.unlink()
+        set_params(clone.folder, SYNTHETIC)
+        for name in SYSTEMS:
             shutil.rmtree(folder / name / "metrics")
-            set_params(folder / name, SMALL)
-        set_params(folder / "subset20k", {"data.source": "synthetic"})
+            set_params(folder / name, SMALL | ({"split.val_size": 100} if settings(name).split.val_size else {}))
         clone.commit("start")
-        clone.dvc("repro", *(f"published/dvc.yaml:evaluate@{name}" for name in THEY))
+        clone.dvc("repro", "prepare")
+        clone.run("sh", "-c", "cd published && dvc repro")
         clone.commit("reproduce")
 
     made = Clone(made_once(tmp_path_factory, "published systems", make))
@@ -328,51 +351,36 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 @pytest.mark.slow
-def test_all_five_train_on_synthetic_data_through_the_pipeline(small: Clone) -> None:
-    for name in THEY:
+def test_all_train_on_synthetic_data_through_the_pipeline(small: Clone) -> None:
+    for name in SYSTEMS:
         metrics = small.folder / "published" / name / "metrics"
         assert len(pd.read_csv(metrics / "predictions/test.csv")) == 100
-        assert json.loads((metrics / "val.json").read_text())["images"] == 100
+        assert json.loads((metrics / "val.json").read_text()).get("images", 100) == 100
         assert len(curve(metrics.parent, "train")) == 2
         steps = pd.read_csv(metrics / "first_steps.csv")
         assert list(steps["step"]) == list(range(1, 21))
         mean = pd.read_csv(metrics / "curves/plots/metrics/train/loss.tsv", sep="\t")["loss"][0]
         assert steps["loss"].mean() == pytest.approx(mean, rel=1e-4)  # 20 steps an epoch
     assert small.git("status", "--porcelain") == ""
+    at_the_top = small.dvc("status") + small.dvc("dag", "--dot")
+    assert "published" not in at_the_top
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", THEY)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_other_parameters_run_that_system_alone(small: Clone, tmp_path: Path, name: str) -> None:
     clone = small.copied(tmp_path / "clone")
     set_params(clone.folder / "published" / name, {"train.epochs": 1})
-    expected = {"prepare", "split", "first_steps", "train", "evaluate"}
+    expected = {"split", "first_steps", "train", "evaluate"}
     assert would_run(small) == set()
-    assert would_run(clone) == {f"published/dvc.yaml:{stage}@{name}" for stage in expected}
+    assert would_run(clone) == {f"{stage}@{name}" for stage in expected}
 
 
 @pytest.mark.slow
 def test_other_first_losses_demand_the_training_again(small: Clone, tmp_path: Path) -> None:
     clone = small.copied(tmp_path / "clone")
-    edit(clone.folder / "published/heinit/metrics/first_steps.csv", r"\n1,.*", "\n1,9.0")
-    stages = {"first_steps@heinit", "train@heinit"}  # and what follows from them
-    assert would_run(clone) == {f"published/dvc.yaml:{stage}" for stage in stages}
-
-
-@pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the prepared images of the real dataset."""
-
-    def make(folder: Path) -> None:
-        (folder / "data").mkdir(parents=True)
-        shutil.copy(FOLDER / "images/params.yaml", folder)
-        with chdir(folder), pytest.MonkeyPatch.context() as patch:
-            if (ROOT / "data/raw/train-images-idx3-ubyte").exists():
-                patch.setenv("FASHION_MNIST_DIR", str(ROOT / "data/raw"))
-            fetch.main()
-            prepare.main()
-
-    return made_once(tmp_path_factory, "real", make) / "data/prepared"
+    edit(clone.folder / "published/basic/metrics/first_steps.csv", r"\n1,.*", "\n1,9.0")
+    assert would_run(clone) == {"first_steps@basic", "train@basic"}  # and what follows from them
 
 
 def losses(prepared: Path, folder: Path, name: str, changes: dict[str, Any]) -> pd.Series:
@@ -381,34 +389,19 @@ def losses(prepared: Path, folder: Path, name: str, changes: dict[str, Any]) -> 
     (folder / "data/prepared").symlink_to(prepared)
     shutil.copy(FOLDER / name / "params.yaml", folder)
     set_params(folder, changes)
-    set_up = machine.set_up
-
-    def two_threads_an_operation(precision: str) -> None:  # as the committed trainings had
-        set_up(precision)
-        torch.set_num_threads(2)
-
-    with chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "set_up", two_threads_an_operation)
+    with chdir(folder):
         split.main()
-        rows = pd.read_csv(FOLDER / name / "metrics/predictions/val.csv")["id"]
-        assert list(np.load("data/split/val.npy")) == list(rows)
+        table = FOLDER / name / "metrics/predictions/val.csv"
+        assert list(np.load("data/split/val.npy")) == (list(pd.read_csv(table)["id"]) if table.exists() else [])
         found = first_steps.first_losses()
-    return pd.Series(found, index=range(1, len(found) + 1))
+    return pd.Series(found, index=range(1, len(found) + 1)).round(6)
 
 
-# By how much a rounding error grows in a step. Measured with oneDNN, ATen and MKL held to portable code, and
-# with initial weights moved by one rounding: after 20 steps a loss of basic was off by 4e-7, of subset20k by
-# 3e-5, of dsc by 4e-4, of heinit by 6e-2. In deep, Adam makes whole steps of gradients that are nothing but
-# rounding: its losses were off by 1e-3 at the second step, and by up to 0.1 later.
-GROWTH = {"basic": 1.0, "subset20k": 1.2, "dsc": 1.35, "heinit": 2.5, "deep": 10.0}
-
-
-def too_far(name: str, again: pd.Series) -> pd.Series:
-    """The relative differences to the committed losses that another processor's rounding does not explain."""
+def others(name: str, again: pd.Series) -> pd.Series:
+    """The losses that differ from the committed ones."""
     committed = pd.read_csv(FOLDER / name / "metrics/first_steps.csv", index_col="step")["loss"]
     assert list(again.index) == list(committed.index) == list(range(1, 21))
-    far = (again / committed - 1).abs()
-    return far[far > np.minimum(2e-5 * GROWTH[name] ** far.index.to_numpy(), 0.2)]
+    return again[again != committed]
 
 
 @pytest.mark.slow
@@ -416,9 +409,10 @@ def too_far(name: str, again: pd.Series) -> pd.Series:
 def test_the_first_steps_are_those_of_the_committed_training(
     real: Path, tmp_path: Path, settings_of_torch: None, name: str
 ) -> None:
-    assert too_far(name, losses(real, tmp_path, name, {})).empty, (
-        f"the training code computes something else for {name} (dvc repro --force "
-        f"published/dvc.yaml:first_steps@{name}, then make published)"
+    assert machine.is_portable(), "this processor's float32 is its own: no other one gives these losses"
+    assert others(name, losses(real, tmp_path, name, {})).empty, (
+        f"the training code computes something else for {name} (in published/: dvc repro --force first_steps@{name}, "
+        "then make published)"
     )
 
 
@@ -428,22 +422,21 @@ def test_the_first_steps_are_those_of_the_committed_training(
     [
         ("basic", {"train.seed": 1}),
         ("dsc", {"train.augmentation.flip": "none"}),
-        ("heinit", {"train.optimizer_options": {"adam": {"beta_1": 0.8}}}),
-        ("deep", {"train.learning_rate": 0.00102}),
+        ("deep", {"train.optimizer_options": {"adam": {"beta_1": 0.8}}}),
+        ("dsc", {"train.learning_rate": 0.0010001}),
+        ("subset20k", {"split.train_slice": [9_999, 29_999]}),
     ],
 )
 def test_another_training_is_noticed(
     real: Path, tmp_path: Path, settings_of_torch: None, name: str, changes: dict[str, Any]
 ) -> None:
-    assert not too_far(name, losses(real, tmp_path, name, changes)).empty
+    assert not others(name, losses(real, tmp_path, name, changes)).empty
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "factor"), [("basic", 1.01), ("subset20k", 1.1), ("dsc", 1.1), ("heinit", 0.0), ("deep", 0.0)]
-)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_so_is_another_learning_rate_from_step_7_on(
-    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, name: str, factor: float
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, name: str
 ) -> None:
     on_train_batch_end = first_steps.Losses.on_train_batch_end
 
@@ -451,10 +444,10 @@ def test_so_is_another_learning_rate_from_step_7_on(
         on_train_batch_end(callback, batch, logs)
         if len(callback.losses) == 6:
             rate = callback.model.optimizer.learning_rate
-            rate.assign(rate * factor)
+            rate.assign(rate * 1.001)
 
     monkeypatch.setattr(first_steps.Losses, "on_train_batch_end", change)
-    steps = too_far(name, losses(real, tmp_path, name, {})).index
+    steps = others(name, losses(real, tmp_path, name, {})).index
     assert len(steps)
     assert min(steps) > 7  # the loss of a step is taken before its update
 

@@ -16,6 +16,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "claimed_train_accuracy": None,
         "claimed_test_accuracy": 0.93,
         "chose_on_test": "yes",
+        "claimed_on_release": "26 August 2017",
+        "logged": {"train": 0.94, "val": 0.925},
+        "precision": "bfloat16",
         "parameters": 1234,
         "training_images": 55_000,
         "epochs": 7,
@@ -29,6 +32,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "why": "It is small.",
     },
     "ours": {
+        "precision": "float32",
         "parameters": 1234,
         "training_images": 55_000,
         "epochs": 7,
@@ -54,13 +58,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_published_systems_are_shown_on_both_pages(folder: Path) -> None:
     marked_pages.update(summary.pages(SYSTEMS), check=False)
     short, whole = [squeezed((folder / name).read_text()) for name in PAGES]
-    assert "| small | 93.00% | 92.00% (91.00% – 92.90%) | not reached |\n" in short
-    assert "| ours | | | |\n" in short  # neither claims nor was tested
+    assert "| small | 93.00% | 26 August 2017 | 92.00% (91.00% – 92.90%) | not reached |\n" in short
+    assert "| ours | | | | |\n" in short  # neither claims nor was tested
     assert (
-        "| small | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> | | 93.00% | yes | 95.00% | 92.10% | "
+        "| small | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> | bfloat16 | | 93.00% | train 94.00%, val 92.50% | "
+        "26 August 2017 | yes | 95.00% | 92.10% | "
         "92.00% (91.00% – 92.90%) | not reached |\n"
     ) in whole
-    assert ("| ours | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> | | | no | 95.00% | | | |\n") in whole
+    assert "| ours | 1,234 | 55,000 | 7 | 1.2 × 10<sup>6</sup> | float32 | | | | | no | 95.00% | | | |\n" in whole
     assert "`small` was not reached: It is small.\n" in whole
     marked_pages.update(summary.pages(SYSTEMS), check=True)
 
