@@ -11,7 +11,7 @@ VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS 
 $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise measure sweep replicate compare experiments review report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean repository
+.PHONY: help repro rebuild noise measure sweep replicate compare experiments review data-diff report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean repository
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,7 @@ measure: repro ## seeds, recipes, a fresh clone, sameness and pictures of this t
 	python benchmarks/sameness.py --small
 	python benchmarks/pictures.py
 	python tools/readme.py
+	python benchmarks/tables.py
 
 sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each trial is a DVC experiment
 	@python tools/sweep.py $${JOBS:+--jobs="$$JOBS"} $${CONFIRM:+--confirm="$$CONFIRM"}
@@ -53,6 +54,9 @@ experiments: .venv/run ## the commit and its experiments, one line each: accurac
 review: .venv/run ## BASE=main OUT=FILE LIMIT=CHARACTERS: what this branch changed, as Markdown
 	@python tools/review.py $${OUT:+--out="$$OUT"} $${LIMIT:+--limit="$$LIMIT"} -- $${BASE:+"$$BASE"}
 
+data-diff: .venv/run ## A=... B=workspace OUT=FILE: rows added, removed, relabelled and moved, as Markdown
+	@python tools/data_diff.py $${OUT:+--out="$$OUT"} -- $${A:+"$$A"} $${B:+"$$B"}
+
 report: .venv/run ## report.html: one page of results, curves, mistakes and experiments
 	python tools/report.py
 
@@ -65,8 +69,8 @@ demo: .venv/demo ## PORT=8000: serves a page on this machine that classifies pic
 
 published: .venv/run ## the five published systems: trains those not up to date (from nothing: hours)
 	@# stages that will run need the images, which a fresh clone does not have
-	dvc repro --dry --allow-missing published/dvc.yaml | grep -q 'up to date' || dvc repro published/dvc.yaml:split
-	dvc repro --allow-missing published/dvc.yaml
+	(cd published && dvc repro --dry --allow-missing) | grep -q 'up to date' || dvc repro prepare
+	cd published && dvc repro --allow-missing
 	python published/summary.py
 	python tools/readme.py
 
@@ -101,10 +105,12 @@ check: .venv/run ## whether dvc.lock, dvc.yaml, figures and pages belong to this
 	python tools/check.py
 	python published/summary.py --check
 	python tools/readme.py --check
+	python benchmarks/tables.py --check
 
 readme: .venv/run ## writes the committed figures into README.md and the other pages
 	python published/summary.py
 	python tools/readme.py
+	python benchmarks/tables.py
 
 # requirements*.txt have the versions, for any installer; locks/ has the same with the hash of every file
 compile = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \

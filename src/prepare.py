@@ -3,7 +3,19 @@
 import sys
 from pathlib import Path
 
-from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params
+from common import (
+    arrays,
+    classes,
+    files,
+    idx,
+    image_folder,
+    inputs,
+    kaggle_csv,
+    locks,
+    near_duplicates,
+    params,
+    release,
+)
 from common.errors import InputError, one_line
 
 import numpy as np
@@ -45,6 +57,32 @@ def class_names() -> list[str]:
     return names
 
 
+def refuse_unseen_and_name_unread(source: str) -> None:
+    """Makes sure that what the stage reads in data/input is what DVC hashes, and names what it does not read.
+
+    Raises:
+        InputError: there is a link to a folder, or a folder with a .dvc, neither of which DVC looks into.
+    """
+    for path in sorted(INPUT.rglob("*")):
+        if path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir()):
+            raise InputError(
+                f"{INPUT} must hold no link to a folder and no folder with a .dvc, into which DVC does not look; "
+                f"received {path}"
+            )
+    trees = (
+        ("train", "test") if (INPUT / "train").is_dir() else [path.name for path in INPUT.iterdir() if path.is_dir()]
+    )
+    files = [f"{prefix}-{kind}-ubyte" for prefix in PARTS.values() for kind in ("images-idx3", "labels-idx1")]
+    read = {
+        "csv": [f"fashion-mnist_{part}.csv" for part in PARTS],
+        "folder": trees,
+        "idx": ["classes.txt", *files, *(f"{name}.gz" for name in files)],
+    }[source]
+    unread = {path.name for path in INPUT.iterdir() if path.suffix != ".dvc"} - {*read, "README.md", ".gitignore"}
+    if unread:
+        print(f"warning: not read in {INPUT}: {one_line(', '.join(sorted(unread)))}", file=sys.stderr)
+
+
 def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int]) -> None:
     """Refuses data that no later stage could use. Warns where train and test may be swapped.
 
@@ -66,7 +104,7 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
     if train == 0:
         raise InputError("train must hold at least one image; received none")
     if test == 0:
-        print("warning: there are no test images, so evaluate.parts must leave out test", file=sys.stderr)
+        print("warning: there are no test images, so evaluate looks at val alone", file=sys.stderr)
     if train < test:
         print(f"warning: train has fewer images than test ({train:,} and {test:,}); are they swapped?", file=sys.stderr)
 
@@ -111,11 +149,43 @@ def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["where", "images", "label_differs"])
 
 
+def near_duplicates_of(parts: dict[str, Part]) -> tuple[np.ndarray, pd.DataFrame]:
+    """Pairs of train rows that hardly differ (P, 2), and how many such pairs there are within and between the parts."""
+    labels = np.concatenate([labels for _, labels in parts.values()])
+    pairs = near_duplicates.pairs(np.concatenate([images for images, _ in parts.values()]))
+    in_test = (pairs >= len(parts["train"][1])).sum(axis=1)  # 0, 1 or 2 of a pair
+    differs = labels[pairs[:, 0]] != labels[pairs[:, 1]]
+    places = ("within train", "between train and test", "within test")
+    rows = [
+        (f"near pairs {place}", (in_test == n).sum(), differs[in_test == n].sum()) for n, place in enumerate(places)
+    ]
+    return pairs[in_test == 0], pd.DataFrame(rows, columns=["where", "images", "label_differs"])
+
+
+def recognise_release(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """The release of Fashion-MNIST that the images are. Warns where train has test images of today's release.
+
+    Args:
+        rows: for train and test the hashes of the images and the labels.
+    """
+    found = release.recognise(rows)
+    print(f"Fashion-MNIST's release of {found}" if found != release.UNKNOWN else "no known release of Fashion-MNIST")
+    if shared := release.count_test_images(rows["train"][0]):
+        print(
+            f"warning: {shared:,} rows of train are test images of the release of {release.TODAY}: figures on test do "
+            "not compare with those on that release",
+            file=sys.stderr,
+        )
+    return found
+
+
 @locks.exclusive()
 def main() -> None:
     data = params.load().data
     shape = (data.height, data.width, data.channels)
     names = list(classes.FASHION_MNIST)
+    if data.source in ("csv", "folder", "idx") and INPUT.is_dir():
+        refuse_unseen_and_name_unread(data.source)
     if data.source == "csv":
         parts = {part: kaggle_csv.read(INPUT / f"fashion-mnist_{part}.csv") for part in PARTS}
     elif data.source == "folder":
@@ -128,10 +198,13 @@ def main() -> None:
     check(names, parts, shape)
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])
-    copies = duplicates(parts)
+    near, near_table = near_duplicates_of(parts)
+    copies = pd.concat([duplicates(parts), near_table])
     shown = table.assign(**{"class": table["class"].map(one_line)})
     print(shown.to_string(index=False), copies.to_string(index=False), sep="\n\n")
 
+    rows = {part: (release.hashes(images), labels) for part, (images, labels) in parts.items()}
+    found = recognise_release(rows)
     images, labels = parts["train"]
     with (  # all outputs are complete before the first one appears
         files.atomic_folder(arrays.PREPARED / "train") as train,
@@ -143,12 +216,18 @@ def main() -> None:
         arrays.save(test, *parts["test"])
         table.to_csv(tables / "classes.csv", index=False)
         copies.to_csv(tables / "duplicates.csv", index=False)
+        for part, (hashes, labels_of_part) in rows.items():
+            of_rows = pd.DataFrame({"image": release.short(hashes), "label": labels_of_part})
+            of_rows.to_csv(tables / f"{part}_rows.csv", index=False)
         figures.first_images(images[:9], labels[:9], names, pictures / "first_images.png")
         figures.class_means(images, labels, names, pictures / "class_means.png")
         figures.class_counts(table, pictures / "class_counts.png")
+    with files.atomic_file(arrays.PREPARED / "near_duplicates.npy") as unfinished:
+        arrays.save_array(unfinished, near)
     files.write_json(arrays.PREPARED / "classes.json", names)
+    files.write_json(arrays.PREPARED / "source.json", {"source": data.source, "release": found})
 
 
 if __name__ == "__main__":
-    inputs.declare("data/input", "data/raw")
+    inputs.declare("data/input", "data/raw", "src/common/fashion_mnist_test.npy")
     main()

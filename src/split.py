@@ -8,6 +8,8 @@ from common import arrays, files, inputs, locks, params
 from common.errors import InputError, first_line
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 
 
@@ -32,16 +34,53 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
     return np.sort(drawn), np.sort(rest)
 
 
-def split(labels: np.ndarray, train_size: int | None, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint row numbers for train and for val. `train_size` None: all rows that val leaves."""
-    if val_size >= len(labels):
-        raise InputError(f"split.val_size must be between 0 and {len(labels) - 1:,}; received {val_size:,}")
-    left = len(labels) - val_size
-    if train_size is not None and train_size > left:
-        raise InputError(f"split.train_size must be at most the {left:,} rows that val leaves; received {train_size:,}")
-    val, rest = draw(labels, val_size, seed, "split.val_size")
-    chosen, _ = draw(labels[rest], len(rest) if train_size is None else train_size, seed, "split.train_size")
-    train = rest[chosen]
+def groups(pairs: np.ndarray, count: int) -> np.ndarray:
+    """(count,) a number for each row, the same for rows that `pairs` (P, 2) join, directly or through others."""
+    joined = coo_array((np.ones(len(pairs)), pairs.T), (count, count))
+    return connected_components(joined, directed=False)[1]
+
+
+def split(
+    labels: np.ndarray,
+    train_size: int | None,
+    val_size: float,
+    seed: int,
+    train_slice: tuple[int, ...] | None = None,
+    group: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint row numbers for train and for val.
+
+    Args:
+        labels: (N,) of all rows.
+        train_size: None: all rows that val leaves, or all of the slice.
+        val_size: below 1 a share of N, rounded.
+        group: (N,) rows with one number stay together, so that val has about `val_size` rows; None: each by itself.
+        train_slice: first row and end of those for train; val is drawn from the others. None: both from all rows.
+
+    Raises:
+        InputError: there are too few rows.
+    """
+    size = round(val_size * len(labels)) if isinstance(val_size, float) else val_size
+    candidates, left = np.arange(len(labels)), None
+    if train_slice is not None:
+        if not 0 <= train_slice[0] < train_slice[1] <= len(labels):
+            raise InputError(f"split.train_slice must lie in the {len(labels):,} rows; received {list(train_slice)}")
+        candidates, left = np.delete(candidates, slice(*train_slice)), candidates[slice(*train_slice)]
+    most = len(candidates) - (left is None)
+    if size > most:
+        raise InputError(f"split.val_size must be between 0 and {most:,}; received {val_size:,}")
+    group = np.arange(len(labels)) if group is None else group
+    heads = candidates[np.unique(group[candidates], return_index=True)[1]]  # one row of each group
+    drawn, _ = draw(labels[heads], round(size * len(heads) / max(1, len(candidates))), seed, "split.val_size")
+    in_val = np.isin(group[candidates], group[heads[drawn]])
+    val, rest = candidates[in_val], candidates[~in_val]
+    left = rest if left is None else left
+    if train_size is not None and train_size > len(left):
+        raise InputError(
+            f"split.train_size must be at most the {len(left):,} rows that val leaves; received {train_size:,}"
+        )
+    chosen, _ = draw(labels[left], len(left) if train_size is None else train_size, seed, "split.train_size")
+    train = left[chosen]
     for name, rows in (("split.val_size", val), ("split.train_size", train)):
         missing = np.setdiff1d(labels, labels[rows])
         if len(rows) and missing.size:  # the share of a rare class may round to no row
@@ -56,13 +95,17 @@ def split(labels: np.ndarray, train_size: int | None, val_size: int, seed: int) 
 def main() -> None:
     chosen = params.load().split
     labels = arrays.load_labels("train")
-    train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed)
+    pairs = arrays.load_near_duplicates(len(labels))
+    group = groups(pairs, len(labels)) if chosen.group_duplicates else None
+    train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed, chosen.train_slice, group)
     with files.atomic_folder(arrays.SPLIT) as folder:
         arrays.save_array(folder / "train.npy", train)
         arrays.save_array(folder / "val.npy", val)
     print(f"{len(train):,} of {len(labels):,} rows for training, {len(val):,} for validation")
+    if apart := int((np.isin(pairs, train).any(axis=1) & np.isin(pairs, val).any(axis=1)).sum()):
+        print(f"{apart:,} pairs of nearly equal images are apart (split.group_duplicates keeps them together)")
 
 
 if __name__ == "__main__":
-    inputs.declare("data/prepared/train")
+    inputs.declare("data/prepared/near_duplicates.npy", "data/prepared/train")
     main()

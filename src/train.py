@@ -76,16 +76,20 @@ class Training(NamedTuple):
     learning_rate: LearningRate
 
 
-def set_up() -> Training:
+def set_up(precision: str | None = None) -> Training:
     """Reads parameters and data, makes model and optimizer, and seeds every generator.
+
+    Args:
+        precision: in the place of `train.precision`.
 
     Raises:
         InputError: data or parameters are wrong, or differ between machines.
     """
     chosen = params.load()
     settings = chosen.train
+    precision = precision or settings.precision
     device = machine.choose_device(settings.device)
-    machine.set_up(settings.precision)
+    machine.set_up(precision)
     # before anything can fail: only processes that have joined notice when one of them ends
     processes.join(device)
     # one seed, one independent stream for each purpose
@@ -107,12 +111,12 @@ def set_up() -> Training:
         optimizer = make_optimizer(
             settings.optimizer, settings.learning_rate, settings.optimizer_options.get(settings.optimizer, {})
         )
-        model.prepare(optimizer, settings.label_smoothing, settings.precision, adder, shard_seeds)
+        model.prepare(optimizer, settings.label_smoothing, precision, adder, shard_seeds)
     learning_rate = LearningRate(
         settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
     )
-    arithmetic = machine.arithmetic(settings.precision, device)
-    if (settings.precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
+    arithmetic = machine.arithmetic(precision, device)
+    if (precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
         cause = f"PyTorch {torch.__version__}" if "avx2" in machine.vector_instructions() else machine.processor()
         print(
             f"{cause} does not compute as PyTorch {machine.KNOWN_VERSION} does on x86-64 processors with AVX2: "
@@ -185,7 +189,21 @@ def fit(
     weights = Weights(settings.averaging, settings.keep, first)
     callbacks = [training.learning_rate, resizing, weights, *reporters]
     if settings.reduce_on_plateau:
-        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=settings.reduce_on_plateau))
+        callbacks.append(
+            keras.callbacks.ReduceLROnPlateau(
+                factor=settings.plateau_factor, patience=settings.reduce_on_plateau, min_lr=settings.plateau_floor
+            )
+        )
+    if settings.rate_falls:
+        callbacks.append(
+            keras.callbacks.LearningRateScheduler(
+                lambda epoch, rate: (
+                    max(rate * settings.plateau_factor, settings.plateau_floor)
+                    if epoch in settings.rate_falls
+                    else rate
+                )
+            )
+        )
     if settings.early_stopping:
         callbacks.append(keras.callbacks.EarlyStopping(patience=settings.early_stopping, start_from_epoch=first))
     with keras.device(training.device):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import kaggle_csv
 from common.backend import keras
 
 import numpy as np
@@ -24,7 +25,9 @@ import torch
 from filelock import FileLock
 
 import architectures
+import fetch
 import fork_server
+import prepare
 import rerun
 from inference import onnx_file
 from training import model_file
@@ -51,6 +54,13 @@ TINY = {
     "train.shards": 2,
     "train.precision": "float32",
 }
+
+
+def write_csv(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """The inverse of `kaggle_csv.read`."""
+    values = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
+    np.savetxt(path, values, "%d", ",", header=",".join(kaggle_csv.COLUMNS), comments="")
+
 
 # Variables that would change the results of stages, if stages let them, and that dvc itself can take.
 HOSTILE = {
@@ -238,6 +248,22 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(unfinished)
             unfinished.rename(made)
     return made
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the prepared images of the real dataset."""
+
+    def make(folder: Path) -> None:
+        (folder / "data").mkdir(parents=True)
+        shutil.copy(ROOT / "params.yaml", folder)
+        with chdir(folder), pytest.MonkeyPatch.context() as patch:
+            if (ROOT / "data/raw/train-images-idx3-ubyte").exists():
+                patch.setenv("FASHION_MNIST_DIR", str(ROOT / "data/raw"))
+            fetch.main()
+            prepare.main()
+
+    return made_once(tmp_path_factory, "real", make) / "data/prepared"
 
 
 @pytest.fixture(scope="session")

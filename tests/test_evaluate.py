@@ -19,6 +19,7 @@ from training import machine, model_file
 
 SHAPE, NAMES = (28, 28, 1), [f"class {label}" for label in range(10)]
 VAL_ROWS = np.arange(3, 120, 2)
+SOURCE = {"source": "idx", "release": "unknown"}
 
 
 def save_model(path: Path, shape: tuple[int, int, int] = SHAPE, classes: int = 10) -> None:
@@ -39,6 +40,7 @@ def stage(workspace: Path) -> Path:
         images = generator.integers(0, 256, (count, *SHAPE), np.uint8)
         arrays.save(folder, images, generator.integers(0, 10, count).astype(np.uint8))
     (workspace / arrays.PREPARED / "classes.json").write_text(json.dumps(NAMES))
+    (workspace / arrays.PREPARED / "source.json").write_text(json.dumps(SOURCE))
     (workspace / arrays.SPLIT).mkdir(parents=True)
     np.save(workspace / arrays.SPLIT / "val.npy", VAL_ROWS)
     save_model(workspace / evaluate.MODEL)
@@ -68,7 +70,7 @@ def test_figures_are_what_numpy_computes(stage: Path, part: str) -> None:
         for c in range(10)
     ]  # fmt: skip
     figures = read(part)
-    assert figures["source"] == "synthetic"
+    assert {key: figures[key] for key in SOURCE} == SOURCE
     assert figures["images"] == len(labels)
     assert figures["accuracy"] == pytest.approx((predicted == labels).mean(), abs=1e-6)
     loss = -np.log(of_class[np.arange(len(labels)), labels]).mean()
@@ -102,16 +104,20 @@ def test_a_part_that_is_not_asked_for_leaves_nothing_of_a_run_before(stage: Path
     assert len(list(evaluate.METRICS.rglob("val.csv"))) == 3
 
 
-def test_evaluating_test_needs_test_images(stage: Path) -> None:
+def test_without_test_images_val_alone_is_evaluated(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("images", "labels"):
         path = stage / f"data/prepared/test/{name}.npy"
         content = np.load(path)[:0]
         path.unlink()  # it may be a link to what other tests read
         np.save(path, content)
-    with pytest.raises(
-        InputError, match=r"^evaluate.parts must leave out test where there are no test images; received test$"
-    ):
+    evaluate.main()
+    assert read("test") == {}
+    assert read("val")["images"] == len(VAL_ROWS)
+    assert "test: no images\n" in capsys.readouterr().out
+    write_params(stage, TINY | {"evaluate.parts": ["test"]})
+    with pytest.raises(InputError, match=r"^evaluate.parts must name a part that has images; received test$"):
         evaluate.main()
+    assert read("val")["images"] == len(VAL_ROWS)
 
 
 def test_runs_on_the_processor_whatever_keras_would_choose(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 import gzip
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import arrays, classes, idx, kaggle_csv
+from common import arrays, classes, idx
 from common.errors import InputError
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 
 import prepare
 from analysis import figures
-from conftest import ROOT, TINY, with_forks, write_params
+from conftest import ROOT, TINY, with_forks, write_csv, write_params
 
 COUNTS = {"train": 30, "test": 12}
 PREFIX = {"train": "train", "test": "t10k"}
@@ -47,10 +48,10 @@ def write_idx(folder: Path, parts: Parts, packed: bool = False) -> None:
             (folder / name).write_bytes(gzip.compress(content) if packed else content)
 
 
-def write_csv(parts: Parts) -> None:
+def write_both_csv(parts: Parts) -> None:
     INPUT.mkdir(parents=True, exist_ok=True)
     for part, (images, labels) in parts.items():
-        kaggle_csv.write(INPUT / f"fashion-mnist_{part}.csv", images, labels)
+        write_csv(INPUT / f"fashion-mnist_{part}.csv", images, labels)
 
 
 def draw_folder(folder: Path, names: list[str], count: int = 3) -> None:
@@ -123,16 +124,20 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_sources_of_the_same_images_give_the_same_bytes(workspace: Path) -> None:
     parts = random_parts()
-    write_csv(parts)
+    write_both_csv(parts)
     expected = run({"data.source": "csv"})
     assert sorted(expected) == [
         "data/prepared/classes.json",
+        "data/prepared/near_duplicates.npy",
+        "data/prepared/source.json",
         "data/prepared/test/images.npy",
         "data/prepared/test/labels.npy",
         "data/prepared/train/images.npy",
         "data/prepared/train/labels.npy",
         "metrics/data/classes.csv",
         "metrics/data/duplicates.csv",
+        "metrics/data/test_rows.csv",
+        "metrics/data/train_rows.csv",
         "plots/data/class_counts.png",
         "plots/data/class_means.png",
         "plots/data/first_images.png",
@@ -145,9 +150,11 @@ def test_all_sources_of_the_same_images_give_the_same_bytes(workspace: Path) -> 
 
     write_idx(INPUT, parts)
     (INPUT / "classes.txt").write_text("\n".join(classes.FASHION_MNIST))
-    assert run({"data.source": "idx"}) == expected
     write_idx(RAW, parts, packed=True)
-    assert run({"data.source": "synthetic"}) == expected
+    for source in ("idx", "synthetic"):
+        found = run({"data.source": source})
+        assert json.loads(found.pop("data/prepared/source.json")) == {"source": source, "release": "unknown"}
+        assert found == {path: content for path, content in expected.items() if not path.endswith("source.json")}
 
 
 def test_a_second_run_gives_the_same_bytes_in_another_process(workspace: Path) -> None:
@@ -162,7 +169,7 @@ def test_a_second_run_gives_the_same_bytes_in_another_process(workspace: Path) -
 
 
 def test_remains_of_another_run_disappear(workspace: Path, no_figures: None) -> None:
-    write_csv(random_parts())
+    write_both_csv(random_parts())
     remains = ("data/prepared/train", "data/prepared/test", "metrics/data", "plots/data")
     for folder in map(Path, remains):
         folder.mkdir(parents=True)
@@ -229,7 +236,66 @@ def test_one_tree_goes_without_test(workspace: Path) -> None:
     assert table.loc["test", "images"].tolist() == [0, 0, 0]
     assert table.loc["test", "pixel_mean"].isna().all()
     copies = pd.read_csv("metrics/data/duplicates.csv")
-    assert copies["images"].tolist() == [0, 0, 0]
+    assert copies["images"].tolist() == [0] * 6
+
+
+def test_sizes_and_lost_colours_are_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_folder(INPUT, ["a", "b"])
+    Image.new("RGB", (30, 500), (90, 90, 90)).save(INPUT / "a/grey.png")
+    grey = {"data.height": 28, "data.width": 28, "data.channels": 1}
+    run({**FOLDER, **WITHOUT_TEST, **grey})
+    said = capsys.readouterr().out
+    assert re.search(
+        r"data/input: 7 pictures with edges of \d\d to 500 pixels, brought to 28 × 28 \(data\.height, ", said
+    )
+    assert "data/input: 6 pictures are in colour and become grey (data.channels: 3 keeps the colour)\n" in said
+    run({**FOLDER, **WITHOUT_TEST})
+    assert "become grey" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "unread"),
+    [
+        ("folder", ["val/a/0.png", "notes.txt", "train.dvc", "README.md", ".gitignore"], "notes.txt, val"),
+        ("idx", ["classes.txt", "extra.png", "train-images-idx3-ubyte.gz"], "extra.png"),
+        ("csv", ["fashion-mnist_val.csv", "train/a/0.png"], "fashion-mnist_val.csv, train"),
+        ("csv", [], ""),
+    ],
+)
+def test_what_is_not_read_is_named(
+    workspace: Path, no_figures: None, capsys: pytest.CaptureFixture[str], source: str, names: list[str], unread: str
+) -> None:
+    write = {"folder": lambda: draw_folder(INPUT / "train", list("ab")), "csv": lambda: write_both_csv(random_parts())}
+    write.get(source, lambda: write_idx(INPUT, random_parts()))()
+    for name in names:
+        (INPUT / name).parent.mkdir(parents=True, exist_ok=True)
+        (INPUT / name).write_text("\n".join(map(str, range(10))))
+    run({**(FOLDER if source == "folder" else {}), "data.source": source})
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "not read" in line]
+    assert warnings == ([f"warning: not read in data/input: {unread}"] if unread else [])
+
+
+def test_files_beside_one_tree_are_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_folder(INPUT, ["a", "b"])
+    (INPUT / "c.png").write_text("")
+    run({**FOLDER, **WITHOUT_TEST})
+    assert "warning: not read in data/input: c.png\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["train/b", "train/b/more", "elsewhere"])
+@pytest.mark.parametrize("hidden", ["link", ".dvc"])
+def test_what_dvc_does_not_look_into_is_refused(workspace: Path, tmp_path: Path, place: str, hidden: str) -> None:
+    draw_folder(tmp_path / "outside", ["b"])
+    draw_folder(INPUT / "train", ["a", "c"])
+    (path := INPUT / place).parent.mkdir(parents=True, exist_ok=True)
+    if hidden == "link":
+        path.symlink_to(tmp_path / "outside/b")
+    else:
+        (path / ".dvc").mkdir(parents=True)
+    assert refusal(FOLDER) == (
+        "data/input must hold no link to a folder and no folder with a .dvc, into which DVC does not look; "
+        f"received data/input/{place}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -422,6 +488,72 @@ def test_more_test_than_train_images_are_warned_of(
     assert "data/prepared/classes.json" in written
 
 
+def test_near_duplicates_are_counted_within_and_between_the_parts(workspace: Path, no_figures: None) -> None:
+    parts = random_parts()
+    images, labels = parts["train"]
+    images[5] = images[3].clip(4, 255) - 4
+    images[9] = images[3]
+    labels[[3, 5, 9]] = 1, 1, 2
+    parts["test"][0][0] = images[3]
+    parts["test"][1][0] = 1
+    write_both_csv(parts)
+    run({"data.source": "csv"})
+    assert arrays.load_near_duplicates(30).tolist() == [[3, 5], [3, 9], [5, 9]]
+    table = pd.read_csv("metrics/data/duplicates.csv").set_index("where")
+    near = {
+        place: tuple(table.loc[f"near pairs {place}"])
+        for place in ("within train", "between train and test", "within test")
+    }
+    assert near == {"within train": (3, 2), "between train and test": (3, 1), "within test": (0, 0)}
+
+
+# --- releases of Fashion-MNIST ------------------------------------------------------------------
+
+
+def released(parts: Parts, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """The release that prepare takes a CSV for, as it prints it and as later stages read it; and its warnings."""
+    write_both_csv(parts)
+    capsys.readouterr()
+    run({"data.source": "csv"})
+    printed, release = capsys.readouterr(), arrays.load_source()["release"]
+    assert ("no known release" if release == "unknown" else f"release of {release}") in printed.out
+    return release, printed.err
+
+
+@pytest.mark.slow
+def test_each_release_of_fashion_mnist_is_recognised(
+    workspace: Path, no_figures: None, real: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = ({part: np.load(real / part / f"{kind}.npy") for part in COUNTS} for kind in ("images", "labels"))
+    today = {part: (images[part][..., 0], labels[part]) for part in COUNTS}
+    assert released(today, capsys) == ("31 August 2017", "")
+
+    order = np.random.default_rng(0).permutation(60_000)
+    shuffled = today | {"train": tuple(array[order] for array in today["train"])}
+    assert released(shuffled, capsys) == ("31 August 2017, in another order or with other labels", "")
+    relabelled = today | {"train": (today["train"][0], today["train"][1][order])}
+    assert released(relabelled, capsys)[0] == "31 August 2017, in another order or with other labels"
+
+    first: Parts = {}
+    for part, labels in {"train": [2, 9, 6, 0, 3], "test": [0, 1, 2, 2, 3, 2, 8, 6, 5, 0]}.items():
+        rows = np.arange(len(today[part][1]))
+        for place, label in enumerate(labels):
+            other = place + np.flatnonzero(today[part][1][rows[place:]] == label)[0]
+            rows[[place, other]] = rows[[other, place]]
+        first[part] = tuple(array[rows] for array in today[part])
+    assert released(first, capsys) == ("26 August 2017", "")
+
+    foreign = {part: (255 - images, labels) for part, (images, labels) in today.items()}
+    assert released(foreign, capsys) == ("unknown", "")
+    fewer = {part: (images[:999], labels[:999]) for part, (images, labels) in today.items()}
+    assert released(fewer, capsys) == ("unknown", "")
+
+    pooled = {part: tuple(map(np.concatenate, zip(*today.values(), strict=True))) for part in today}
+    release, warning = released(pooled, capsys)
+    assert release == "unknown"
+    assert warning.startswith("warning: 10,000 rows of train are test images of the release of 31 August 2017: ")
+
+
 # --- as a script --------------------------------------------------------------------------------
 
 
@@ -434,7 +566,7 @@ def wrong_pixel(path: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True])
 def test_an_error_is_one_line_and_leaves_the_old_result(workspace: Path, old: bool) -> None:
-    write_csv(random_parts())
+    write_both_csv(random_parts())
     use({"data.source": "csv"})
     for path in ("data/prepared/train/images.npy", "metrics/data/classes.csv") if old else ():
         Path(path).parent.mkdir(parents=True)
@@ -470,7 +602,7 @@ def test_an_error_in_a_folder_is_one_line(workspace: Path, name: str, error: str
 
 
 def test_the_tables_are_printed(workspace: Path, no_figures: None, capsys: pytest.CaptureFixture[str]) -> None:
-    write_csv(random_parts())
+    write_both_csv(random_parts())
     run({"data.source": "csv"})
     printed = capsys.readouterr().out
     for words in (*classes.FASHION_MNIST, "within train", "test images also in train"):

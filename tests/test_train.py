@@ -381,7 +381,20 @@ def test_best_keeps_the_best_epoch(run: Train, small: int) -> None:
     assert val_accuracy() == pytest.approx(max(accuracies[small:]), abs=1e-6)
 
 
-def test_reduce_on_plateau_halves_the_rate(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"reduce_on_plateau": 1}, 1 / 8),
+        ({"reduce_on_plateau": 1, "plateau_factor": 0.2}, 1 / 125),
+        ({"reduce_on_plateau": 1, "plateau_floor": 4e-13}, 0.4),
+        ({"rate_falls": [2, 3]}, 1 / 4),
+        ({"rate_falls": [1, 4], "plateau_factor": 0.2}, 1 / 5),  # after the last epoch nothing is trained
+        ({"rate_falls": [1, 2, 3], "plateau_floor": 4e-13}, 0.4),
+    ],
+)
+def test_the_rate_falls_on_a_plateau_or_after_given_epochs(
+    run: Train, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], factor: float
+) -> None:
     made = []
     make = train.make_optimizer
 
@@ -390,8 +403,15 @@ def test_reduce_on_plateau_halves_the_rate(run: Train, monkeypatch: pytest.Monke
         return made[0]
 
     monkeypatch.setattr(train, "make_optimizer", make_and_remember)
-    run(epochs=4, learning_rate=1e-12, schedule="constant", warmup=0.0, reduce_on_plateau=1)
-    assert float(made[0].learning_rate.numpy()) == pytest.approx(1e-12 / 8, rel=1e-6, abs=0)
+    run(epochs=4, learning_rate=1e-12, schedule="constant", warmup=0.0, **changes)
+    assert float(made[0].learning_rate.numpy()) == pytest.approx(1e-12 * factor, rel=1e-6, abs=0)
+
+
+def test_falls_in_the_place_of_a_plateau_give_the_same_training(run: Train) -> None:
+    common = {"epochs": 5, "learning_rate": 1e-7, "schedule": "constant", "warmup": 0.0, "plateau_factor": 0.2}
+    watched = run(reduce_on_plateau=2, **common)
+    assert run(rate_falls=[3, 5], **common) == watched
+    assert run(rate_falls=[4], **common) != watched
 
 
 def test_averaging_is_in_the_model(run: Train) -> None:

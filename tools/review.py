@@ -14,6 +14,7 @@ from common.errors import InputError
 import pandas as pd
 
 import check
+import data_diff
 import pages
 from analysis import comparison, figures, metric_files, revisions
 from analysis.git import git
@@ -188,6 +189,7 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         "metrics": markdown(metric_changes(before, after), names=True),
         "curves": curves(before, after),
         "data": markdown(data_changes(before, after), names=True),
+        "rows": data_diff.content(before, after, page),
         "without_lock": [revision for revision in (before, after) if not revision.lock()],
     }
 

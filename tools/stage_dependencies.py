@@ -86,7 +86,7 @@ class Pipeline:
             modules, parameters = self.modules(stage), self.parameters(self.script(stage))
             read_by_any |= parameters
             listed = {*self.declared(stage, "deps")}
-            deps = {dep for dep in listed if dep.startswith("src/")}
+            deps = {dep for dep in listed if dep.startswith("src/") and dep.endswith(".py")}
             inputs = declared_inputs(self.script(stage))
             keys = set().union(*(self.leaves(key) for key in self.declared(stage, "params")))
             for words, names in {

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import params
+from common import files, params
 from common.errors import InputError
 
 import flatten_dict
+import pydantic_core
 from ruamel.yaml import YAML, YAMLError
 
 from analysis import git
 
 LOCK = Path("dvc.lock")
-MODEL = "models/model.keras"
+MODEL, PREDICTIONS = "models/model.keras", "metrics/predictions"
 leaves = functools.partial(flatten_dict.flatten, reducer="dot")  # nested values by key, as in `train.epochs`
 
 
@@ -69,7 +70,7 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
 
 
 def training_key() -> str:
-    """Identifies a training: a hash of the parameters of train and evaluate, the model and its figures in dvc.lock.
+    """Identifies a training: a hash of its parameters, its model and its predictions in dvc.lock.
 
     The results stand for data and code: a change to code that leaves their bytes leaves the key too. A
     new parameter of train at its default leaves it as well: dvc.lock is the same training without it.
@@ -80,14 +81,23 @@ def training_key() -> str:
     stages = read()
     if missing := {"train", "evaluate"} - stages.keys():
         raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
-    entries = [stages[name].entry for name in ("train", "evaluate")]
-    chosen = entries[0]["params"]["params.yaml"]["train"]
-    for name, known in params.Train.model_fields.items():
-        if not known.is_required() and chosen.get(name) == known.default:
+    chosen = [stages[name].entry["params"]["params.yaml"] for name in ("train", "evaluate")]
+    chosen[0]["train"] = _without_defaults(chosen[0]["train"], params.Train)
+    results = stages["train"].outputs.get(MODEL), stages["evaluate"].outputs.get(PREDICTIONS)
+    return hashlib.sha256(json.dumps([*chosen, results], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_defaults(values: dict[str, Any], schema: type[params.Section]) -> dict[str, Any]:
+    chosen = {}
+    for name, value in values.items():
+        known = schema.model_fields.get(name)
+        if known and isinstance(known.annotation, type) and issubclass(known.annotation, params.Section):
+            chosen[name] = _without_defaults(value, known.annotation)
+        else:
+            chosen[name] = value
+        if known and not known.is_required() and chosen[name] == pydantic_core.to_jsonable_python(known.default):
             del chosen[name]
-    model = [output for output in entries[0]["outs"] if output["path"] == MODEL]
-    parts = [(entries[0]["params"], model), (entries[1]["params"], entries[1]["outs"])]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return chosen
 
 
 def cached_outputs() -> list[str]:
@@ -101,17 +111,13 @@ def differences(folders: tuple[str, ...]) -> Iterator[str]:
     """Names each output under `folders` that is not what its stage wrote, by the content of its files."""
     for stage in read().values():
         for path, md5 in stage.outputs.items():
-            if path.startswith(folders) and (found := _md5(Path(path))) != md5:
+            if path.startswith(folders) and (found := files.md5(Path(path))) != md5:
                 yield f"{path} {'was changed' if found else 'is missing'}"
 
 
-def _md5(path: Path) -> str | None:
-    """DVC's hash: of a file, or of the list of files in a folder as DVC writes it."""
-    if path.is_dir():
-        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-        listing = [{"md5": _md5(file), "relpath": name} for name, file in sorted(files.items())]
-        return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def damaged_objects(cache: Path) -> Iterator[Path]:
+    """The objects of a cache of DVC whose content has another hash than their name: DVC would give them out."""
+    for path in sorted(cache.glob("files/md5/??/*")):
+        name = f"{path.parent.name}{path.name}"
+        if path.is_file() and files.md5(path) != name.removesuffix(".dir"):
+            yield path

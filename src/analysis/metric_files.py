@@ -79,8 +79,10 @@ def results_table(results: dict[str, dict[str, Any]], noise: dict[str, dict[str,
     rows = []
     for part, result in results.items():
         spread = "{mean:.2%} ± {std:.2%} (n = {n})".format_map(noise[part]["accuracy"]) if part in noise else ""
+        known = result.get("release", "unknown")
+        release = "" if known == "unknown" else f", Fashion-MNIST of {known}"
         row = {
-            "part": part if result["source"] == "fashion-mnist" else f"{part} ({result['source']})",
+            "part": part if result["source"] == "fashion-mnist" else f"{part} ({result['source']}{release})",
             "images": f"{result['images']:,}",
             "accuracy": f"{result['accuracy']:.2%}",
             "95 % interval": "{accuracy_low:.2%} – {accuracy_high:.2%}".format_map(result),

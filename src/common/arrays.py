@@ -5,6 +5,7 @@ Nothing is pickled.
 
 import io
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError, first_line
 
@@ -56,12 +57,28 @@ def load_rows(name: str, count: int) -> np.ndarray:
         InputError: the file is missing, damaged, or of other arrays.
     """
     path = SPLIT / f"{name}.npy"
-    rows = load_array(path, np.int64, 1)
+    return _checked_rows(path, load_array(path, np.int64, 1), count)
+
+
+def _checked_rows(path: Path, rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
         raise InputError(
             f"{path} must have rows below {count}, the number of images; received {rows.min()} to {rows.max()}"
         )
     return rows
+
+
+def load_near_duplicates(count: int) -> np.ndarray:
+    """(P, 2) int64: the pairs of prepared train rows whose images hardly differ.
+
+    Args:
+        count: of these rows.
+
+    Raises:
+        InputError: the file is missing, damaged, or of other arrays.
+    """
+    path = PREPARED / "near_duplicates.npy"
+    return _checked_rows(path, load_array(path, np.int64, 2), count)
 
 
 def load_class_names() -> list[str]:
@@ -70,12 +87,20 @@ def load_class_names() -> list[str]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    path = PREPARED / "classes.json"
+    return _load_json(PREPARED / "classes.json", list[str], "list of names")
+
+
+def load_source() -> dict[str, str]:
+    """`source`, as in data.source, and `release`, Fashion-MNIST's where it is one; errors as of `load_class_names`."""
+    return _load_json(PREPARED / "source.json", dict[str, str], "object of source and release")
+
+
+def _load_json(path: Path, kind: Any, words: str) -> Any:
     try:
-        return pydantic.TypeAdapter(list[str]).validate_json(path.read_bytes())
+        return pydantic.TypeAdapter(kind).validate_json(path.read_bytes())
     except (OSError, pydantic.ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
-        raise InputError(f"{path} must be a JSON list of names; received: {reason}") from None
+        raise InputError(f"{path} must be a JSON {words}; received: {reason}") from None
 
 
 def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -71,6 +72,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def md5(path: Path) -> str | None:
+    """DVC's hash of a file, or of the list of files in a folder as DVC writes it; None where there is nothing."""
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+        listing = [{"md5": md5(file), "relpath": name} for name, file in sorted(files.items())]
+        return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

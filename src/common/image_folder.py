@@ -30,6 +30,8 @@ LARGE = 8_000_000  # pixels, from which a picture is reduced while it is unpacke
 ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 278, 322, 323  # tags of TIFF and EXIF
 MAX_CLASSES = 256  # labels are uint8
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
+GREY = ("1", "L", "LA", "I;16")  # modes of Pillow
+COLOUR = 16  # of 255: channels that are no farther apart are the noise of a JPEG
 Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
 
 
@@ -218,10 +220,20 @@ def _read_part(folder: Path, names: list[str], shape: Shape) -> tuple[np.ndarray
             raise InputError(f"{folder / name} must hold at least one picture; received none")
         files += pictures
         labels += [label] * len(pictures)
-    images = np.empty((len(files), *shape), np.uint8)
+    images, edges, colourful = np.empty((len(files), *shape), np.uint8), {0}, 0
     for row, path in enumerate(files):
         with opened(path) as picture:
             images[row] = fit(picture, shape)
+            edges |= {*picture.size}
+            if shape[2] == 1 and picture.mode not in GREY:
+                colourful += np.ptp(fit(picture, (*shape[:2], 3)).astype(int), axis=-1).max() > COLOUR
+    if files:
+        print(
+            f"{folder}: {len(files):,} pictures with edges of {min(edges - {0})} to {max(edges)} pixels, brought to "
+            f"{shape[0]} × {shape[1]} (data.height, data.width)"
+        )
+    if colourful:
+        print(f"{folder}: {colourful:,} pictures are in colour and become grey (data.channels: 3 keeps the colour)")
     return images, np.array(labels, np.uint8)
 
 

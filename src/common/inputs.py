@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from importlib.util import cache_from_source
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from common import files
 from common.errors import InputError
 from common.seal import SOURCE
 
@@ -84,14 +86,17 @@ def declare(*paths: str, options: argparse.ArgumentParser | None = None) -> argp
         options: of the stage, which has none but --help by default. Their values are returned.
 
     Raises:
-        InputError: later, from the call that opens another file.
+        InputError: DVC gives it other bytes than dvc.lock says; or later, from the call that opens another file.
         SystemExit: --help, or an option that the stage does not have.
     """
     description = sys.modules["__main__"].__doc__
     chosen = (options or argparse.ArgumentParser(description=description)).parse_args()
+    _refuse_other_bytes(paths)
     project = (_names(os.path.dirname(SOURCE)) | _names(".")) - {os.sep}
     variables = [os.environ[name] for name in FOLDER_VARIABLES if name in os.environ]
-    allowed = _libraries().union(*(_names(path) for path in (*paths, ".cache", *variables)))
+    own = os.path.dirname(SOURCE)  # where paths under src/ begin
+    declared = (os.path.join(own, path) if path.startswith("src/") else path for path in paths)
+    allowed = _libraries().union(*(_names(path) for path in (*declared, ".cache", *variables)))
     written: set[str] = set()
 
     def check(path: str, flags: int) -> None:
@@ -106,6 +111,28 @@ def declare(*paths: str, options: argparse.ArgumentParser | None = None) -> argp
 
     checks.append(check)
     return chosen
+
+
+def _refuse_other_bytes(paths: Iterable[str]) -> None:
+    """Holds the outputs of other stages that DVC gives to this one against dvc.lock.
+
+    DVC itself takes an object of its cache for what its name says, damaged or not.
+    """
+    lock = Path(SOURCE).parent / "dvc.lock"
+    if "DVC_STAGE" not in os.environ or not lock.exists():
+        return
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe").load(lock).get("stages", {}).values()
+    outs = [out for stage in stages for out in stage.get("outs", [])]
+    known = {os.path.realpath(lock.parent / out["path"]): out["md5"] for out in outs}
+    for path in paths:
+        expected, found = known.get(os.path.realpath(path)), files.md5(Path(path))
+        if expected and found not in (expected, None):
+            raise InputError(
+                f"{path} must have the bytes that dvc.lock says (MD5 {expected}); received others ({found}), as from a "
+                f"damaged object in DVC's cache. Remove {path} and what python tools/check.py --data names, then dvc repro"
+            )
 
 
 @contextmanager

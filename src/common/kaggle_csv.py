@@ -50,12 +50,6 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return values[:, 1:].reshape(-1, HEIGHT, WIDTH, 1), values[:, 0]
 
 
-def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """The inverse of `read`."""
-    values = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
-    np.savetxt(path, values, "%d", ",", header=",".join(COLUMNS), comments="")
-
-
 def _check_header(path: Path, line: str) -> None:
     names = next(csv.reader([line]), [])
     for place, (name, expected) in enumerate(zip_longest(names, COLUMNS), 1):

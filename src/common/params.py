@@ -22,6 +22,15 @@ NORMALISING = ("adam", "adamw", "adamax", "nadam", "rmsprop", "lion")  # a step'
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _rows_or_share(value: Any) -> int | float:
+    if not (type(value) is int and value >= 0) and not (type(value) is float and 0 < value < 1):
+        raise ValueError(f"must be a number of rows, or a share between 0 and 1; received {shorten(value)}")
+    return value
+
+
+Rows = Annotated[int, Field(ge=0)]
+
+
 class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
@@ -58,8 +67,10 @@ class Data(Section):
 
 class Split(Section):
     train_size: Count | None
-    val_size: Annotated[int, Field(ge=0)]
+    val_size: Annotated[int | float, pydantic.PlainValidator(_rows_or_share)]
     seed: Seed
+    train_slice: Annotated[tuple[Rows, ...], Field(strict=False, min_length=2, max_length=2)] | None = None
+    group_duplicates: bool = False
 
 
 class Model(Section):
@@ -71,6 +82,8 @@ class Augmentation(Section):
     flip: Literal["none", "random", "alternating"]
     shift: Annotated[int, Field(ge=0, le=8)]
     cutout: Annotated[int, Field(ge=0, le=28)]
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class ProgressiveResizing(Section):
@@ -92,6 +105,9 @@ class Train(Section):
     keep: Literal["last", "best"]
     early_stopping: Count | None
     reduce_on_plateau: Count | None
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    plateau_floor: Annotated[float, Field(ge=0)] = 0.0
+    rate_falls: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     normalisation: Literal["standard", "unit"]
     augmentation: Augmentation
     data_pruning: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -140,8 +156,9 @@ class Params(Section):
             }.items():
                 if needs_val:
                     raise ValueError(f"{key} needs val rows (split.val_size above 0)")
-        if train.reduce_on_plateau is not None and train.schedule != "constant":
-            raise ValueError("train.reduce_on_plateau needs train.schedule: constant")
+        for key, is_set in {"reduce_on_plateau": train.reduce_on_plateau, "rate_falls": train.rate_falls}.items():
+            if is_set and train.schedule != "constant":
+                raise ValueError(f"train.{key} needs train.schedule: constant")
         return self
 
 

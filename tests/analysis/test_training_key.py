@@ -11,13 +11,15 @@ from ruamel.yaml import YAML
 from analysis import dvc_lock
 from conftest import ROOT
 
+RESULTS = {"train": dvc_lock.MODEL, "evaluate": dvc_lock.PREDICTIONS}
+
 
 def stage(name: str) -> dict[str, Any]:
     return {
         "cmd": f"python src/{name}.py",
         "deps": [{"path": f"src/{name}.py", "md5": "a1"}, {"path": "data/split", "md5": "b2.dir"}],
         "params": {"params.yaml": {name: {"seed": 0, "rate": 0.5}, f"{name}.parts": ["val"]}},
-        "outs": [{"path": {"train": dvc_lock.MODEL}.get(name, f"metrics/{name}"), "md5": "c3"}],
+        "outs": [{"path": RESULTS.get(name, "data/split"), "md5": "c3"}],
     }
 
 
@@ -67,10 +69,27 @@ def test_code_that_leaves_the_model_and_its_figures_leaves_the_key(lock: dict[st
     assert dvc_lock.training_key() == before
 
 
-@pytest.mark.parametrize(("value", "same"), [(1, True), (2, False)])
-def test_a_new_parameter_counts_where_it_is_not_its_default(lock: dict[str, Any], value: int, same: bool) -> None:
+@pytest.mark.parametrize(
+    ("section", "key", "value", "same"),
+    [
+        ("train", "shards", 1, True),
+        ("train", "shards", 2, False),
+        ("train", "rate_falls", [], True),
+        ("train", "rate_falls", [3], False),
+        ("train", "progressive_resizing", {"scale": 1.0, "share": 0.0}, True),
+        ("train", "progressive_resizing", {"scale": 0.5, "share": 0.5}, False),
+        ("augmentation", "zoom", 0.0, True),
+        ("augmentation", "zoom", 0.1, False),
+    ],
+)
+def test_a_new_parameter_counts_where_it_is_not_its_default(
+    lock: dict[str, Any], section: str, key: str, value: Any, same: bool
+) -> None:
+    chosen = lock["stages"]["train"]["params"]["params.yaml"]["train"]
+    chosen["augmentation"] = {"flip": "none"}
+    write(lock)
     before = dvc_lock.training_key()
-    lock["stages"]["train"]["params"]["params.yaml"]["train"]["shards"] = value
+    (chosen if section == "train" else chosen[section])[key] = value
     write(lock)
     assert (dvc_lock.training_key() == before) == same
 

@@ -1,12 +1,13 @@
 """Stages and architectures that read what they do not declare end with one line."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common import inputs
+from common import files, inputs
 from common.backend import keras
 from common.errors import InputError
 
@@ -164,3 +165,50 @@ def test_an_architecture_may_read_itself_and_libraries(build: Callable[..., kera
     else:
         sys.modules.pop("wave", None)
         assert build(line).count_params() == 7850
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose dvc.lock says what its two outputs are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inputs, "SOURCE", str(tmp_path / "src"))
+    (folder := tmp_path / "data/prepared/train").mkdir(parents=True)
+    (folder / "labels.npy").write_bytes(b"labels")
+    (tmp_path / "data/classes.json").write_text("[]")
+    outs = [{"path": path, "md5": files.md5(Path(path))} for path in ("data/prepared/train", "data/classes.json")]
+    (tmp_path / "dvc.lock").write_text(json.dumps({"stages": {"prepare": {"outs": outs}, "split": {}}}))
+    monkeypatch.setenv("DVC_STAGE", "train")
+    return tmp_path
+
+
+PATHS = ("data/prepared/train", "data/classes.json", "data/input", "data/missing")
+
+
+def test_what_dvc_lock_says_is_read(locked: Path) -> None:
+    inputs._refuse_other_bytes(PATHS)
+
+
+@pytest.mark.parametrize(
+    "path", ["data/prepared/train/labels.npy", "data/prepared/train/more.npy", "data/classes.json"]
+)
+@pytest.mark.parametrize("folder", [".", "below"])
+def test_other_bytes_than_dvc_lock_says_are_refused(
+    locked: Path, monkeypatch: pytest.MonkeyPatch, path: str, folder: str
+) -> None:
+    (locked / path).write_bytes(b"others")
+    if folder == "below":  # another pipeline, with the data as a link
+        (locked / folder).mkdir()
+        monkeypatch.chdir(locked / folder)
+        Path("data").symlink_to("../data")
+    with pytest.raises(InputError, match=r"^data/\S+ must have the bytes that dvc\.lock says \(MD5 \w+(\.dir)?\); "):
+        inputs._refuse_other_bytes(PATHS)
+
+
+@pytest.mark.parametrize("without", ["DVC_STAGE", "dvc.lock"])
+def test_a_stage_by_hand_may_read_what_is_there(locked: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    (locked / "data/classes.json").write_text("others")
+    if without == "dvc.lock":
+        (locked / without).unlink()
+    else:
+        monkeypatch.delenv(without)
+    inputs._refuse_other_bytes(PATHS)

@@ -9,7 +9,7 @@ from common.errors import InputError
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, write_csv
 
 HEADER = ",".join(kaggle_csv.COLUMNS)
 ROW = ["3", *["1"] * 784]
@@ -60,7 +60,7 @@ def random_part(count: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("count", [1, 2])
 def test_round_trip(path: Path, count: int) -> None:
     images, labels = random_part(count)
-    kaggle_csv.write(path, images, labels)
+    write_csv(path, images, labels)
     read_images, read_labels = kaggle_csv.read(path)
     np.testing.assert_array_equal(read_images, images, strict=True)
     np.testing.assert_array_equal(read_labels, labels, strict=True)
@@ -68,7 +68,7 @@ def test_round_trip(path: Path, count: int) -> None:
 
 def test_the_form_is_kaggles(path: Path) -> None:
     image = np.arange(784).reshape(1, 28, 28, 1) % 256  # row by row from the top left
-    kaggle_csv.write(path, image.astype(np.uint8), np.array([9], np.uint8))
+    write_csv(path, image.astype(np.uint8), np.array([9], np.uint8))
     header, line, end = path.read_text().split("\n")
     assert header == "label," + ",".join(f"pixel{number}" for number in range(1, 785))
     assert line == "9," + ",".join(str(number % 256) for number in range(784))
@@ -310,7 +310,7 @@ def test_as_many_rows_as_kaggle_has_are_read_in_bounded_memory(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     for part, rows in (("train", 60_000), ("test", 10_000)):
         images, labels = random_part(rows)
-        kaggle_csv.write(Path(f"{part}.csv"), images, labels)
+        write_csv(Path(f"{part}.csv"), images, labels)
         np.savez(f"{part}.npz", images=images, labels=labels)
     command = ["python", "-c", READ_ALL, str(ROOT / "src")]
     peak = int(subprocess.check_output(command, text=True))

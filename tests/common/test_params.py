@@ -1,6 +1,7 @@
 """Each test starts from the committed params.yaml and changes one thing, so the schema may grow."""
 
 import json
+import operator
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -23,6 +24,13 @@ NEWER: dict[str, Any] = {
     "train.data_pruning": 0.0,
     "train.progressive_resizing": params.ProgressiveResizing(scale=1.0, share=0.0),
     "train.shards": 1,
+    "split.group_duplicates": False,
+    "split.train_slice": None,
+    "train.plateau_factor": 0.5,
+    "train.plateau_floor": 0.0,
+    "train.rate_falls": (),
+    "train.augmentation.rotation": 0.0,
+    "train.augmentation.zoom": 0.0,
 }
 
 
@@ -106,7 +114,7 @@ def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("key", NEWER)
 def test_a_file_older_than_a_key_trains_as_it_did(tmp_path: Path, key: str) -> None:
     loaded = params.load(changed(tmp_path, {key: MISSING}))
-    assert getattr(loaded.train, key.removeprefix("train.")) == NEWER[key]
+    assert operator.attrgetter(key)(loaded) == NEWER[key]
 
 
 @pytest.mark.parametrize("value", [1, 4, None, "any"])
@@ -130,6 +138,7 @@ def test_a_section_is_a_mapping(tmp_path: Path, section: str, value: Any) -> Non
 # --- types --------------------------------------------------------------------------------------
 
 WRONG_TYPES: dict[type, list[Any]] = {
+    bool: ["true", 1, None, [True]],
     int: ["1", True, 1.0, [1]],
     type(None): ["1", True, 1.0, [1]],  # every null of the file may be an integer instead
     float: ["0.1", True, None, [0.1], float("nan"), float("inf"), float("-inf")],
@@ -166,7 +175,6 @@ LIMITS: dict[str, tuple[Any, Any]] = {  # smallest and largest accepted; None: n
     "data.synthetic.test_images": (10, 1_000_000),
     "data.synthetic.seed": SEED,
     "split.train_size": (1, None),
-    "split.val_size": (0, None),
     "split.seed": SEED,
     "train.seed": SEED,
     "train.epochs": (1, None),
@@ -179,6 +187,10 @@ LIMITS: dict[str, tuple[Any, Any]] = {  # smallest and largest accepted; None: n
     "train.reduce_on_plateau": (1, None),
     "train.augmentation.shift": (0, 8),
     "train.augmentation.cutout": (0, 28),
+    "train.augmentation.rotation": (0.0, 180.0),
+    "train.augmentation.zoom": (0.0, 1 - 1e-9),
+    "train.plateau_factor": (1e-9, 1 - 1e-9),
+    "train.plateau_floor": (0.0, None),
     "train.data_pruning": (0.0, 0.5),
     "train.progressive_resizing.scale": (1e-9, 1.0),
     "train.progressive_resizing.share": (0.0, 1 - 1e-9),
@@ -211,6 +223,28 @@ def test_the_limits_themselves_are_accepted(tmp_path: Path, key: str, value: Any
 )
 def test_beyond_the_limits_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     assert_names(refusal(changed(tmp_path, {**FIT, key: value})), key, value)
+
+
+@pytest.mark.parametrize("value", [0, 1, 5000, 0.1, 1e-9, 1 - 1e-9])
+def test_val_is_a_number_of_rows_or_a_share(tmp_path: Path, value: float) -> None:
+    assert params.load(changed(tmp_path, FIT | {"split.val_size": value})).split.val_size == value
+
+
+@pytest.mark.parametrize("value", [-1, -0.1, 0.0, 1.0, 1.5, True, "0.1", None, [1]])
+def test_val_is_nothing_else(tmp_path: Path, value: Any) -> None:
+    message = refusal(changed(tmp_path, FIT | {"split.val_size": value}))
+    assert message.endswith(f"split.val_size: must be a number of rows, or a share between 0 and 1; received {value!r}")
+
+
+@pytest.mark.parametrize("rows", [None, [0, 10], [10_000, 30_000]])
+def test_a_slice_is_two_rows_or_none(tmp_path: Path, rows: list[int] | None) -> None:
+    loaded = params.load(changed(tmp_path, {"split.train_slice": rows})).split.train_slice
+    assert loaded == (rows and tuple(rows))
+
+
+@pytest.mark.parametrize("rows", [[1], [1, 2, 3], [-1, 5], 5, [0.5, 2]])
+def test_a_slice_is_nothing_else(tmp_path: Path, rows: Any) -> None:
+    assert "split.train_slice" in refusal(changed(tmp_path, {"split.train_slice": rows}))
 
 
 # --- choices ------------------------------------------------------------------------------------
@@ -306,10 +340,11 @@ def test_a_source_has_its_shape(tmp_path: Path, source: str, key: str, value: in
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str) -> None:
-    changes = {"train.reduce_on_plateau": 3, "train.schedule": schedule}
-    message = refusal(changed(tmp_path, changes))
-    assert "train.reduce_on_plateau needs train.schedule: constant" in message
+@pytest.mark.parametrize(("key", "value"), [("reduce_on_plateau", 3), ("rate_falls", [2, 5])])
+def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str, key: str, value: Any) -> None:
+    params.load(changed(tmp_path, {f"train.{key}": value, "train.schedule": "constant"}))
+    message = refusal(changed(tmp_path, {f"train.{key}": value, "train.schedule": schedule}))
+    assert f"train.{key} needs train.schedule: constant" in message
 
 
 # --- files that are no parameters ---------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from common import files
 from common.errors import InputError
 
 import pytest
@@ -31,6 +32,7 @@ def whole(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
             results.unlink()  # of the real data
         clone.run("python", "published/summary.py")
         clone.run("python", "tools/readme.py")
+        clone.run("python", "benchmarks/tables.py")
 
     return Clone(made_once(tmp_path_factory, "whole", make))
 
@@ -259,6 +261,35 @@ def test_an_edited_page_is_refused(clone: Clone, page: str) -> None:
     edit(page, "| test (synthetic) ", "| test (drawn) ")
     with pytest.raises(InputError, match=rf"^{page} must show the figures"):
         check_pages()
+
+
+@pytest.mark.slow
+def test_damaged_labels_in_dvcs_cache_are_never_trained_on(clone: Clone) -> None:
+    labels = Path("data/prepared/train/labels.npy")
+    md5 = files.md5(labels)
+    damaged = Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+    content, mode = bytearray(damaged.read_bytes()), damaged.stat().st_mode
+    content[-400:] = bytes((label + 1) % 10 for label in content[-400:])
+    damaged.chmod(0o644)
+    damaged.unlink()  # it may be a link to what other tests read
+    damaged.write_bytes(content)
+    damaged.chmod(mode)
+    shutil.rmtree(labels.parent)
+    clone.dvc("checkout")  # without a word
+    edit("params.yaml", "  learning_rate: 0.05", "  learning_rate: 0.04")
+    said = clone.run("sh", "-c", "! dvc repro 2>&1")
+    assert "error: data/prepared/train must have the bytes that dvc.lock says (MD5 " in said
+    assert "Remove data/prepared/train and what python tools/check.py --data names, then dvc repro" in said
+    assert not MODEL.exists()
+    said = clone.run("sh", "-c", "! python tools/check.py --data 2>&1")
+    assert f"{damaged} is damaged (remove it; dvc pull or dvc repro makes it again)" in said.replace(
+        f"{Path.cwd()}/", ""
+    )
+    damaged.unlink()
+    shutil.rmtree(labels.parent)
+    clone.dvc("repro")
+    assert files.md5(labels) == md5
+    assert MODEL.exists()
 
 
 def test_with_data_every_byte_counts(

@@ -1,6 +1,7 @@
-"""Flip, shift and cutout on raw images, grey and in colour."""
+"""Flip, rotation, zoom, shift and cutout on raw images, grey and in colour."""
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -112,6 +113,46 @@ def test_a_cutout_larger_than_the_image_blanks_at_most_all_of_it() -> None:
     assert max(squares(28, 1, torch.uint8)) == (10, 12)
 
 
+def disc(height: int, width: int, row: float, column: float) -> torch.Tensor:
+    """(1, H, W, 1) uint8: a soft bright spot on black."""
+    y, x = torch.arange(height)[:, None] - row, torch.arange(width)[None] - column
+    return (255 * torch.exp(-(y**2 + x**2) / 8)).round().to(torch.uint8)[None, :, :, None]
+
+
+def centre(image: torch.Tensor) -> tuple[float, float]:
+    """Row and column of the centre of mass, from the middle of the image."""
+    values = image[0, :, :, 0].double()
+    height, width = values.shape
+    rows, columns = torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
+    return float((values.sum(1) * rows).sum() / values.sum()), float((values.sum(0) * columns).sum() / values.sum())
+
+
+@pytest.mark.parametrize(("height", "width"), [(41, 41), (41, 61)])
+def test_rotation_turns_around_the_middle_by_up_to_its_angle(height: int, width: int) -> None:
+    spot = disc(height, width, 20, width / 2 + 11)
+    augmentation = Augmentation("none", 0, 0, 1, 0, rotation=30.0)
+    angles = []
+    for _ in range(200):
+        row, column = centre(augmentation(spot, torch.tensor([0]), 0))
+        assert math.hypot(row, column) == pytest.approx(math.hypot(*centre(spot)), abs=0.2)
+        angles.append(math.degrees(math.atan2(row, column)))
+    assert -31 < min(angles) < -25
+    assert 25 < max(angles) < 31
+    assert abs(sum(angles) / 200) < 5
+
+
+def test_zoom_scales_each_side_by_itself_and_extends_the_edges() -> None:
+    spot = disc(41, 41, 26, 27)  # 6 and 7 pixels from the middle
+    augmentation = Augmentation("none", 0, 0, 1, 0, zoom=0.2)
+    factors = torch.tensor([centre(augmentation(spot, torch.tensor([0]), 0)) for _ in range(200)])
+    factors = torch.tensor([6.0, 7.0]) / factors  # a factor below 1 enlarges
+    assert ((factors > 0.78) & (factors < 1.22)).all()
+    assert (factors.amin(0) < 0.84).all() and (factors.amax(0) > 1.16).all()
+    assert abs(torch.corrcoef(factors.T)[0, 1]) < 0.3
+    full = torch.full((ROWS, 10, 12, 1), 200, dtype=torch.uint8)
+    assert (Augmentation("none", 0, 0, ROWS, 0, rotation=45.0, zoom=0.5)(full, ALL, 0) == 200).all()
+
+
 @both_kinds
 def test_with_all_off_nothing_changes(channels: int, dtype: torch.dtype) -> None:
     images = random_images(channels, dtype)
@@ -124,7 +165,7 @@ def test_the_seed_decides_everything(flip: str) -> None:
     images = random_images()
 
     def result(seed: int) -> torch.Tensor:
-        augmentation = Augmentation(flip, 2, 3, ROWS, seed)
+        augmentation = Augmentation(flip, 2, 3, ROWS, seed, rotation=10.0, zoom=0.1)
         return torch.stack([augmentation(images, ALL, epoch) for epoch in range(2)])
 
     original = images.clone()

@@ -1,0 +1,141 @@
+"""What differs in the data of two revisions, row by row, as Markdown: `make data-diff A=main B=workspace OUT=page.md`.
+
+prepare writes a hash of the pixels and the label of every row into metrics/data/, which git has: no data is needed. Only
+the picture of changed rows, beside OUT, needs the images of one of the two revisions in the working directory.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common import arrays, files, release
+from common.errors import InputError
+
+import numpy as np
+import pandas as pd
+
+import pages
+from analysis import figures, revisions
+from analysis.marked_pages import markdown
+from analysis.revisions import Revision
+
+PARTS = ("train", "test")
+PICTURED = 25
+CLASSES, COPIES = "metrics/data/classes.csv", "metrics/data/duplicates.csv"
+
+
+def rows(revision: Revision) -> pd.DataFrame:
+    """One row for each image: `part`, `label` (the class) and `image`, the hash; empty where the revision has no hashes."""
+    classes = revision.table(CLASSES, "part", "class")
+    found = {
+        part: revision.table(f"metrics/data/{part}_rows.csv", "image", "label", dtype={"image": str}) for part in PARTS
+    }
+    if classes is None or any(table is None for table in found.values()):
+        return pd.DataFrame(columns=["part", "label", "image"])
+    names = classes.loc[classes["part"] == "train", "class"].tolist()[1:]  # the first row is of all classes
+    return pd.concat(
+        [table.assign(part=part, label=table["label"].map(dict(enumerate(names)))) for part, table in found.items()],
+        ignore_index=True,
+    )
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """The images that differ in part or label, with these of both sides; missing where a side does not have the image.
+
+    Copies of an image are told apart by their order in part and label.
+    """
+    sides = []
+    for table in (before, after):
+        ordered = table.sort_values(["part", "label"], kind="stable")
+        sides.append(ordered.assign(copy=ordered.groupby("image").cumcount()).set_index(["image", "copy"]))
+    both = sides[0].join(sides[1], how="outer", suffixes=(" before", " after")).reset_index()
+    same = [(both[f"{name} before"] == both[f"{name} after"]) for name in ("part", "label")]
+    return both[~(same[0] & same[1])]
+
+
+def counted(table: pd.DataFrame, *columns: str) -> str:
+    """A Markdown table of how many rows have each combination, the most first."""
+    found = table.groupby(list(columns)).size().rename("images").reset_index()
+    return markdown(found.sort_values("images", ascending=False, kind="stable"), names=True)
+
+
+def figures_of(before: Revision, after: Revision) -> str:
+    """Images, their share of the part, and pixel statistics of each class, where they differ."""
+    sides = []
+    for revision in (before, after):
+        table = revision.table(CLASSES, "part", "class", "images", "pixel_mean", "pixel_std")
+        table = pd.DataFrame(columns=["part", "class", "images"]) if table is None else table
+        total = table.groupby("part")["images"].transform("max").clip(lower=1)
+        sides.append(table.assign(share=(table["images"] / total).map("{:.1%}".format)).set_index(["part", "class"]))
+    both = sides[0].join(sides[1], how="outer", suffixes=(" before", " after"))
+    names = [name for name in sides[1] if name in sides[0]]
+    differs = [both[f"{name} before"].ne(both[f"{name} after"]) for name in names]
+    shown = both[np.logical_or.reduce(differs)][[f"{name} {side}" for name in names for side in ("before", "after")]]
+    return markdown(shown.reset_index(), names=True)
+
+
+def picture(changed: pd.DataFrame, page: Path | None) -> str:
+    """Draws the first changed images whose pixels are here, beside the page; the Markdown shows them, or says why not."""
+    if page is None or changed.empty:
+        return ""
+    here: dict[str, np.ndarray] = {}
+    for part in PARTS if (arrays.PREPARED / "test/images.npy").exists() else ():
+        images, _ = arrays.load(part)
+        here |= dict(zip(release.short(release.hashes(images)), images, strict=True))
+    shown = changed[changed["image"].isin(here.keys())].head(PICTURED)
+    if shown.empty:
+        return "None of the changed images is here to be shown."
+    sides = [shown[f"part {side}"].str.cat(shown[f"label {side}"], " ").fillna("none") for side in ("before", "after")]
+    titles = [f"{old}\nnow: {new}" for old, new in zip(*sides, strict=True)]
+    drawn = page.with_name(f"{page.stem}-data.png")
+    with files.atomic_file(drawn) as unfinished:
+        figures.titled(np.stack([here[image] for image in shown["image"]]), titles, unfinished)
+    return f"![Changed images]({drawn.name})"
+
+
+def content(before: Revision, after: Revision, page: Path | None) -> dict[str, Any]:
+    """What the template shows; `known` is whether both revisions have hashes."""
+    sides = rows(before), rows(after)
+    changed = changes(*sides)
+    old, new = (changed[f"part {side}"].isna() for side in ("before", "after"))
+    stays = changed[~old & ~new]
+    leaks = [set(side[side["part"] == "test"]["image"]) & set(side[side["part"] == "train"]["image"]) for side in sides]
+    copies = [revision.table(COPIES, "where", "images", "label_differs") for revision in (before, after)]
+    return {
+        "known": all(len(side) for side in sides),
+        "total": len(changed),
+        "added": counted(changed[old], "part after", "label after"),
+        "removed": counted(changed[new], "part before", "label before"),
+        "relabelled": counted(stays[stays["label before"] != stays["label after"]], "label before", "label after"),
+        "moved": counted(stays[stays["part before"] != stays["part after"]], "part before", "part after"),
+        "classes": figures_of(before, after),
+        "copies": "" if any(table is None for table in copies) else markdown(
+            copies[0].merge(copies[1], on="where", suffixes=(" before", " after")), names=True
+        ),
+        "leaked": len(leaks[1] - leaks[0]),
+        "picture": picture(changed, page),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", metavar="A")
+    parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
+    arguments = parser.parse_args()
+    before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
+    found = content(before, after, arguments.out)
+    if not found["known"]:
+        raise InputError(
+            f"both revisions must have metrics/data/train_rows.csv and test_rows.csv, which prepare writes; received {before} and {after}"
+        )
+    text = pages.render("data_diff.md.j2", found | {"before": before, "after": after})
+    if arguments.out is None:
+        print(text)
+        return
+    with files.atomic_file(arguments.out) as unfinished:
+        unfinished.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
