@@ -17,6 +17,8 @@ from pathlib import Path
 from common import files, image_folder
 from common.errors import InputError, one_line
 
+from tqdm import tqdm
+
 from inference.classifier import Classifier, Prediction
 
 COLUMNS = (
@@ -25,7 +27,7 @@ COLUMNS = (
     "energy",
     "out_of_distribution",
 )
-MANY = 100  # pictures, above which a line on stderr says how far it is
+MANY = 100  # pictures, above which a bar on stderr shows how far it is
 FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet lets a formula begin
 MARK = " (out of distribution: unlike the training images)"
 
@@ -98,17 +100,14 @@ def main() -> None:
     if chosen.csv:
         table.writeheader()
     objects, failed = [], False
-    clear, report = "", len(found) > MANY and sys.stderr.isatty() and (chosen.json or not sys.stdout.isatty())
-    for number, (path, name) in enumerate(found):
-        if report:
-            clear = "\r\x1b[K"
-            print(f"{clear}{number:,} of {len(found):,} pictures", end="", file=sys.stderr, flush=True)
+    has_bar = len(found) > MANY and sys.stderr.isatty() and (chosen.json or not sys.stdout.isatty())
+    for path, name in tqdm(found, disable=not has_bar, leave=False, unit=" pictures"):
         try:
             if os.path.isdir(path):
                 raise InputError(f"{printable(path)} must hold at least one picture; received none")
             prediction = classifier.predict(path)
         except InputError as error:
-            print(f"{clear}error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {error}", file=sys.stderr)
             failed = True
             continue
         if chosen.save_inputs:
@@ -120,7 +119,6 @@ def main() -> None:
             table.writerow(as_row(path, prediction))
         else:
             print(as_line(path, prediction))
-    print(end=clear, file=sys.stderr)
     if chosen.json:
         print(json.dumps(objects, indent=2, ensure_ascii=False))
     sys.exit(failed)

@@ -6,9 +6,11 @@ import io
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -270,13 +272,15 @@ def test_many_pictures_show_their_progress_on_a_terminal(exported: Path, tmp_pat
     (tmp_path / "given/050.png").write_text("no picture")
     command: list[str | Path] = [sys.executable, SCRIPT, "--model", exported, "--csv", tmp_path / "given"]
     terminal, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, text=True, check=False)
     os.close(slave)
     shown = os.read(terminal, 100_000).decode()
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == predict.MANY + 1  # with the head
-    assert "\r\x1b[K50 of 101 pictures\r\x1b[Kerror: " in shown
-    assert shown.endswith("100 of 101 pictures\r\x1b[K")
+    assert "/101 [" in shown
+    assert re.search(r"\r +\rerror: [^\r]*050\.png must [^\r]*\r\n", shown)  # on a line of its own
+    assert re.search(r"\r +\r$", shown)
     assert "\r" not in program("--model", exported, "--csv", tmp_path / "given", cwd=tmp_path).stderr
 
 
