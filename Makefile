@@ -7,7 +7,7 @@ unexport PYTHONSAFEPATH # with which scripts do not find the modules beside them
 PYTHON ?= python3
 
 # Names of branches and files are data: make does not expand them, and recipes read them as variables of the shell.
-VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS LIMIT OUT PART PORT PYTHON SEEDS TOLERANCE WORKERS
+VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS OUT PART PORT PYTHON SEEDS TOLERANCE WORKERS
 $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
@@ -51,8 +51,8 @@ compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=wo
 experiments: .venv/run ## the commit and its experiments, one line each: accuracy on val, seeds, verdict
 	@python tools/experiments.py
 
-review: .venv/run ## BASE=main OUT=FILE LIMIT=CHARACTERS: what this branch changed, as Markdown
-	@python tools/review.py $${OUT:+--out="$$OUT"} $${LIMIT:+--limit="$$LIMIT"} -- $${BASE:+"$$BASE"}
+review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
+	@python tools/review.py $${OUT:+--out="$$OUT"} -- $${BASE:+"$$BASE"}
 
 data-diff: .venv/run ## A=... B=workspace OUT=FILE: rows added, removed, relabelled and moved, as Markdown
 	@python tools/data_diff.py $${OUT:+--out="$$OUT"} -- $${A:+"$$A"} $${B:+"$$B"}

@@ -194,21 +194,13 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
     }
 
 
-def cut(page: str, limit: int) -> str:
-    """The lines of a page that leave it below `limit` characters, and one that says so."""
-    note = f"\n*Cut at {limit:,} characters; `make review` shows the rest.*\n"
-    return page if len(page) <= limit else page[: limit - len(note)].rpartition("\n")[0] + note
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", metavar="BASE")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
-    parser.add_argument("--limit", type=int, metavar="CHARACTERS", help="leave out what is beyond")
     arguments = parser.parse_args()
     content = review(arguments.base, arguments.out)
-    whole = pages.render("review.md.j2", content)
-    text = cut(whole, arguments.limit or len(whole))
+    text = pages.render("review.md.j2", content)
     if arguments.out is None:
         print(text)
         return

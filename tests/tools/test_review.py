@@ -267,17 +267,3 @@ def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> 
     with pytest.raises(InputError, match=r"^git merge-base nonsense HEAD must succeed; ") as refused:
         call(clone, "nonsense")
     assert "\n" not in str(refused.value)
-
-
-def test_a_page_is_cut_after_a_whole_line_and_says_so() -> None:
-    page = "".join(f"{number:19}\n" for number in range(50))
-    assert review.cut(page, 1000) == page
-    assert review.cut(page, 999) == page[: 47 * 20 - 1] + "\n*Cut at 999 characters; `make review` shows the rest.*\n"
-
-
-def test_a_comment_has_at_most_the_characters_that_are_asked_for(clone: Clone, call: Callable[..., str]) -> None:
-    whole = call(clone, "main")
-    shown = call(clone, "main", "--limit", "1000")
-    assert len(shown.strip()) <= 1000 < len(whole)
-    assert shown.startswith(whole[:200])
-    assert "*Cut at 1,000 characters; `make review` shows the rest.*" in shown
