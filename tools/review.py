@@ -60,24 +60,6 @@ def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
     return unequal("output", *sides)
 
 
-def code_changes(before: Revision, after: Revision) -> pd.DataFrame:
-    """The files of code that the stages depend on and that differ, with how they differ.
-
-    Another architecture leaves the file of the former one where it is: no stage uses it any more.
-    """
-    files = unequal("file that a stage depends on", before.code(), after.code())
-    changes = []
-    for path, *sides in files.itertuples(index=False):
-        is_there = all(revision.content(path) is not None for revision in (before, after))
-        if "–" not in sides:
-            changes.append("changed")
-        elif sides[0] == "–":
-            changes.append("used now" if is_there else "new")
-        else:
-            changes.append("no longer used" if is_there else "gone")
-    return files.assign(change=changes).drop(columns=["before", "after"])
-
-
 def curves(before: Revision, after: Revision) -> dict[str, Any] | None:
     """Accuracy on val by epoch (%), of both revisions; None where one has no curve."""
     tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in (before, after)]
@@ -185,7 +167,7 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
         "after": after,
         "problems": problems,
         "parameters": quoted(unequal("parameter", before.parameters(), after.parameters())),
-        "code": quoted(code_changes(before, after)),
+        "code": quoted(unequal("file that a stage depends on", before.code(), after.code())),
         "metrics": markdown(metric_changes(before, after), names=True),
         "curves": curves(before, after),
         "data": markdown(data_changes(before, after), names=True),

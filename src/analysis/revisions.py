@@ -79,8 +79,8 @@ class Revision:
         return {path: md5 for stage in self.lock().values() for path, md5 in stage.outputs.items()}
 
     def code(self) -> dict[str, str]:
-        """The hash of every file under src/ that a stage depends on, as `outputs`."""
-        return {path: md5 for (path, _), md5 in self._inputs() if path.startswith("src/")}
+        """The start of the hash of every file under src/ that a stage depends on, as `outputs`."""
+        return {path: md5[:7] for (path, _), md5 in self._inputs() if path.startswith("src/")}
 
     def parameters(self) -> dict[str, Any]:
         """Every parameter that a stage depends on by its key, as `outputs`."""
