@@ -178,10 +178,7 @@ class Sweep:
 
 
 def show(sweep: Sweep, seeds: int) -> None:
-    """Prints the best trial, how to keep it, and its verdict against params.yaml, over so many seeds of both.
-
-    With `seeds` 0 the verdict is that of their trials.
-    """
+    """Prints the best trial and how to keep it; with `seeds` its verdict against params.yaml, over so many of both."""
     ended = sweep.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     name, search = sweep.study.study_name, sweep.search
@@ -192,20 +189,16 @@ def show(sweep: Sweep, seeds: int) -> None:
     chosen = search.decoded(best.params)
     words = [f"-S {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in chosen.items()]
     print(f"best: {search.metric} {best.value}, trial {best.number}\nto keep it: dvc exp run {' '.join(words)}")
-    plain: dict[str, Any] = {}
-    if not seeds:
-        if first.params != sweep.baseline:
-            return
+    if first.params == sweep.baseline:
         print(f"params.yaml as it is: {search.metric} {first.value}, trial {first.number}")
-        epochs = {"train.epochs": search.epochs[-1]}
-        plain, chosen = epochs | search.decoded(first.params), epochs | chosen
-    pair = [asyncio.run(sweep.experiment(changes, "verdict")) for changes in (plain, chosen)]
-    for model in pair if seeds else ():
+    if not seeds:
+        print("make sweep CONFIRM=3 trains it and params.yaml with three seeds each, for a verdict")
+        return
+    pair = [asyncio.run(sweep.experiment(changes, "verdict")) for changes in ({}, chosen)]
+    for model in pair:
         replicate.replicate(model, seeds)
     found, _ = comparison.compare(pair[0], pair[1], "val")
     print(f"beside params.yaml as it is: {found.verdict}: {found.reason} {found.summary}")
-    if found.verdict == "not decided":
-        print("make sweep CONFIRM=3 trains both with three seeds, which decides it")
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> Verdicts:
 
 
 @pytest.fixture
-def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch, verdicts: Verdicts) -> Runs:
+def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """The working directory is a project with sweep.yaml, and runs are stand-ins."""
     write(workspace)
     made = Runs()
@@ -127,7 +127,7 @@ def studied() -> list[optuna.trial.FrozenTrial]:
 
 
 def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
-    runs: Runs, verdicts: Verdicts, capsys: pytest.CaptureFixture[str]
+    runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep.main()
     assert [trial.state for trial in studied()] == [TrialState.COMPLETE] * 8
@@ -145,8 +145,6 @@ def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
     chosen = runs.made[best]
     assert f"to keep it: dvc exp run -S {RATE}={chosen[RATE]} -S {SIZE}={chosen[SIZE]}\n" in said
     assert f"params.yaml as it is: accuracy {runs.accuracy(first)}, trial 0" in said
-    assert verdicts.pairs == [[next(iter(runs.made)), best]]
-    assert "beside params.yaml as it is: not decided: +0.60 points have p = " in said
     assert "make sweep CONFIRM=3" in said
 
 
@@ -165,6 +163,7 @@ def test_the_best_is_confirmed_with_all_epochs_and_more_seeds(
     names = [*runs.made][-2:]
     assert trained == [(names[0], 3), (names[1], 3)]
     assert verdicts.pairs == [names]
+    assert "beside params.yaml as it is: not decided: +0.60 points have p = " in capsys.readouterr().out
 
 
 def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(runs: Runs, workspace: Path) -> None:
@@ -612,8 +611,8 @@ def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_pa
         own = {
             trial.user_attrs["experiment"] for trial in done if trial.user_attrs["clone"].endswith(str(clone.folder))
         }
+        assert own == experiments.keys()
         assert own  # both had a share
-        assert own <= experiments.keys()  # and, for the verdict, the first and the best of all
     assert {trial.user_attrs["experiment"] for trial in done} == made[0].keys() | made[1].keys()
     assert len({json.dumps(trial.params) for trial in done}) == 4
 
