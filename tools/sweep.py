@@ -23,8 +23,6 @@ from common.errors import InputError, first_line
 
 import numpy as np
 import optuna
-from filelock import FileLock
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
@@ -43,19 +41,12 @@ ATTEMPTS = 100  # to find parameters that no other trial has, the last 90 at ran
 
 
 def open_storage() -> optuna.storages.BaseStorage:
-    """A file of this clone, or the database that OPTUNA_STORAGE names, as for Optuna's own commands.
+    """The database that OPTUNA_STORAGE names, as for Optuna's own commands, or else one of this clone.
 
     Raises:
         InputError: the database cannot be used.
     """
-    url = os.environ.get("OPTUNA_STORAGE")
-    if not url:
-        journal = HERE / "journal.log"
-        # Optuna's own lock outlives a process that was killed, for 30 s; this has its two methods
-        storage = JournalFileBackend(str(journal), FileLock(journal.with_suffix(".lock")))  # type: ignore[arg-type]
-        with journal.open("r+b") as file:  # a half-written line would become part of the next one
-            file.truncate(file.read().rfind(b"\n") + 1)
-        return optuna.storages.JournalStorage(storage)
+    url = os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{HERE}/trials.db"
     try:
         for _ in range(OPENINGS):
             # each failure is something that another machine has created meanwhile

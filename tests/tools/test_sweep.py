@@ -26,6 +26,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
 import dvc_experiments
@@ -176,53 +177,6 @@ def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(runs: Runs, w
     assert len(studied()) == 11
 
 
-def test_half_a_line_in_the_journal_is_left_out(runs: Runs, workspace: Path) -> None:
-    sweep.main()
-    journal = workspace / ".cache/sweep/journal.log"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + whole.splitlines()[-1][:9])
-    write(workspace, trials=9)
-    sweep.main()
-    assert journal.read_bytes().startswith(whole)
-    assert len(runs.made) == len(studied()) == 9
-
-
-def test_the_lock_of_a_journal_ends_with_its_process(runs: Runs, workspace: Path) -> None:
-    """Optuna's own lock, here of a process that was killed while it wrote, is waited for 30 s."""
-    (workspace / ".cache/sweep").mkdir(parents=True)
-    (workspace / ".cache/sweep/journal.log.lock").symlink_to("journal.log")
-    begin = time.monotonic()
-    sweep.main()
-    assert time.monotonic() - begin < 20
-    assert len(studied()) == 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("epochs", "killed"), [([1], False), ([1], True), ([1, 4], True)])
-def test_a_journal_that_is_cut_anywhere_loses_no_trial_and_none_comes_twice(
-    runs: Runs, workspace: Path, epochs: list[int], killed: bool
-) -> None:
-    """Between any two operations of the sweep, and within them; what ran before is an experiment, which is kept."""
-    write(workspace, epochs=epochs)
-    if killed:
-        runs.ends = at(3, Killed())
-        with pytest.raises(Killed):
-            sweep.main()
-    sweep.main()
-    made, trials = dict(runs.made), studied()
-    journal = workspace / ".cache/sweep/journal.log"
-    whole = journal.read_bytes()
-    ends = np.cumsum([len(line) for line in whole.splitlines(keepends=True)])
-    generator = np.random.default_rng(0)
-    for place in [*generator.choice(ends, 30, replace=False), *generator.integers(len(whole), size=10)]:
-        journal.write_bytes(whole[:place])
-        sweep.main()
-        assert runs.made == made, place
-        found = studied()
-        assert [trial.params for trial in found] == [trial.params for trial in trials], place
-        assert [trial.state for trial in found] == [trial.state for trial in trials], place
-
-
 @pytest.mark.parametrize(
     "error",
     [
@@ -327,7 +281,7 @@ def test_an_interrupted_sweep_ends_with_the_trials_of_an_undisturbed_one(
     sweep.main()
     disturbed, trials = dict(runs.made), studied()
     assert len(disturbed) == len(trials) == 8
-    Path(".cache/sweep/journal.log").unlink()
+    Path(".cache/sweep/trials.db").unlink()
     runs.made.clear()
     sweep.main()
     assert runs.made == disturbed
@@ -345,6 +299,43 @@ def test_an_interrupted_rung_is_not_the_end_of_a_trial(runs: Runs, workspace: Pa
     first = studied()[0]
     assert first.state == TrialState.COMPLETE
     assert first.intermediate_values.keys() == {1, 4}
+
+
+def ends_after(writes: int) -> Callable[[Any], None]:
+    """Ends the process at the next one, as a kill."""
+    left = iter(range(writes))
+
+    def count(connection: Any) -> None:
+        if next(left, None) is None:
+            os._exit(9)
+
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [[1], [1, 4]])
+def test_a_kill_at_any_write_loses_no_trial_and_none_comes_twice(
+    runs: Runs, workspace: Path, epochs: list[int]
+) -> None:
+    """What ran before is an experiment, which is kept."""
+    write(workspace, epochs=epochs)
+    writes: list[object] = []
+    note = writes.append
+    event.listen(Engine, "commit", note)
+    sweep.main()
+    event.remove(Engine, "commit", note)
+    made, trials = dict(runs.made), studied()
+    for number in np.random.default_rng(0).choice(len(writes), 20, replace=False):
+        Path(".cache/sweep/trials.db").unlink()
+        if (child := os.fork()) == 0:
+            event.listen(Engine, "commit", ends_after(number))
+            sweep.main()
+        assert os.waitpid(child, 0)[1] == 9 << 8
+        sweep.main()
+        assert runs.made == made, number
+        found = studied()
+        assert [trial.params for trial in found] == [trial.params for trial in trials], number
+        assert [trial.state for trial in found] == [trial.state for trial in trials], number
 
 
 def test_a_training_that_diverges_is_the_end_of_its_trial_alone(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -555,21 +546,17 @@ def trees(clone: Clone) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_kill_9_at_ten_random_moments_and_a_cut_journal_change_no_experiment(reproduced: Clone, tmp_path: Path) -> None:
+def test_kill_9_at_ten_random_moments_changes_no_experiment(reproduced: Clone, tmp_path: Path) -> None:
     clone = prepared(reproduced, tmp_path / "clone", trials=2)
     undisturbed = clone.copied(tmp_path / "undisturbed")
     forks = {"PATH": with_forks()["PATH"]}
     other = start(undisturbed, **forks)
     generator = np.random.default_rng(0)
-    journal = clone.folder / ".cache/sweep/journal.log"
     for moment in generator.uniform(0, 4, 10):
         process = start(clone)
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        if journal.exists():
-            size = journal.stat().st_size
-            os.truncate(journal, int(generator.integers(size // 2, size + 1)))
     for process in (start(clone, **forks), other):
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
