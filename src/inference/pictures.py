@@ -27,7 +27,7 @@ from common.errors import InputError
 import numpy as np
 from PIL import Image, ImageFilter
 
-Source = str | Path | BinaryIO | Image.Image | np.ndarray
+Source = str | Path | BinaryIO | Image.Image
 FORMS = ("fashion-mnist", "fitted")
 SIDE = 28  # pixels; the longest edge, as all below
 PHOTOGRAPH, THUMBNAIL = 1000, 73
@@ -40,8 +40,7 @@ def read(source: Source, form: str, shape: image_folder.Shape, name: str = "") -
     """One picture as (H, W, C) uint8.
 
     Args:
-        source: its path, an open file, a picture of Pillow, or (H, W) or (H, W, C) uint8, where C is 1 (grey),
-            3 (colour) or 4 (alpha too).
+        source: its path, an open file, or a picture of Pillow.
         form: one of FORMS; fashion-mnist makes (28, 28, 1) alone.
         shape: height, width and channels that the model takes.
         name: what is said about it begins so; the path, if it is left out.
@@ -49,10 +48,6 @@ def read(source: Source, form: str, shape: image_folder.Shape, name: str = "") -
     Raises:
         InputError: as from `image_folder.opened`, or there is nothing but background.
     """
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.shape[2:] not in ((), (1,), (3,), (4,)) or source.ndim < 2:
-            raise InputError(f"an array must be (H, W) or (H, W, C) uint8; received {source.shape} {source.dtype}")
-        source, name = image_folder.to_picture(np.atleast_3d(source)), name or "the array"
     with image_folder.opened(source, name) as original:
         if form == "fitted":
             return image_folder.fit(original, shape)
