@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import arrays, files
+from common import files
 from common.errors import InputError
 
 import pandas as pd
@@ -16,12 +16,12 @@ import pandas as pd
 import check
 import data_diff
 import pages
-from analysis import comparison, figures, metric_files, revisions
+from analysis import comparison, metric_files, revisions
 from analysis.git import git
 from analysis.marked_pages import Markdown, code, markdown
 from analysis.revisions import Revision
 
-EXAMPLES, PICTURED = 10, 25  # images that a table lists, that a picture shows
+EXAMPLES = 10  # images that a table lists
 VAL_CURVE = "metrics/curves/plots/metrics/val/accuracy.tsv"
 
 
@@ -101,26 +101,7 @@ def classes_table(classes: pd.DataFrame) -> str:
     )
 
 
-def picture(wrong: pd.DataFrame, part: str, page: Path | None) -> str:
-    """Draws the first newly wrong images beside the page; the Markdown shows them, or says why not."""
-    if wrong.empty or page is None:
-        return ""
-    folder = "test" if part == "test" else "train"
-    if not (arrays.PREPARED / folder).exists():
-        return "The images are not here; `make repro` or `dvc pull` brings them."
-    images, labels = arrays.load(folder)
-    first = wrong.head(PICTURED)
-    names = dict(enumerate(arrays.load_class_names()))
-    if pd.Series(labels).reindex(first["id"]).map(names).tolist() != first["label"].tolist():
-        return "The images that are here are not those of the predictions."
-    titles = [f"true: {row.label}\nnow: {row.after}" for row in first.itertuples()]
-    drawn = page.with_suffix(".png")
-    with files.atomic_file(drawn) as unfinished:
-        figures.titled(images[first["id"].to_numpy()], titles, unfinished)
-    return f"![The newly wrong images]({drawn.name})"
-
-
-def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, Any]:
+def compared(before: Revision, after: Revision) -> dict[str, Any]:
     """The verdict and all that follows from predictions, or why there is none."""
     part, why = "test", "nothing is chosen among changes here"
     for revision in (before, after):
@@ -131,7 +112,6 @@ def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, 
     except InputError as error:
         return {"verdict": "not compared", "reason": f"{error}.", "found": None}
     result, classes = comparison.compare(before, after, part)
-    wrong = newly(table, right=False)
     remedy = f" {comparison.remedy(before, after)}" if result.verdict == "not decided" else ""
     confusions = comparison.confusions(table).drop(columns="difference").head(EXAMPLES)
     return {
@@ -144,12 +124,14 @@ def compared(before: Revision, after: Revision, page: Path | None) -> dict[str, 
         "number_of_classes": len(classes),
         "seeds_of_classes": result.of_seeds is not None,
         "confusions": markdown(confusions.rename(columns={"label": "true class"}), names=True),
-        "images": {"Newly right": images_table(newly(table, right=True)), "Newly wrong": images_table(wrong)},
-        "picture": picture(wrong, part, page),
+        "images": {
+            "Newly right": images_table(newly(table, right=True)),
+            "Newly wrong": images_table(newly(table, right=False)),
+        },
     }
 
 
-def review(base: str, page: Path | None) -> dict[str, Any]:
+def review(base: str) -> dict[str, Any]:
     """What the template shows.
 
     Raises:
@@ -159,7 +141,7 @@ def review(base: str, page: Path | None) -> dict[str, Any]:
     clean = not git("status", "--porcelain", "--untracked-files=no")
     before, after = (Revision(base, fork), revisions.resolve("HEAD" if clean else revisions.WORKSPACE))
     problems = list(check.lock_problems())
-    found = compared(before, after, page)
+    found = compared(before, after)
     return {
         **found,
         "verdict": "not reproduced" if problems else found["verdict"],
@@ -181,7 +163,7 @@ def main() -> None:
     parser.add_argument("base", metavar="BASE")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
-    content = review(arguments.base, arguments.out)
+    content = review(arguments.base)
     text = pages.render("review.md.j2", content)
     if arguments.out is None:
         print(text)
