@@ -3,7 +3,7 @@
 Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It names every
 fault, then fails: dvc.lock that is not up to date, figures that do not follow from the predictions, stages that import
 or read what dvc.yaml does not list, parameters that nothing reads, an architecture that needs another file, and files
-in git that belong to DVC or are too large. A module of src/ that takes the place of another one ends it, as every
+in git that are compiled or too large. A module of src/ that takes the place of another one ends it, as every
 script. With --data it also holds each file under data/ and models/, and each object of DVC's cache, against its hash.
 """
 
@@ -94,12 +94,9 @@ def architecture_problems() -> Iterator[str]:
 
 def file_problems() -> Iterator[str]:
     """What git has and should not have."""
-    owned = dvc_lock.cached_outputs()
     for name in names(git("ls-files", "-z")):
         path = Path(name)
-        if any(path.is_relative_to(out) for out in owned):
-            yield f"{name} is in git, and belongs to DVC"
-        elif is_compiled(name):
+        if is_compiled(name):
             yield f"{name} is in git, and Python could run it in the place of its source"
         elif path.exists() and path.stat().st_size > LARGEST_IN_GIT and not path.is_relative_to(ROWS):
             yield f"{name} is in git with {path.stat().st_size:,} bytes; what is large belongs to DVC"

@@ -100,13 +100,6 @@ def _without_defaults(values: dict[str, Any], schema: type[params.Section]) -> d
     return chosen
 
 
-def cached_outputs() -> list[str]:
-    """The paths of all outputs in dvc.yaml that lie in DVC's cache, not in git."""
-    stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"].values()
-    outs = [out for stage in stages for out in [*stage.get("outs", []), *stage.get("metrics", [])]]
-    return [out for out in outs if isinstance(out, str)]  # the rest are mappings with cache: false
-
-
 def differences(folders: tuple[str, ...]) -> Iterator[str]:
     """Names each output under `folders` that is not what its stage wrote, by the content of its files."""
     for stage in read().values():

@@ -135,10 +135,6 @@ def import_a_helper_in_the_architecture() -> None:
     edit(str(ARCHITECTURE), "def build", "__import__('importlib').import_module('architectures.helper')\n\n\ndef build")
 
 
-def commit_the_model() -> None:
-    subprocess.run(["git", "add", "--force", MODEL], check=True)
-
-
 def commit_what_is_large() -> None:
     Path("more.bin").write_bytes(bytes(check.LARGEST_IN_GIT + 1))
     subprocess.run(["git", "add", "more.bin"], check=True)
@@ -194,7 +190,6 @@ def test_what_dvc_would_run_again_is_named(clone: Clone, faults: list[Callable[[
         (leave_a_parameter_unread, ["nobody reads the parameter split.seed"]),
         (declare_a_parameter_that_is_not_read,
          ["dvc.yaml lists the parameter model.architecture for split, which does not read it"]),
-        (commit_the_model, ["models/model.keras is in git, and belongs to DVC"]),
         (commit_what_is_large, ["more.bin is in git with 1,000,001 bytes"]),
     ],
 )  # fmt: skip
