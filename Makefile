@@ -11,7 +11,7 @@ VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS 
 $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise measure sweep replicate compare experiments review data-diff report export demo published gpu-files test test-all lint audit check readme lock lock-torch clean repository
+.PHONY: help repro rebuild noise measure sweep replicate compare experiments review data-diff report export demo published gpu-files test test-all lint audit check readme site lock lock-torch clean repository
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -86,18 +86,19 @@ test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
 	ruff check .
-	mypy src tools published benchmarks tests
+	mypy src tools published benchmarks tests docs/site/stage.py
 	zizmor --offline --quiet .github
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 	hadolint Dockerfile
 
 # a runner of GitHub's has a network: there nothing is skipped
 audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has them; skipped offline
 	@mkdir -p .cache
 	@pip-audit --vulnerability-service osv --disable-pip --no-deps --progress-spinner off \
-		--requirement requirements-dev.txt >.cache/audit 2>&1 && cat .cache/audit || \
+		--requirement requirements-dev.txt --requirement requirements-site.txt >.cache/audit 2>&1 && cat .cache/audit || \
 		{ test -z "$$GITHUB_ACTIONS" && grep -q '^requests.exceptions.ConnectionError' .cache/audit \
 		&& echo 'skipped: OSV cannot be reached'; } || { cat .cache/audit; exit 1; }
 
@@ -112,6 +113,12 @@ readme: .venv/run ## writes the committed figures into README.md and the other p
 	python tools/readme.py
 	python benchmarks/tables.py
 
+site: .venv/site ## site/index.html: the pages as a site with search, for a browser without network; with report.html, if made
+	@python docs/site/stage.py
+	@zensical build --strict --config-file .cache/site/zensical.toml
+	@rm -rf site && mv .cache/site/html site
+	@! test -e report.html || cp report.html site/report.html
+
 # requirements*.txt have the versions, for any installer; locks/ has the same with the hash of every file
 compile = uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	$(if $(value UPGRADE),--upgrade)
@@ -121,9 +128,11 @@ lock: .venv/dev ## UPGRADE=1: resolves the dependencies of pyproject.toml into r
 	$(compile) --group run --output-file requirements.txt
 	$(compile) --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	$(compile) --group demo --constraints requirements-dev.txt --output-file requirements-demo.txt
+	$(compile) --group site --constraints requirements-dev.txt --output-file requirements-site.txt
 	$(compile) --group run $(hashed) --constraints requirements.txt --output-file locks/run.txt
 	$(compile) --group dev $(hashed) --constraints requirements-dev.txt --output-file locks/dev.txt
 	$(compile) --group demo $(hashed) --constraints requirements-demo.txt --output-file locks/demo.txt
+	$(compile) --group site $(hashed) --constraints requirements-site.txt --output-file locks/site.txt
 
 lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of PyTorch's CPU build, and of PyPI's
 	grep '^torch==' requirements.txt | $(compile) --no-deps --generate-hashes --torch-backend cpu \
@@ -132,7 +141,7 @@ lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of Py
 		--output-file locks/cuda.txt -
 
 clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
-	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots site
 
 # An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.
 state := .venv/bin/python -Ic 'import os, pip, sys; print(os.path.realpath(pip.__path__[0]), sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
@@ -173,6 +182,10 @@ install := python -m pip install --quiet --require-hashes --requirement
 
 .venv/demo: locks/demo.txt .venv/run
 	$(install) locks/demo.txt
+	touch $@
+
+.venv/site: locks/site.txt .venv/run
+	$(install) locks/site.txt
 	touch $@
 
 .venv/dev: locks/dev.txt .venv/run

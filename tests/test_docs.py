@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 
 PAGES = ("security.md", "environments.md")
-WRITTEN = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "published/README.md", "data/input/README.md")]
+ROOT_PAGES = ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+WRITTEN = [ROOT / name for name in (*ROOT_PAGES, "published/README.md", "data/input/README.md", "benchmarks/LOG.md")]
 ALL = [*WRITTEN, *sorted((ROOT / "docs").glob("*.md"))]
 
 

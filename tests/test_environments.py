@@ -231,7 +231,7 @@ def test_variables_are_data(target: str, name: str, value: str, tmp_path: Path) 
     (tmp_path / "models/model.onnx").touch()
     (tmp_path / "published").mkdir()
     (tmp_path / "published/common.py").symlink_to(ROOT / "tools/common.py")
-    installed = [f"--assume-old=.venv/{name}" for name in ("run", "dev", "demo") if not target.startswith(".")]
+    installed = [f"--assume-old=.venv/{name}" for name in ("run", "dev", "demo", "site") if not target.startswith(".")]
     words = [f"--file={ROOT / 'Makefile'}", *installed, target, f"{name}={value}"]
     done = make(tmp_path, *words, PATH=f"{programs}:{os.environ['PATH']}")
     assert [path.name for path in tmp_path.rglob("file")] == []

@@ -18,7 +18,7 @@ def locked(path: str) -> dict[str, tuple[str, int]]:
     return {f"{name}{marker}": (version, hashes.count("--hash")) for name, version, marker, hashes in entries}
 
 
-@pytest.mark.parametrize("group", ["run", "demo", "dev"])
+@pytest.mark.parametrize("group", ["run", "demo", "site", "dev"])
 def test_the_lock_of_a_group_has_its_versions_with_a_hash_for_each(group: str) -> None:
     versions = locked("requirements.txt" if group == "run" else f"requirements-{group}.txt")
     versions.pop("torch", None)
@@ -48,10 +48,10 @@ def test_pytorch_with_cuda_is_locked_beside_the_same_versions() -> None:
 
 
 def test_every_installation_of_make_checks_hashes() -> None:
-    words = ["make", "--dry-run", "--always-make", ".venv/demo", ".venv/dev"]
+    words = ["make", "--dry-run", "--always-make", ".venv/demo", ".venv/site", ".venv/dev"]
     shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     shown = shown.replace("\\\n", "")
-    assert shown.count("pip install") == shown.count("--require-hashes") == 6
+    assert shown.count("pip install") == shown.count("--require-hashes") == 7
 
 
 @pytest.mark.parametrize(

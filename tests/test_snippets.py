@@ -66,6 +66,11 @@ NOT_RUN = {
     "git merge --no-ff half-the-epochs": (NAME, "git merge --no-ff main"),
     "dvc checkout": ("the copy has no cache", "dvc checkout --help"),
     "dvc exp remove half fewer-rows": (NAME, "dvc exp remove --help"),
+    "uvx gto register classifier --version v1.0.0": (NETWORK, "grep '^  classifier:$' dvc.yaml"),
+    "uvx gto assign classifier --version v1.0.0 --stage prod": (NETWORK, "grep '^artifacts:$' dvc.yaml"),
+    "uvx gto show": (NETWORK, "uvx --help"),
+    "dvc artifacts get . classifier --rev v1.0.0 -o version.keras": ("it needs a remote", "dvc artifacts get --help"),
+    "dvc artifacts get . classifier --stage prod -o prod.keras": ("it needs a remote", "dvc artifacts get --help"),
 }  # fmt: skip
 
 
@@ -116,7 +121,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         python.chmod(0o755)
         python.with_name("activate").touch()
         clone.run("make", "--eval=state:; @$(state) >.venv/state", "state")
-        for name in ("run", "demo", "dev"):
+        for name in ("run", "demo", "site", "dev"):
             (folder / ".venv" / name).touch()
 
     return made_once(tmp_path_factory, "copy", make)
