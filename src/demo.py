@@ -32,6 +32,7 @@ HOST = "127.0.0.1"
 ELSEWHERE = "requests must come from the page of this program; received one from elsewhere"
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 PAGE = Path(__file__).parent / "inference/demo.html"
+CLASSES = 10  # in an answer, at most
 MAX_BYTES = 20_000_000  # of a picture
 SMALL, LARGE_UPLOADS = 1_000_000, 4  # bytes; so many pictures of more bytes are taken at a time
 CONNECTIONS = 100
@@ -104,7 +105,7 @@ def refusal(reason: str, status: int) -> JSONResponse:
 def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
     """The model's input, as a data URL, and its answer, for the page."""
     try:
-        prediction = classifier.predict(content, "the picture")
+        prediction = classifier.predict(content, "the picture", CLASSES)
     except InputError as error:  # here, since asyncio would keep it, and with it the picture
         return refusal(str(error), 400)
     picture = image_folder.to_picture(prediction.image)

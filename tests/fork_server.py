@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SLOW_IMPORTS = (
-    "altair", "dvc.cli.parser", "dvc.repo.reproduce", "dvclive", "filelock", "keras", "matplotlib.pyplot",
+    "dvc.cli.parser", "dvc.repo.reproduce", "dvclive", "filelock", "keras", "matplotlib.pyplot",
     "onnx", "onnxruntime", "onnxscript", "pandas", "pydantic.main", "ruamel.yaml", "scipy.stats",
     "sklearn.metrics", "sklearn.model_selection", "torch.export", "torch.onnx", "torch.utils.data",
 )  # fmt: skip

@@ -1,9 +1,15 @@
 """Pages from the templates beside this file."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+from common import files, image_folder
+
 import jinja2
+import numpy as np
+import pandas as pd
 import vl_convert
 
 from analysis import marked_pages
@@ -18,6 +24,15 @@ ENVIRONMENT = jinja2.Environment(
 ENVIRONMENT.filters["escaped"] = marked_pages.escaped
 
 
+def data_url(image: np.ndarray) -> str:
+    """An image (H, W, C) uint8 as a PNG that stands in the page itself."""
+    image_folder.to_picture(image).save(png := io.BytesIO(), "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+ENVIRONMENT.filters["data_url"] = data_url
+
+
 def vega(version: str) -> str:
     """The JavaScript that defines `vegaEmbed`, with this version of Vega-Lite, to stand in a page."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
@@ -26,3 +41,18 @@ def vega(version: str) -> str:
 
 def render(template: str, content: dict[str, Any]) -> str:
     return ENVIRONMENT.get_template(template).render(content)
+
+
+def write(text: str, page: Path | None) -> None:
+    """Writes a page, or prints it where `page` is None."""
+    if page is None:
+        print(text)
+        return
+    with files.atomic_file(page) as unfinished:
+        unfinished.write_text(text, "utf-8")
+
+
+def unequal(kind: str, before: dict[str, Any], after: dict[str, Any]) -> pd.DataFrame:
+    """The entries of two mappings that differ, by name; `kind` heads the column of names."""
+    both = pd.DataFrame({"before": before, "after": after}, dtype=object).fillna("–").sort_index()
+    return both[both["before"] != both["after"]].rename_axis(kind).reset_index()

@@ -11,6 +11,7 @@ from typing import Any
 from common import arrays, files, params
 from common.errors import InputError
 
+import numpy as np
 import pandas as pd
 
 import model_card
@@ -75,6 +76,19 @@ def results_table() -> str:
     )
 
 
+def images_of(part: str, table: pd.DataFrame) -> np.ndarray:
+    """The prepared images (N, H, W, C) uint8 that the ids of predictions on val or test count.
+
+    Raises:
+        InputError: they are missing, or not those of the predictions.
+    """
+    images, labels = arrays.load("train" if part == "val" else part)
+    names = arrays.load_class_names()
+    if table["id"].max() >= len(images) or [names[label] for label in labels[table["id"]]] != list(table["label"]):
+        raise InputError(f"{arrays.PREPARED} must have the images of the predictions (make repro); received others")
+    return images
+
+
 def draw_answers(path: Path) -> None:
     """For the last part that was evaluated: the first right answer of each class, and the first four wrong ones."""
     *_, part = metric_files.by_part(METRICS)
@@ -85,11 +99,7 @@ def draw_answers(path: Path) -> None:
         f"{row.predicted}\n{row.confidence:.0%}" + (f", true: {row.label}" if row.predicted != row.label else "")
         for row in shown.itertuples()
     ]
-    images, labels = arrays.load("train" if part == "val" else part)
-    names = arrays.load_class_names()
-    if table["id"].max() >= len(images) or [names[label] for label in labels[table["id"]]] != list(table["label"]):
-        raise InputError(f"{arrays.PREPARED} must have the images of the predictions (make repro); received others")
-    figures.titled(images[shown["id"]], titles, path, columns=7, inches=1.2)
+    figures.titled(images_of(part, table)[shown["id"]], titles, path, columns=7, inches=1.2)
 
 
 PAGES = {

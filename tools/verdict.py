@@ -91,15 +91,19 @@ def report(results: Results) -> str:
     )
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+def text() -> str:
+    """The verdict, or why there is none."""
     results = Results.read()
     if results is None:
-        print("No verdict: HEAD has no dvc.lock (commit it, with metrics).")
-    elif stages := reproduction.would_run("dvc.yaml"):
-        print(f"No verdict: what is here is not what dvc.lock says (make repro): {', '.join(stages)} would run.")
-    else:
-        print(report(results))
+        return "No verdict: HEAD has no dvc.lock (commit it, with metrics)."
+    if stages := reproduction.would_run("dvc.yaml"):
+        return f"No verdict: what is here is not what dvc.lock says (make repro): {', '.join(stages)} would run."
+    return report(results)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(text())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from inference import pictures
 
 class Prediction(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8, the input of the model
-    likeliest: list[tuple[str, float]]  # class and probability, at most three, the likeliest first
+    likeliest: list[tuple[str, float]]  # class and probability, the likeliest first
     energy: float  # the free energy of the logits, see src/inference/onnx_file.py
     out_of_distribution: bool  # the energy is higher than that of 99 in 100 training images
 
@@ -60,14 +60,14 @@ class Classifier:
         if received != expected or self.form not in pictures.FORMS:
             raise InputError(f"{rule}; received {received}, {self.form}")
 
-    def predict(self, source: pictures.Source, name: str = "") -> Prediction:
-        """The model's input and answer for one picture.
+    def predict(self, source: pictures.Source, name: str = "", count: int = 3) -> Prediction:
+        """The model's input and answer for one picture, with at most so many classes.
 
-        Args and raises: as `pictures.read`.
+        Other args and raises: as `pictures.read`.
         """
         image = pictures.read(source, self.form, self.shape, name)
         (probabilities,), (energy,) = self._session.run(None, {"pixels": image[None]})
-        order = np.argsort(-probabilities, kind="stable")[:3]
+        order = np.argsort(-probabilities, kind="stable")[:count]
         return Prediction(
             image,
             [(self.class_names[label], float(probabilities[label])) for label in order],
