@@ -1,4 +1,4 @@
-"""Writes the figures of benchmarks/ into README.md, MODEL_CARD.md and docs/reproducibility.md.
+"""Writes the figures of benchmarks/ into README.md, MODEL_CARD.md, published/README.md and pages of docs/.
 
 With --check it says whether the pages have them (src/analysis/marked_pages.py).
 """
@@ -50,7 +50,7 @@ def recipes_table() -> str:
                 + (f" ± {accuracies.std():.2%} (n = {len(same)})" if len(same) > 1 else " (one seed)"),
             }
         )
-    return f"![Test accuracy against time](benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
+    return f"![Test accuracy against time](../benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def unlike_table() -> str:
@@ -116,7 +116,8 @@ def resplits_table() -> str:
 
 
 PAGES = {
-    Path("README.md"): {"clone": clone_sentence, "recipes": recipes_table},
+    Path("README.md"): {"clone": clone_sentence},
+    Path("docs/experiments.md"): {"recipes": recipes_table},
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,
         "processors": reproducibility_page.processors_table,

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import files, params
+from common import files
 from common.errors import InputError
 
 import flatten_dict
-import pydantic_core
 from ruamel.yaml import YAML, YAMLError
 
 from analysis import git
@@ -29,12 +28,10 @@ class Stage:
     Attributes:
         outputs: the hash of each output, by path.
         inputs: by file and key, the hash of each file or folder (no key), the value of each parameter, and the command.
-        entry: all of it, as DVC writes it.
     """
 
     outputs: dict[str, str] = field(default_factory=dict)
     inputs: dict[tuple[str, str], Any] = field(default_factory=dict)
-    entry: dict[str, Any] = field(default_factory=dict)
 
 
 def read(commit: str | None = None) -> dict[str, Stage]:
@@ -66,14 +63,13 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
     for file, values in entry.get("params", {}).items():
         inputs |= {(file, key): value for key, value in leaves(values).items()}
     inputs["dvc.yaml", f"the command of {name}"] = entry.get("cmd")
-    return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs, entry)
+    return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs)
 
 
 def training_key() -> str:
-    """Identifies a training: a hash of its parameters, its model and its predictions in dvc.lock.
+    """Identifies a training by its results: a hash of those that dvc.lock has of its model and its predictions.
 
-    The results stand for data and code: a change to code that leaves their bytes leaves the key too. A
-    new parameter of train at its default leaves it as well: dvc.lock is the same training without it.
+    They stand for parameters, data and code: what leaves their bytes leaves the key too.
 
     Raises:
         InputError: dvc.lock lacks a stage.
@@ -81,23 +77,8 @@ def training_key() -> str:
     stages = read()
     if missing := {"train", "evaluate"} - stages.keys():
         raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
-    chosen = [stages[name].entry["params"]["params.yaml"] for name in ("train", "evaluate")]
-    chosen[0]["train"] = _without_defaults(chosen[0]["train"], params.Train)
     results = stages["train"].outputs.get(MODEL), stages["evaluate"].outputs.get(PREDICTIONS)
-    return hashlib.sha256(json.dumps([*chosen, results], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without_defaults(values: dict[str, Any], schema: type[params.Section]) -> dict[str, Any]:
-    chosen = {}
-    for name, value in values.items():
-        known = schema.model_fields.get(name)
-        if known and isinstance(known.annotation, type) and issubclass(known.annotation, params.Section):
-            chosen[name] = _without_defaults(value, known.annotation)
-        else:
-            chosen[name] = value
-        if known and not known.is_required() and chosen[name] == pydantic_core.to_jsonable_python(known.default):
-            del chosen[name]
-    return chosen
+    return hashlib.sha256(json.dumps(results).encode()).hexdigest()[:16]
 
 
 def differences(folders: tuple[str, ...]) -> Iterator[str]:

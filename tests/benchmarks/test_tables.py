@@ -14,6 +14,8 @@ import tables
 from analysis import dvc_lock
 from conftest import ROOT, squeezed, write_params
 
+PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/experiments.md", "recipes")}
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -21,13 +23,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
     monkeypatch.setattr(
-        tables, "PAGES", {path: made for path, made in tables.PAGES.items() if path == Path("README.md")}
+        tables,
+        "PAGES",
+        {path: made for path, made in tables.PAGES.items() if str(path) in ("README.md", "docs/experiments.md")},
     )
     write_params(tmp_path, {})
     for name in ("metrics", "benchmarks"):
         (tmp_path / name).mkdir()
-    marks = [f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n" for name in ("clone", "recipes")]
-    (tmp_path / "README.md").write_text("\n".join(marks))
+    (tmp_path / "docs").mkdir()
+    for page, name in PAGES_HERE.values():
+        (tmp_path / page).write_text(f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n")
     write("metrics/unlikeness.json", {"energy_limit": -1.5, "train_images": 9000, "val_images": 5000, "val_unlike": 0.012})  # fmt: skip
     return tmp_path
 
@@ -37,7 +42,7 @@ def write(path: str, content: Any) -> None:
 
 
 def page(folder: Path) -> str:
-    return squeezed((folder / "README.md").read_text())
+    return squeezed("".join((folder / page).read_text() for page, _ in PAGES_HERE.values()))
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -82,7 +87,7 @@ def test_accuracies_are_means_over_seeds_and_seconds_the_fewest(folder: Path, mo
         "| none | 90 (2 cores: some processor) | 10,000 | 91.00% ± 1.00% (n = 3) |\n"
         f"| {longer} | 200 (2 cores: some processor) | 10,000 | 91.00% (one seed) |\n"
     ) in text
-    assert "(benchmarks/recipe.svg)" in text
+    assert "(../benchmarks/recipe.svg)" in text
     call(monkeypatch, "--check")
 
 
@@ -98,7 +103,7 @@ def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.M
 
 def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
-    assert "Not measured with this recipe" in (folder / "README.md").read_text()
+    assert "Not measured with this recipe" in page(folder)
 
 
 @pytest.mark.parametrize("content", [recipe_of(run_of("longer", "float32", 0, 9)) | {"training": "another"}, {}, []])
