@@ -1,21 +1,10 @@
 """Stage 2: every source as uint8 arrays, train and test apart, with tables and figures of them."""
 
+import re
 import sys
 from pathlib import Path
 
-from common import (
-    arrays,
-    classes,
-    files,
-    idx,
-    image_folder,
-    inputs,
-    kaggle_csv,
-    locks,
-    near_duplicates,
-    params,
-    release,
-)
+from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params, release
 from common.errors import InputError, one_line
 
 import numpy as np
@@ -26,6 +15,11 @@ from analysis import figures
 RAW = Path("data/raw")
 INPUT = Path("data/input")
 PARTS = {"train": "train", "test": "t10k"}  # and how names of IDX files begin
+READ = {  # what a source reads in data/input, or may lie there
+    "csv": re.compile(r"fashion-mnist_(train|test)\.csv|README\.md|\.gitignore"),
+    "folder": re.compile(r"train|test|README\.md|\..*"),
+    "idx": re.compile(r"(train|t10k)-(images-idx3|labels-idx1)-ubyte(\.gz)?|classes\.txt|README\.md|\.gitignore"),
+}
 Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and labels (N,), both uint8
 
 
@@ -69,16 +63,11 @@ def refuse_unseen_and_name_unread(source: str) -> None:
                 f"{INPUT} must hold no link to a folder and no folder with a .dvc, into which DVC does not look; "
                 f"received {path}"
             )
-    trees = (
-        ("train", "test") if (INPUT / "train").is_dir() else [path.name for path in INPUT.iterdir() if path.is_dir()]
-    )
-    files = [f"{prefix}-{kind}-ubyte" for prefix in PARTS.values() for kind in ("images-idx3", "labels-idx1")]
-    read = {
-        "csv": [f"fashion-mnist_{part}.csv" for part in PARTS],
-        "folder": trees,
-        "idx": ["classes.txt", *files, *(f"{name}.gz" for name in files)],
-    }[source]
-    unread = {path.name for path in INPUT.iterdir() if path.suffix != ".dvc"} - {*read, "README.md", ".gitignore"}
+    names = {path.name: path.is_dir() for path in INPUT.iterdir() if path.suffix != ".dvc"}
+    is_tree = source == "folder" and not names.get("train")  # each folder is a class
+    unread = [
+        name for name, is_folder in names.items() if not ((is_tree and is_folder) or READ[source].fullmatch(name))
+    ]
     if unread:
         print(f"warning: not read in {INPUT}: {one_line(', '.join(sorted(unread)))}", file=sys.stderr)
 
@@ -149,19 +138,6 @@ def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["where", "images", "label_differs"])
 
 
-def near_duplicates_of(parts: dict[str, Part]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Pairs of train rows that hardly differ (P, 2), and how many such pairs there are within and between the parts."""
-    labels = np.concatenate([labels for _, labels in parts.values()])
-    pairs = near_duplicates.pairs(np.concatenate([images for images, _ in parts.values()]))
-    in_test = (pairs >= len(parts["train"][1])).sum(axis=1)  # 0, 1 or 2 of a pair
-    differs = labels[pairs[:, 0]] != labels[pairs[:, 1]]
-    places = ("within train", "between train and test", "within test")
-    rows = [
-        (f"near pairs {place}", (in_test == n).sum(), differs[in_test == n].sum()) for n, place in enumerate(places)
-    ]
-    return pairs[in_test == 0], pd.DataFrame(rows, columns=["where", "images", "label_differs"])
-
-
 def recognise_release(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """The release of Fashion-MNIST that the images are. Warns where train has test images of today's release.
 
@@ -169,7 +145,7 @@ def recognise_release(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
         rows: for train and test the hashes of the images and the labels.
     """
     found = release.recognise(rows)
-    print(f"Fashion-MNIST's release of {found}" if found != release.UNKNOWN else "no known release of Fashion-MNIST")
+    print(f"release of Fashion-MNIST: {found}")
     if shared := release.count_test_images(rows["train"][0]):
         print(
             f"warning: {shared:,} rows of train are test images of the release of {release.TODAY}: figures on test do "
@@ -198,13 +174,12 @@ def main() -> None:
     check(names, parts, shape)
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])
-    near, near_table = near_duplicates_of(parts)
-    copies = pd.concat([duplicates(parts), near_table])
+    copies = duplicates(parts)
     shown = table.assign(**{"class": table["class"].map(one_line)})
     print(shown.to_string(index=False), copies.to_string(index=False), sep="\n\n")
 
     rows = {part: (release.hashes(images), labels) for part, (images, labels) in parts.items()}
-    found = recognise_release(rows)
+    found = recognise_release(rows) if shape == (28, 28, 1) else release.UNKNOWN
     images, labels = parts["train"]
     with (  # all outputs are complete before the first one appears
         files.atomic_folder(arrays.PREPARED / "train") as train,
@@ -222,8 +197,6 @@ def main() -> None:
         figures.first_images(images[:9], labels[:9], names, pictures / "first_images.png")
         figures.class_means(images, labels, names, pictures / "class_means.png")
         figures.class_counts(table, pictures / "class_counts.png")
-    with files.atomic_file(arrays.PREPARED / "near_duplicates.npy") as unfinished:
-        arrays.save_array(unfinished, near)
     files.write_json(arrays.PREPARED / "classes.json", names)
     files.write_json(arrays.PREPARED / "source.json", {"source": data.source, "release": found})
 

@@ -8,8 +8,6 @@ from common import arrays, files, inputs, locks, params
 from common.errors import InputError, first_line
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 
 
@@ -34,19 +32,8 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
     return np.sort(drawn), np.sort(rest)
 
 
-def groups(pairs: np.ndarray, count: int) -> np.ndarray:
-    """(count,) a number for each row, the same for rows that `pairs` (P, 2) join, directly or through others."""
-    joined = coo_array((np.ones(len(pairs)), pairs.T), (count, count))
-    return connected_components(joined, directed=False)[1]
-
-
 def split(
-    labels: np.ndarray,
-    train_size: int | None,
-    val_size: float,
-    seed: int,
-    train_slice: tuple[int, ...] | None = None,
-    group: np.ndarray | None = None,
+    labels: np.ndarray, train_size: int | None, val_size: float, seed: int, train_slice: tuple[int, ...] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint row numbers for train and for val.
 
@@ -54,7 +41,6 @@ def split(
         labels: (N,) of all rows.
         train_size: None: all rows that val leaves, or all of the slice.
         val_size: below 1 a share of N, rounded.
-        group: (N,) rows with one number stay together, so that val has about `val_size` rows; None: each by itself.
         train_slice: first row and end of those for train; val is drawn from the others. None: both from all rows.
 
     Raises:
@@ -69,12 +55,9 @@ def split(
     most = len(candidates) - (left is None)
     if size > most:
         raise InputError(f"split.val_size must be between 0 and {most:,}; received {val_size:,}")
-    group = np.arange(len(labels)) if group is None else group
-    heads = candidates[np.unique(group[candidates], return_index=True)[1]]  # one row of each group
-    drawn, _ = draw(labels[heads], round(size * len(heads) / max(1, len(candidates))), seed, "split.val_size")
-    in_val = np.isin(group[candidates], group[heads[drawn]])
-    val, rest = candidates[in_val], candidates[~in_val]
-    left = rest if left is None else left
+    drawn, rest = draw(labels[candidates], size, seed, "split.val_size")
+    val = candidates[drawn]
+    left = candidates[rest] if left is None else left
     if train_size is not None and train_size > len(left):
         raise InputError(
             f"split.train_size must be at most the {len(left):,} rows that val leaves; received {train_size:,}"
@@ -95,17 +78,13 @@ def split(
 def main() -> None:
     chosen = params.load().split
     labels = arrays.load_labels("train")
-    pairs = arrays.load_near_duplicates(len(labels))
-    group = groups(pairs, len(labels)) if chosen.group_duplicates else None
-    train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed, chosen.train_slice, group)
+    train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed, chosen.train_slice)
     with files.atomic_folder(arrays.SPLIT) as folder:
         arrays.save_array(folder / "train.npy", train)
         arrays.save_array(folder / "val.npy", val)
     print(f"{len(train):,} of {len(labels):,} rows for training, {len(val):,} for validation")
-    if apart := int((np.isin(pairs, train).any(axis=1) & np.isin(pairs, val).any(axis=1)).sum()):
-        print(f"{apart:,} pairs of nearly equal images are apart (split.group_duplicates keeps them together)")
 
 
 if __name__ == "__main__":
-    inputs.declare("data/prepared/near_duplicates.npy", "data/prepared/train")
+    inputs.declare("data/prepared/train")
     main()

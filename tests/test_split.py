@@ -138,61 +138,13 @@ def test_a_set_without_a_rare_class_is_refused() -> None:
         split.split(RARE, None, 2, seed=0)
 
 
-PAIRS = np.array([(row, row + 500) for row in range(0, 400, 2)] + [(0, 2), (2, 4)])
-
-
-def test_groups_are_joined_directly_or_through_others() -> None:
-    group = split.groups(PAIRS, 1000)
-    assert len(set(group)) == 1000 - len(PAIRS)
-    assert len({*group[[0, 2, 4, 500, 502, 504]]}) == 1
-    assert group[1] != group[501]
-
-
-@pytest.mark.parametrize("val_size", [100, 0.25, 500])
-def test_a_group_is_on_one_side(val_size: float) -> None:
-    labels = np.tile(np.arange(10, dtype=np.uint8), 100)
-    group = split.groups(PAIRS, 1000)
-    train, val = split.split(labels, None, val_size, 0, None, group)
-    assert not set(group[train]) & set(group[val])
-    assert sorted([*train, *val]) == list(range(1000))
-    assert len(val) == pytest.approx(1000 * val_size if val_size < 1 else val_size, rel=0.15)
-    apart = split.split(labels, None, val_size, 0)
-    assert set(group[apart[0]]) & set(group[apart[1]])
-
-
-def test_rows_that_are_in_no_pair_are_drawn_as_before() -> None:
-    alone = split.groups(np.empty((0, 2), np.int64), len(EVEN))
-    for one, other in zip(split.split(EVEN, 300, 200, 0, None, alone), split.split(EVEN, 300, 200, 0), strict=True):
-        np.testing.assert_array_equal(one, other, strict=True)
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_pairs_that_are_apart_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], together: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, {"split.val_size": 200, "split.group_duplicates": together})
-    prepared(PAIRS)
-    split.main()
-    train, val = (arrays.load_rows(name, 1000) for name in ("train", "val"))
-    apart = sum({*pair} & {*train} != set() and {*pair} & {*val} != set() for pair in PAIRS.tolist())
-    said = f"{apart} pairs of nearly equal images are apart (split.group_duplicates keeps them together)\n"
-    assert (said in capsys.readouterr().out) is not together
-    assert (apart > 0) is not together
-
-
-def prepared(pairs: np.ndarray) -> None:
-    (arrays.PREPARED / "train").mkdir(parents=True)
-    np.save(arrays.PREPARED / "train" / "labels.npy", EVEN)
-    np.save(arrays.PREPARED / "near_duplicates.npy", pairs)
-
-
 def test_the_stage_writes_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, {"split.train_size": 300, "split.val_size": 200, "split.seed": 3})
-    prepared(np.empty((0, 2), np.int64))
+    (arrays.PREPARED / "train").mkdir(parents=True)
+    np.save(arrays.PREPARED / "train" / "labels.npy", EVEN)
     split.main()
     train, val = split.split(EVEN, 300, 200, seed=3)
     np.testing.assert_array_equal(arrays.load_rows("train", 10_000), train, strict=True)

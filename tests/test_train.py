@@ -407,13 +407,6 @@ def test_the_rate_falls_on_a_plateau_or_after_given_epochs(
     assert float(made[0].learning_rate.numpy()) == pytest.approx(1e-12 * factor, rel=1e-6, abs=0)
 
 
-def test_falls_in_the_place_of_a_plateau_give_the_same_training(run: Train) -> None:
-    common = {"epochs": 5, "learning_rate": 1e-7, "schedule": "constant", "warmup": 0.0, "plateau_factor": 0.2}
-    watched = run(reduce_on_plateau=2, **common)
-    assert run(rate_falls=[3, 5], **common) == watched
-    assert run(rate_falls=[4], **common) != watched
-
-
 def test_averaging_is_in_the_model(run: Train) -> None:
     last = run(epochs=3, averaging=0.8)
     assert val_curve()[-1] == pytest.approx(val_accuracy(), abs=1e-6)

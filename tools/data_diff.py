@@ -27,16 +27,14 @@ CLASSES, COPIES = "metrics/data/classes.csv", "metrics/data/duplicates.csv"
 def rows(revision: Revision) -> pd.DataFrame:
     """One row for each image: `part`, `label` (the class) and `image`, the hash; empty where the revision has no hashes."""
     classes = revision.table(CLASSES, "part", "class")
-    found = {
-        part: revision.table(f"metrics/data/{part}_rows.csv", "image", "label", dtype={"image": str}) for part in PARTS
-    }
-    if classes is None or any(table is None for table in found.values()):
-        return pd.DataFrame(columns=["part", "label", "image"])
-    names = classes.loc[classes["part"] == "train", "class"].tolist()[1:]  # the first row is of all classes
-    return pd.concat(
-        [table.assign(part=part, label=table["label"].map(dict(enumerate(names)))) for part, table in found.items()],
-        ignore_index=True,
-    )
+    found = []
+    for part in PARTS:
+        table = revision.table(f"metrics/data/{part}_rows.csv", "image", "label", dtype={"image": str})
+        if classes is None or table is None:
+            return pd.DataFrame(columns=["part", "label", "image"])
+        names = classes.loc[classes["part"] == part, "class"].tolist()[1:]  # the first row is of all classes
+        found.append(table.assign(part=part, label=table["label"].map(dict(enumerate(names)))))
+    return pd.concat(found, ignore_index=True)
 
 
 def changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -59,19 +57,21 @@ def counted(table: pd.DataFrame, *columns: str) -> str:
     return markdown(found.sort_values("images", ascending=False, kind="stable"), names=True)
 
 
-def figures_of(before: Revision, after: Revision) -> str:
-    """Images, their share of the part, and pixel statistics of each class, where they differ."""
-    sides = []
-    for revision in (before, after):
-        table = revision.table(CLASSES, "part", "class", "images", "pixel_mean", "pixel_std")
-        table = pd.DataFrame(columns=["part", "class", "images"]) if table is None else table
-        total = table.groupby("part")["images"].transform("max").clip(lower=1)
-        sides.append(table.assign(share=(table["images"] / total).map("{:.1%}".format)).set_index(["part", "class"]))
-    both = sides[0].join(sides[1], how="outer", suffixes=(" before", " after"))
-    names = [name for name in sides[1] if name in sides[0]]
-    differs = [both[f"{name} before"].ne(both[f"{name} after"]) for name in names]
-    shown = both[np.logical_or.reduce(differs)][[f"{name} {side}" for name in names for side in ("before", "after")]]
-    return markdown(shown.reset_index(), names=True)
+def figures_of(revision: Revision) -> dict[str, Any]:
+    """Images, their share of the part and pixel statistics of each class, and the number of copies, by name."""
+    found = {}
+    classes = revision.table(CLASSES, "part", "class", "images", "pixel_mean", "pixel_std")
+    for row in (
+        [] if classes is None else classes.assign(total=classes.groupby("part")["images"].transform("max")).itertuples()
+    ):
+        name = f"{row.part}, {row[2]}"
+        found[name] = (
+            f"{row.images:,} ({row.images / max(1, row.total):.1%}), pixels {row.pixel_mean} ± {row.pixel_std}"
+        )
+    copies = revision.table(COPIES, "where", "images", "label_differs")
+    for row in [] if copies is None else copies.itertuples():
+        found[f"copies: {row.where}"] = f"{row.images:,}, {row.label_differs:,} with another label"
+    return found
 
 
 def picture(changed: pd.DataFrame, page: Path | None) -> str:
@@ -100,7 +100,6 @@ def content(before: Revision, after: Revision, page: Path | None) -> dict[str, A
     old, new = (changed[f"part {side}"].isna() for side in ("before", "after"))
     stays = changed[~old & ~new]
     leaks = [set(side[side["part"] == "test"]["image"]) & set(side[side["part"] == "train"]["image"]) for side in sides]
-    copies = [revision.table(COPIES, "where", "images", "label_differs") for revision in (before, after)]
     return {
         "known": all(len(side) for side in sides),
         "total": len(changed),
@@ -108,13 +107,10 @@ def content(before: Revision, after: Revision, page: Path | None) -> dict[str, A
         "removed": counted(changed[new], "part before", "label before"),
         "relabelled": counted(stays[stays["label before"] != stays["label after"]], "label before", "label after"),
         "moved": counted(stays[stays["part before"] != stays["part after"]], "part before", "part after"),
-        "classes": figures_of(before, after),
-        "copies": "" if any(table is None for table in copies) else markdown(
-            copies[0].merge(copies[1], on="where", suffixes=(" before", " after")), names=True
-        ),
+        "figures": markdown(pages.unequal("figure", figures_of(before), figures_of(after)), names=True),
         "leaked": len(leaks[1] - leaks[0]),
         "picture": picture(changed, page),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -129,12 +125,7 @@ def main() -> None:
         raise InputError(
             f"both revisions must have metrics/data/train_rows.csv and test_rows.csv, which prepare writes; received {before} and {after}"
         )
-    text = pages.render("data_diff.md.j2", found | {"before": before, "after": after})
-    if arguments.out is None:
-        print(text)
-        return
-    with files.atomic_file(arguments.out) as unfinished:
-        unfinished.write_text(text, "utf-8")
+    pages.write(pages.render("data_diff.md.j2", found | {"before": before, "after": after}), arguments.out)
 
 
 if __name__ == "__main__":

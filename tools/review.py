@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import files
 from common.errors import InputError
 
 import pandas as pd
@@ -25,12 +24,6 @@ EXAMPLES = 10  # images that a table lists
 VAL_CURVE = "metrics/curves/plots/metrics/val/accuracy.tsv"
 
 
-def unequal(kind: str, before: dict[str, Any], after: dict[str, Any]) -> pd.DataFrame:
-    """The entries of two mappings that differ, by name; `kind` heads the column of names."""
-    both = pd.DataFrame({"before": before, "after": after}, dtype=object).fillna("–").sort_index()
-    return both[both["before"] != both["after"]].rename_axis(kind).reset_index()
-
-
 def quoted(table: pd.DataFrame) -> str:
     """A Markdown table whose first column is code."""
     name = table.columns[0]
@@ -43,21 +36,19 @@ def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
     for revision in (before, after):
         parts = {part: revision.json(f"metrics/{part}.json") for part in ("train", *metric_files.PARTS)}
         sides.append({f"{part} {name}": value for part in parts for name, value in parts[part].items()})
-    table = unequal("metric", *sides)
+    table = pages.unequal("metric", *sides)
     numbers = table[["before", "after"]].apply(pd.to_numeric, errors="coerce")
     difference = (numbers["after"] - numbers["before"]).map("{:+.4g}".format, na_action="ignore")
     return table.assign(difference=difference)
 
 
 def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
-    """The outputs before training that differ, by the start of their hash, and the images by part."""
+    """The outputs before training that differ, by the start of their hash."""
     sides = []
     for revision in (before, after):
         hashes = {path: md5[:7] for path, md5 in revision.outputs().items() if path.startswith("data/")}
-        table = revision.table("metrics/data/classes.csv", "part", "images")
-        images = {} if table is None else table.groupby("part")["images"].max().to_dict()
-        sides.append(hashes | {f"{part} images": f"{number:,}" for part, number in images.items()})
-    return unequal("output", *sides)
+        sides.append(hashes)
+    return pages.unequal("output", *sides)
 
 
 def curves(before: Revision, after: Revision) -> dict[str, Any] | None:
@@ -131,7 +122,7 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
     }
 
 
-def review(base: str) -> dict[str, Any]:
+def review(base: str, page: Path | None = None) -> dict[str, Any]:
     """What the template shows.
 
     Raises:
@@ -148,8 +139,8 @@ def review(base: str) -> dict[str, Any]:
         "before": before,
         "after": after,
         "problems": problems,
-        "parameters": quoted(unequal("parameter", before.parameters(), after.parameters())),
-        "code": quoted(unequal("file that a stage depends on", before.code(), after.code())),
+        "parameters": quoted(pages.unequal("parameter", before.parameters(), after.parameters())),
+        "code": quoted(pages.unequal("file that a stage depends on", before.code(), after.code())),
         "metrics": markdown(metric_changes(before, after), names=True),
         "curves": curves(before, after),
         "data": markdown(data_changes(before, after), names=True),
@@ -163,14 +154,10 @@ def main() -> None:
     parser.add_argument("base", metavar="BASE")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
-    content = review(arguments.base)
-    text = pages.render("review.md.j2", content)
-    if arguments.out is None:
-        print(text)
-        return
-    with files.atomic_file(arguments.out) as unfinished:
-        unfinished.write_text(text, "utf-8")
-    print(f"{arguments.out}: {content['verdict']}")
+    content = review(arguments.base, arguments.out)
+    pages.write(pages.render("review.md.j2", content), arguments.out)
+    if arguments.out:
+        print(f"{arguments.out}: {content['verdict']}")
 
 
 if __name__ == "__main__":

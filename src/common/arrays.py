@@ -57,28 +57,12 @@ def load_rows(name: str, count: int) -> np.ndarray:
         InputError: the file is missing, damaged, or of other arrays.
     """
     path = SPLIT / f"{name}.npy"
-    return _checked_rows(path, load_array(path, np.int64, 1), count)
-
-
-def _checked_rows(path: Path, rows: np.ndarray, count: int) -> np.ndarray:
+    rows = load_array(path, np.int64, 1)
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
         raise InputError(
             f"{path} must have rows below {count}, the number of images; received {rows.min()} to {rows.max()}"
         )
     return rows
-
-
-def load_near_duplicates(count: int) -> np.ndarray:
-    """(P, 2) int64: the pairs of prepared train rows whose images hardly differ.
-
-    Args:
-        count: of these rows.
-
-    Raises:
-        InputError: the file is missing, damaged, or of other arrays.
-    """
-    path = PREPARED / "near_duplicates.npy"
-    return _checked_rows(path, load_array(path, np.int64, 2), count)
 
 
 def load_class_names() -> list[str]:

@@ -262,6 +262,7 @@ def test_an_edited_page_is_refused(clone: Clone, page: str) -> None:
 def test_damaged_labels_in_dvcs_cache_are_never_trained_on(clone: Clone) -> None:
     labels = Path("data/prepared/train/labels.npy")
     md5 = files.md5(labels)
+    assert md5
     damaged = Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
     content, mode = bytearray(damaged.read_bytes()), damaged.stat().st_mode
     content[-400:] = bytes((label + 1) % 10 for label in content[-400:])
