@@ -11,7 +11,7 @@ VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS 
 $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise measure sweep replicate compare experiments review data-diff report export demo published gpu-files test test-all lint audit check readme site lock lock-torch clean repository
+.PHONY: help repro rebuild noise measure sweep replicate compare experiments watch review data-diff report export demo published gpu-files test test-all lint audit check readme site lock lock-torch clean repository
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,9 @@ compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=wo
 
 experiments: .venv/run ## the commit and its experiments, one line each: accuracy on val, seeds, verdict
 	@python tools/experiments.py
+
+watch: .venv/run ## the curves of the training that runs here, in the terminal
+	@python tools/watch.py
 
 review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
 	@python tools/review.py $${OUT:+--out="$$OUT"} -- $${BASE:+"$$BASE"}
