@@ -11,14 +11,18 @@ VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS 
 $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro rebuild noise measure sweep replicate compare experiments watch review data-diff report export demo published gpu-files test test-all lint audit check readme site lock lock-torch clean repository
+.PHONY: help repro duration rebuild noise measure sweep replicate compare experiments watch review data-diff report export demo published gpu-files test test-all lint audit check readme site lock lock-torch clean repository
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-repro: .venv/run ## everything from raw images to metrics, as far as needed; ends with a verdict
+repro: duration .venv/run ## everything from raw images to metrics, as far as needed; ends with a verdict
 	dvc repro
 	@python tools/verdict.py
+
+duration: | repository # of the first make repro, where README.md has it, which make check holds to what was measured
+	@test -e models/model.keras || cat README.md 2>/dev/null | \
+		sed -n 's/^In a fresh clone it takes/make repro takes, in a fresh clone,/p'
 
 rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without caches, held against dvc.lock
 	@python tools/rebuild.py -- $${COMMIT:+"$$COMMIT"}

@@ -1,6 +1,8 @@
 """The tables of benchmarks/ on the pages, from results that are easy to count."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import readme
 import tables
 from analysis import dvc_lock
-from conftest import ROOT, squeezed, write_params
+from conftest import ROOT, Clone, squeezed, write_params
 
 PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/experiments.md", "recipes")}
 
@@ -118,9 +120,7 @@ def test_recipes_of_another_training_are_refused(
 # --- a fresh clone --------------------------------------------------------------------------------
 
 
-def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
-    assert "How long it takes is not measured" in page(folder)
+def measured(folder: Path) -> None:
     content = {
         "training": "this training",
         "machine": {"processor": "some processor", "threads": 2},
@@ -128,12 +128,52 @@ def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyP
         "megabytes": {"environment": 1500, "all": 2345},
     }
     (folder / "benchmarks/clone.json").write_text(json.dumps(content))
+
+
+TAKES = (
+    "1.6 minutes for the environment, 10.2 minutes for the stages (9.8 minutes of training) and 2.3 GB of disk, on 2 "
+    "cores: some processor."
+)
+
+
+def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
-    said = (
-        "In a fresh clone it takes 1.6 minutes for the environment, 10.2 minutes for the stages (9.8 minutes of "
-        "training) and 2.3 GB of disk, on 2 cores: some processor."
-    )
-    assert said in page(folder)
+    assert "How long it takes is not measured" in page(folder)
+    measured(folder)
+    call(monkeypatch)
+    assert f"In a fresh clone it takes {TAKES}" in page(folder)
+
+
+def test_the_first_make_repro_begins_with_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dvc", "python"):
+        program = folder / "programs" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\necho {name}\n")
+        program.chmod(0o755)
+    (folder / "published").mkdir()
+    (folder / "published/common.py").symlink_to(ROOT / "tools/common.py")
+    clone = Clone(folder)
+    clone.git("init", "--quiet")
+    clone.git("-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "--allow-empty", "--message=a")
+
+    def said() -> list[str]:
+        words = ["make", "--silent", f"--file={ROOT / 'Makefile'}", "--assume-old=.venv/run", "repro"]
+        environment = os.environ | {"PATH": f"{folder / 'programs'}:{os.environ['PATH']}"}
+        done = subprocess.run(words, cwd=folder, env=environment, check=True, text=True, capture_output=True)
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    call(monkeypatch)
+    assert said() == ["dvc", "python"]  # nothing was measured
+    measured(folder)
+    call(monkeypatch)
+    assert said() == [f"make repro takes, in a fresh clone, {TAKES}", "dvc", "python"]
+    (folder / "models").mkdir()
+    (folder / "models/model.keras").touch()
+    assert said() == ["dvc", "python"]  # it is not the first
+    (folder / "models/model.keras").unlink()
+    (folder / "README.md").unlink()
+    assert said() == ["dvc", "python"]
 
 
 # --- the model card ---
