@@ -506,7 +506,9 @@ def test_it_says_so_in_plain_words(page: Any, answer: dict[str, Any] | None, sai
 
 def test_an_answer_has_as_many_classes_as_were_asked_for(exported: Path) -> None:
     classifier = Classifier(exported)
-    names, some = ([name for name, _ in classifier.predict(DRAWN[0], count=count).likeliest] for count in (20, 4))
+    names, some = (
+        [name for name, _ in classifier.predict(io.BytesIO(photograph()), count=count).likeliest] for count in (20, 4)
+    )
     assert sorted(names) == sorted(classifier.class_names)
     assert some == names[:4]
 
