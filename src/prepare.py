@@ -52,17 +52,11 @@ def class_names() -> list[str]:
 
 
 def refuse_unseen_and_name_unread(source: str) -> None:
-    """Makes sure that what the stage reads in data/input is what DVC hashes, and names what it does not read.
-
-    Raises:
-        InputError: there is a link to a folder, or a folder with a .dvc, neither of which DVC looks into.
-    """
+    """Refuses links to folders and folders with a .dvc, into which DVC does not look; warns of what no one reads."""
     for path in sorted(INPUT.rglob("*")):
         if path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir()):
-            raise InputError(
-                f"{INPUT} must hold no link to a folder and no folder with a .dvc, into which DVC does not look; "
-                f"received {path}"
-            )
+            rule = f"{INPUT} must hold no link to a folder and no folder with a .dvc, into which DVC does not look"
+            raise InputError(f"{rule}; received {path}")
     names = {path.name: path.is_dir() for path in INPUT.iterdir() if path.suffix != ".dvc"}
     is_tree = source == "folder" and not names.get("train")  # each folder is a class
     unread = [
@@ -147,11 +141,8 @@ def recognise_release(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     found = release.recognise(rows)
     print(f"release of Fashion-MNIST: {found}")
     if shared := release.count_test_images(rows["train"][0]):
-        print(
-            f"warning: {shared:,} rows of train are test images of the release of {release.TODAY}: figures on test do "
-            "not compare with those on that release",
-            file=sys.stderr,
-        )
+        shown = f"warning: {shared:,} rows of train are test images of the release of {release.TODAY}"
+        print(f"{shown}: figures on test do not compare with those on that release", file=sys.stderr)
     return found
 
 

@@ -1,7 +1,6 @@
 """What differs in the data of two revisions, row by row, as Markdown: `make data-diff A=main B=workspace OUT=page.md`.
 
-prepare writes a hash of the pixels and the label of every row into metrics/data/, which git has: no data is needed. Only
-the picture of changed rows, beside OUT, needs the images of one of the two revisions in the working directory.
+git has a hash of the pixels and the label of every row (metrics/data/). Only the picture beside OUT needs images here.
 """
 
 import argparse
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from common import arrays, files, release
-from common.errors import InputError
 
 import numpy as np
 import pandas as pd
@@ -20,8 +18,7 @@ from analysis.marked_pages import markdown
 from analysis.revisions import Revision
 
 PARTS = ("train", "test")
-PICTURED = 25
-CLASSES, COPIES = "metrics/data/classes.csv", "metrics/data/duplicates.csv"
+CLASSES = "metrics/data/classes.csv"
 
 
 def rows(revision: Revision) -> pd.DataFrame:
@@ -42,10 +39,8 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
     Copies of an image are told apart by their order in part and label.
     """
-    sides = []
-    for table in (before, after):
-        ordered = table.sort_values(["part", "label"], kind="stable")
-        sides.append(ordered.assign(copy=ordered.groupby("image").cumcount()).set_index(["image", "copy"]))
+    ordered = [table.sort_values(["part", "label"], kind="stable") for table in (before, after)]
+    sides = [table.assign(copy=table.groupby("image").cumcount()).set_index(["image", "copy"]) for table in ordered]
     both = sides[0].join(sides[1], how="outer", suffixes=(" before", " after")).reset_index()
     same = [(both[f"{name} before"] == both[f"{name} after"]) for name in ("part", "label")]
     return both[~(same[0] & same[1])]
@@ -53,24 +48,23 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 def counted(table: pd.DataFrame, *columns: str) -> str:
     """A Markdown table of how many rows have each combination, the most first."""
-    found = table.groupby(list(columns)).size().rename("images").reset_index()
-    return markdown(found.sort_values("images", ascending=False, kind="stable"), names=True)
+    found = table.groupby(list(columns)).size().sort_values(ascending=False, kind="stable")
+    return markdown(found.rename("images").reset_index(), names=True)
 
 
 def figures_of(revision: Revision) -> dict[str, Any]:
     """Images, their share of the part and pixel statistics of each class, and the number of copies, by name."""
-    found = {}
     classes = revision.table(CLASSES, "part", "class", "images", "pixel_mean", "pixel_std")
-    for row in (
-        [] if classes is None else classes.assign(total=classes.groupby("part")["images"].transform("max")).itertuples()
-    ):
-        name = f"{row.part}, {row[2]}"
-        found[name] = (
-            f"{row.images:,} ({row.images / max(1, row.total):.1%}), pixels {row.pixel_mean} ± {row.pixel_std}"
-        )
-    copies = revision.table(COPIES, "where", "images", "label_differs")
-    for row in [] if copies is None else copies.itertuples():
-        found[f"copies: {row.where}"] = f"{row.images:,}, {row.label_differs:,} with another label"
+    copies = revision.table("metrics/data/duplicates.csv", "where", "images", "label_differs")
+    if classes is None or copies is None:
+        return {}
+    found = {
+        f"copies: {row.where}": f"{row.images:,}, {row.label_differs:,} with another label"
+        for row in copies.itertuples()
+    }
+    shares = classes["images"] / classes.groupby("part")["images"].transform("max").clip(lower=1)
+    for share, (part, name, images, mean, std) in zip(shares, classes.itertuples(index=False), strict=True):
+        found[f"{part}, {name}"] = f"{images:,} ({share:.1%}), pixels {mean} ± {std}"
     return found
 
 
@@ -78,11 +72,11 @@ def picture(changed: pd.DataFrame, page: Path | None) -> str:
     """Draws the first changed images whose pixels are here, beside the page; the Markdown shows them, or says why not."""
     if page is None or changed.empty:
         return ""
-    here: dict[str, np.ndarray] = {}
-    for part in PARTS if (arrays.PREPARED / "test/images.npy").exists() else ():
-        images, _ = arrays.load(part)
-        here |= dict(zip(release.short(release.hashes(images)), images, strict=True))
-    shown = changed[changed["image"].isin(here.keys())].head(PICTURED)
+    parts = [arrays.load(part)[0] for part in PARTS if (arrays.PREPARED / "test/images.npy").exists()]
+    here = {
+        key: image for images in parts for key, image in zip(release.short(release.hashes(images)), images, strict=True)
+    }
+    shown = changed[changed["image"].isin(here.keys())].head(25)
     if shown.empty:
         return "None of the changed images is here to be shown."
     sides = [shown[f"part {side}"].str.cat(shown[f"label {side}"], " ").fillna("none") for side in ("before", "after")]
@@ -120,12 +114,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
-    found = content(before, after, arguments.out)
-    if not found["known"]:
-        raise InputError(
-            f"both revisions must have metrics/data/train_rows.csv and test_rows.csv, which prepare writes; received {before} and {after}"
-        )
-    pages.write(pages.render("data_diff.md.j2", found | {"before": before, "after": after}), arguments.out)
+    found = content(before, after, arguments.out) | {"before": before, "after": after}
+    pages.write(pages.render("data_diff.md.j2", found), arguments.out)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,10 @@ def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
 
 def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
     """The outputs before training that differ, by the start of their hash."""
-    sides = []
-    for revision in (before, after):
-        hashes = {path: md5[:7] for path, md5 in revision.outputs().items() if path.startswith("data/")}
-        sides.append(hashes)
-    return pages.unequal("output", *sides)
+    sides = [revision.outputs().items() for revision in (before, after)]
+    return pages.unequal(
+        "output", *({path: md5[:7] for path, md5 in side if path.startswith("data/")} for side in sides)
+    )
 
 
 def curves(before: Revision, after: Revision) -> dict[str, Any] | None:

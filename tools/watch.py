@@ -1,7 +1,4 @@
-"""The curves of the training that runs here, in the terminal, drawn again after every epoch: `make watch`.
-
-It only reads what the training writes, and Ctrl-C ends it alone.
-"""
+"""The curves of the training that runs here, in the terminal, drawn again after every epoch: `make watch`."""
 
 import argparse
 import shutil
@@ -15,8 +12,7 @@ from common import locks, params
 import plotille
 import psutil
 
-CURVES = Path("metrics/.curves.part")  # where files.atomic_folder has them until the training ends
-COLOURS = {"train": "cyan", "val": "yellow"}
+CURVES, COLOURS = Path("metrics/.curves.part"), {"train": "cyan", "val": "yellow"}  # as files.atomic_folder names it
 
 
 def is_training() -> bool:
@@ -28,16 +24,15 @@ def is_training() -> bool:
 
 def plot(measure: str) -> str:
     """The curves of train and val, as far as they are written, as text that fills half of the terminal."""
-    size, figure, plain, last = shutil.get_terminal_size(), plotille.Figure(), not sys.stdout.isatty(), []
-    figure.width, figure.height, figure.with_colors = max(10, size.columns - 24), max(3, size.lines // 2 - 6), not plain
-    figure.x_label, figure.y_label, figure.origin = "epoch", measure, False
-    figure.x_ticks_fkt, figure.y_ticks_fkt = (lambda x, _: f"{x:.1f}"), (lambda y, _: f"{y:10.4f}")
+    size, figure, last = shutil.get_terminal_size(), plotille.Figure(), []
+    figure.width, figure.height = max(10, size.columns - 24), max(3, size.lines // 2 - 6)
+    figure.x_label, figure.y_label, figure.origin, figure.with_colors = "epoch", measure, False, sys.stdout.isatty()
     figure.set_x_limits(0, params.load().train.epochs)
     for path in sorted(CURVES.glob(f"plots/metrics/*/{measure}.tsv")):
         if lines := path.read_text("utf-8").split("\n")[1:-1]:  # the last one may be unfinished
             part, points = path.parent.name, [[*map(float, line.split("\t"))] for line in lines]
             figure.plot(*zip(*points, strict=True), lc=COLOURS[part])
-            last.append(plotille.color(f"{part} {points[-1][1]:.4f}", fg=COLOURS[part], no_color=plain))
+            last.append(plotille.color(f"{part} {points[-1][1]:.4f}", COLOURS[part], no_color=not figure.with_colors))
     return f"{figure.show()}\n{', '.join(last)}" if last else f"no {measure} before the end of the first epoch"
 
 

@@ -228,10 +228,8 @@ def _read_part(folder: Path, names: list[str], shape: Shape) -> tuple[np.ndarray
             if shape[2] == 1 and picture.mode not in GREY:
                 colourful += np.ptp(fit(picture, (*shape[:2], 3)).astype(int), axis=-1).max() > COLOUR
     if files:
-        print(
-            f"{folder}: {len(files):,} pictures with edges of {min(edges - {0})} to {max(edges)} pixels, brought to "
-            f"{shape[0]} × {shape[1]} (data.height, data.width)"
-        )
+        said = f"{len(files):,} pictures with edges of {min(edges - {0})} to {max(edges)} pixels"
+        print(f"{folder}: {said}, brought to {shape[0]} × {shape[1]} (data.height, data.width)")
     if colourful:
         print(f"{folder}: {colourful:,} pictures are in colour and become grey (data.channels: 3 keeps the colour)")
     return images, np.array(labels, np.uint8)
