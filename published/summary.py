@@ -102,7 +102,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "epochs": epochs,
         "training_flops": flops * images * epochs,
         "train_accuracy": round(float(trained[epoch]), 6),  # in the saved model's epoch
-        "precision": metric_files.read(folder / "metrics/train.json", ("precision",))["precision"],
+        "precision": chosen.train.precision,
     }
     for part, result in results.items():
         found |= {f"{part}_{name}": result[name] for name in (*INTERVAL[: 3 if part == "test" else 1], "images")}

@@ -124,10 +124,10 @@ async def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str
 
 
 def _kill(pid: int) -> None:
-    """Ends a process and all that it has started."""
+    """Ends a process and all that it has started; found without psutil's comparison of clocks, which may be set."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         process.suspend()  # from here on it starts no other
-        for child in process.children():
-            _kill(child.pid)
+        for child in [other.pid for other in psutil.process_iter(["ppid"]) if other.info["ppid"] == pid]:
+            _kill(child)
         process.kill()

@@ -73,6 +73,7 @@ def prepare(folder: Path) -> None:
         images = generator.integers(0, 256, (count, 28, 28, 1), np.uint8)
         arrays.save(target, images, (np.arange(count) % 10).astype(np.uint8))
     (folder / arrays.PREPARED / "classes.json").write_text(json.dumps(NAMES))
+    (folder / arrays.PREPARED / "source.json").write_text(json.dumps({"source": "idx", "release": "unknown"}))
 
 
 def in_this_process(words: list[Any], cwd: Path, **_: Any) -> subprocess.CompletedProcess:

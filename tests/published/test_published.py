@@ -173,7 +173,7 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     assert result["train_accuracy"] == pytest.approx(expected, abs=1e-6)
     start, end = chosen.split.train_slice or (val_images, 60_000)
     assert result["training_images"] == (chosen.split.train_size or end - start)
-    assert result["precision"] == json.loads((folder / "metrics/train.json").read_text())["precision"]
+    assert result["precision"] == chosen.train.precision
     model = network(chosen.model.architecture, chosen.model.options)
     assert result["parameters"] == sum(math.prod(weight.shape) for weight in model.weights)
     assert result["training_flops"] == (flops_a_step(model) * result["training_images"] * result["epochs"])

@@ -77,7 +77,7 @@ def test_draws_once_an_epoch_what_the_training_writes(
             lambda: curves.on_epoch_end(0, figures(0)),
             lambda: curves.on_epoch_end(1, figures(1)),
             unfinished,
-            trainer.kill,
+            lambda: (trainer.kill(), trainer.wait()),  # until it has gone
         ]
         before = sorted(folder.rglob("*"))
         said = run(monkeypatch, capsys, *looks)
