@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import arrays, classes, idx
+from common import arrays, classes, idx, release
 from common.errors import InputError
 
 import numpy as np
@@ -491,20 +491,17 @@ def test_more_test_than_train_images_are_warned_of(
 
 
 def released(parts: Parts, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """The release that prepare takes a CSV for, as it prints it and as later stages read it; and its warnings."""
-    write_both_csv(parts)
-    capsys.readouterr()
-    run({"data.source": "csv"})
-    printed, release = capsys.readouterr(), arrays.load_source()["release"]
-    assert f"release of Fashion-MNIST: {release}\n" in printed.out
-    return release, printed.err
+    """The release that prepare takes images (N, 28, 28) and labels for, and its warnings."""
+    rows = {part: (release.hashes(images[..., None]), labels) for part, (images, labels) in parts.items()}
+    found, printed = prepare.recognise_release(rows), capsys.readouterr()
+    assert printed.out == f"release of Fashion-MNIST: {found}\n"
+    return found, printed.err
 
 
 @pytest.mark.slow
-def test_each_release_of_fashion_mnist_is_recognised(
-    workspace: Path, no_figures: None, real: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_release_of_fashion_mnist_is_recognised(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = ({part: np.load(real / part / f"{kind}.npy") for part in COUNTS} for kind in ("images", "labels"))
+    capsys.readouterr()
     today = {part: (images[part][..., 0], labels[part]) for part in COUNTS}
     assert released(today, capsys) == ("31 August 2017", "")
 
@@ -529,8 +526,8 @@ def test_each_release_of_fashion_mnist_is_recognised(
     assert released(fewer, capsys) == ("unknown", "")
 
     pooled = dict.fromkeys(today, (np.concatenate([*images.values()])[..., 0], np.concatenate([*labels.values()])))
-    release, warning = released(pooled, capsys)
-    assert release == "unknown"
+    found, warning = released(pooled, capsys)
+    assert found == "unknown"
     assert warning.startswith("warning: 10,000 rows of train are test images of the release of 31 August 2017: ")
 
 
