@@ -73,11 +73,15 @@ def test_draws_once_an_epoch_what_the_training_writes(
             with last.open("a") as table:
                 table.write("3\t0.")
 
+        def killed() -> None:
+            trainer.kill()
+            trainer.wait()  # until it has gone
+
         looks = [
             lambda: curves.on_epoch_end(0, figures(0)),
             lambda: curves.on_epoch_end(1, figures(1)),
             unfinished,
-            lambda: (trainer.kill(), trainer.wait()),  # until it has gone
+            killed,
         ]
         before = sorted(folder.rglob("*"))
         said = run(monkeypatch, capsys, *looks)
