@@ -30,6 +30,7 @@ rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without cach
 noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/replicate.py --record
 	python tools/readme.py
+	python benchmarks/tables.py
 
 measure: repro ## seeds, recipes, a fresh clone, sameness and pictures of this training, as far as not measured: hours
 	python tools/replicate.py --record
@@ -80,6 +81,7 @@ published: .venv/run ## the five published systems: trains those not up to date 
 	cd published && dvc repro --allow-missing
 	python published/summary.py
 	python tools/readme.py
+	python benchmarks/tables.py
 
 gpu-files: .venv/run ## .gpu: what benchmarks/gpu.py needs on a machine with a GPU and without network
 	@python benchmarks/gpu.py --pack .gpu
