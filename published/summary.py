@@ -201,9 +201,7 @@ def pages(systems: dict[str, dict[str, Any]]) -> marked_pages.Pages:
     short = table[["system", "claimed test", "claimed on the release of", "test (95 % interval)", "verdict"]]
     reasons = [f"`{name}` was not reached: {found['why']}" for name, found in systems.items() if "why" in found]
     return {
-        Path("README.md"): {
-            "published": markdown(short.rename(columns={"claimed on the release of": "on the release of"}))
-        },
+        Path("README.md"): {"published": markdown(short)},
         PUBLISHED / "README.md": {"systems": "\n\n".join([markdown(table), *reasons])},
     }
 

@@ -35,7 +35,8 @@ LARGEST_IN_GIT = 1_000_000  # bytes
 def lock_problems() -> Iterator[str]:
     """DVC's own view."""
     stages: list[str] = []
-    for pipeline, command in PIPELINES.items():
+    own = params.load().data.source != "fashion-mnist"  # on which alone the published systems are trained
+    for pipeline, command in [*PIPELINES.items()][: 1 if own else None]:
         if found := reproduction.would_run(pipeline, "--allow-missing"):
             yield f"{Path(pipeline).with_suffix('.lock')} is not up to date ({command}): {', '.join(found)} would run"
         stages += found
