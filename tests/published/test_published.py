@@ -336,7 +336,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         clone = Clone.new(path)
         folder = clone.folder / "published"
         for lock in (folder / "dvc.lock", clone.folder / "dvc.lock"):
-            lock.unlink()
+            lock.unlink(missing_ok=True)
         set_params(clone.folder, SYNTHETIC)
         for name in SYSTEMS:
             shutil.rmtree(folder / name / "metrics")
