@@ -30,7 +30,7 @@ import fork_server
 import prepare
 import rerun
 from inference import onnx_file
-from training import model_file
+from training import machine, model_file
 
 FORKED_PROGRAMS = "TESTS_FORKED_PROGRAMS"  # names the folder of the fork server's programs
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # for all that tests start; other tests have the other cores
 os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TRAIN_THREADS": "1"}
 torch.set_num_threads(1)
+machine.is_portable()  # the first operation of the process fixes its instructions: no test may choose them for others
 
 # As small as a pipeline can be and still use every stage.
 TINY = {
