@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params, release
 from common.errors import InputError, one_line
+from common.near_duplicates import groups
 
 import numpy as np
 import pandas as pd
@@ -111,24 +112,26 @@ def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str
     )
 
 
-def duplicates(parts: dict[str, Part]) -> pd.DataFrame:
-    """The number of images with an exact copy: within train, within test, and test images also in train.
+def duplicates(parts: dict[str, pd.DataFrame], key: str, prefix: str) -> pd.DataFrame:
+    """The number of images with a copy: within train, within test, and test images also in train.
 
     `label_differs` counts the images among them that have a copy with another label.
+
+    Args:
+        parts: for train and test a table with the column `label` and others, one of which is `key`.
+        key: the column whose values are the same for copies.
+        prefix: of the names of the rows.
     """
-    frames = {
-        part: pd.DataFrame({"image": [image.tobytes() for image in images], "label": labels})
-        for part, (images, labels) in parts.items()
-    }
     rows = []
-    for part, frame in frames.items():
-        copies = frame[frame.duplicated("image", keep=False)]
-        different_labels = copies.groupby("image")["label"].transform("nunique")
-        rows.append((f"within {part}", len(copies), int((different_labels > 1).sum())))
-    shared = frames["test"][frames["test"]["image"].isin(frames["train"]["image"])]
-    pairs = shared.reset_index().merge(frames["train"], on="image", suffixes=("", "_in_train"))
+    for part, images in parts.items():
+        copies = images[images.duplicated(key, keep=False)]
+        different_labels = copies.groupby(key)["label"].transform("nunique")
+        rows.append((f"{prefix}within {part}", len(copies), int((different_labels > 1).sum())))
+    shared = parts["test"][parts["test"][key].isin(parts["train"][key])]
+    labels_in_train = parts["train"][[key, "label"]].drop_duplicates()
+    pairs = shared.reset_index().merge(labels_in_train, on=key, suffixes=("", "_in_train"))
     differs = pairs.loc[pairs["label"] != pairs["label_in_train"], "index"].nunique()
-    rows.append(("test images also in train", len(shared), differs))
+    rows.append((f"{prefix}test images also in train", len(shared), differs))
     return pd.DataFrame(rows, columns=["where", "images", "label_differs"])
 
 
@@ -165,13 +168,18 @@ def main() -> None:
     check(names, parts, shape)
 
     table = pd.concat([summarise(part, *parts[part], names) for part in parts])
-    copies = duplicates(parts)
+    rows = {part: (release.hashes(images), labels) for part, (images, labels) in parts.items()}
+    images, labels = parts["train"]
+    near = np.split(groups(np.concatenate([images, parts["test"][0]])), [len(labels)])
+    keys = {
+        part: pd.DataFrame({"image": rows[part][0], "near": group, "label": rows[part][1]})
+        for part, group in zip(parts, near, strict=True)
+    }
+    copies = pd.concat([duplicates(keys, "image", ""), duplicates(keys, "near", "nearly, ")])
     shown = table.assign(**{"class": table["class"].map(one_line)})
     print(shown.to_string(index=False), copies.to_string(index=False), sep="\n\n")
 
-    rows = {part: (release.hashes(images), labels) for part, (images, labels) in parts.items()}
     found = recognise_release(rows) if shape == (28, 28, 1) else release.UNKNOWN
-    images, labels = parts["train"]
     with (  # all outputs are complete before the first one appears
         files.atomic_folder(arrays.PREPARED / "train") as train,
         files.atomic_folder(arrays.PREPARED / "test") as test,
@@ -188,6 +196,8 @@ def main() -> None:
         figures.first_images(images[:9], labels[:9], names, pictures / "first_images.png")
         figures.class_means(images, labels, names, pictures / "class_means.png")
         figures.class_counts(table, pictures / "class_counts.png")
+    with files.atomic_file(arrays.NEAR_DUPLICATES) as part_file:
+        arrays.save_array(part_file, near[0])
     files.write_json(arrays.PREPARED / "classes.json", names)
     files.write_json(arrays.PREPARED / "source.json", {"source": data.source, "release": found})
 

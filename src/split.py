@@ -33,7 +33,12 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
 
 
 def split(
-    labels: np.ndarray, train_size: int | None, val_size: float, seed: int, train_slice: tuple[int, ...] | None = None
+    labels: np.ndarray,
+    train_size: int | None,
+    val_size: float,
+    seed: int,
+    train_slice: tuple[int, ...] | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint row numbers for train and for val.
 
@@ -42,22 +47,28 @@ def split(
         train_size: None: all rows that val leaves, or all of the slice.
         val_size: below 1 a share of N, rounded.
         train_slice: first row and end of those for train; val is drawn from the others. None: both from all rows.
+        groups: (N,) rows of one number stay on one side, so that val has about `val_size`; None: each row by itself.
 
     Raises:
         InputError: there are too few rows.
     """
     size = round(val_size * len(labels)) if isinstance(val_size, float) else val_size
     candidates, left = np.arange(len(labels)), None
+    groups = candidates if groups is None else groups
     if train_slice is not None:
         if not 0 <= train_slice[0] < train_slice[1] <= len(labels):
             raise InputError(f"split.train_slice must lie in the {len(labels):,} rows; received {list(train_slice)}")
-        candidates, left = np.delete(candidates, slice(*train_slice)), candidates[slice(*train_slice)]
+        left = candidates[slice(*train_slice)]
+        candidates = candidates[~np.isin(groups, groups[left])]
     most = len(candidates) - (left is None)
     if size > most:
         raise InputError(f"split.val_size must be between 0 and {most:,}; received {val_size:,}")
-    drawn, rest = draw(labels[candidates], size, seed, "split.val_size")
-    val = candidates[drawn]
-    left = candidates[rest] if left is None else left
+    heads = candidates[np.unique(groups[candidates], return_index=True)[1]]  # one row of each group
+    size = min(-(-size * len(heads) // max(1, len(candidates))), len(heads) - (left is None))
+    drawn, _ = draw(labels[heads], size, seed, "split.val_size")
+    in_val = np.isin(groups[candidates], groups[heads[drawn]])
+    val = candidates[in_val]
+    left = candidates[~in_val] if left is None else left
     if train_size is not None and train_size > len(left):
         raise InputError(
             f"split.train_size must be at most the {len(left):,} rows that val leaves; received {train_size:,}"
@@ -78,13 +89,21 @@ def split(
 def main() -> None:
     chosen = params.load().split
     labels = arrays.load_labels("train")
-    train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed, chosen.train_slice)
+    near = arrays.load_array(arrays.NEAR_DUPLICATES, np.int64, 1)
+    if len(near) != len(labels):
+        raise InputError(
+            f"{arrays.NEAR_DUPLICATES} must have a number a label ({len(labels):,}); received {len(near):,}"
+        )
+    groups = near if chosen.group_duplicates else None
+    train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed, chosen.train_slice, groups)
     with files.atomic_folder(arrays.SPLIT) as folder:
         arrays.save_array(folder / "train.npy", train)
         arrays.save_array(folder / "val.npy", val)
     print(f"{len(train):,} of {len(labels):,} rows for training, {len(val):,} for validation")
+    if apart := np.intersect1d(near[train], near[val]).size:
+        print(f"{apart:,} groups of nearly equal images have rows in both (split.group_duplicates keeps them together)")
 
 
 if __name__ == "__main__":
-    inputs.declare("data/prepared/train")
+    inputs.declare("data/prepared/near_duplicates.npy", "data/prepared/train")
     main()

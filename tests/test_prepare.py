@@ -128,6 +128,7 @@ def test_all_sources_of_the_same_images_give_the_same_bytes(workspace: Path) -> 
     expected = run({"data.source": "csv"})
     assert sorted(expected) == [
         "data/prepared/classes.json",
+        "data/prepared/near_duplicates.npy",
         "data/prepared/source.json",
         "data/prepared/test/images.npy",
         "data/prepared/test/labels.npy",
@@ -235,7 +236,7 @@ def test_one_tree_goes_without_test(workspace: Path) -> None:
     assert table.loc["test", "images"].tolist() == [0, 0, 0]
     assert table.loc["test", "pixel_mean"].isna().all()
     copies = pd.read_csv("metrics/data/duplicates.csv")
-    assert copies["images"].tolist() == [0, 0, 0]
+    assert copies["images"].tolist() == [0] * 6
 
 
 def test_sizes_and_lost_colours_are_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -638,7 +639,7 @@ def part(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 def test_duplicates(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], expected: list[tuple[int, int]]
 ) -> None:
-    table = prepare.duplicates({"train": train, "test": test})
+    table = prepare.duplicates({"train": keys(*train), "test": keys(*test)}, "image", "")
     assert list(table.columns) == ["where", "images", "label_differs"]
     assert table.to_numpy().tolist() == [
         [where, *counts]
@@ -646,8 +647,35 @@ def test_duplicates(
     ]
 
 
+def keys(images: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"image": release.hashes(images), "label": labels})
+
+
+def test_nearly_equal_images_are_counted_and_known_to_split(workspace: Path, no_figures: None) -> None:
+    parts = random_parts()
+    images, labels = parts["train"]
+    images[5] = images[3].clip(4, 255) - 4
+    images[9] = images[3]
+    labels[[3, 5, 9]] = 1, 1, 2
+    parts["test"][0][0] = images[3]
+    parts["test"][1][0] = 1
+    write_both_csv(parts)
+    run({"data.source": "csv"})
+    groups = np.load(arrays.NEAR_DUPLICATES)
+    assert groups[3] == groups[5] == groups[9]
+    assert len(set(groups)) == len(images) - 2
+    assert pd.read_csv("metrics/data/duplicates.csv").to_numpy().tolist() == [
+        ["within train", 2, 2],
+        ["within test", 0, 0],
+        ["test images also in train", 1, 1],
+        ["nearly, within train", 3, 3],
+        ["nearly, within test", 0, 0],
+        ["nearly, test images also in train", 1, 1],
+    ]
+
+
 def test_one_pixel_makes_another_image() -> None:
     images, labels = part((1, 0), (1, 0))
     images[1, 1, 1, 0] = 2
-    table = prepare.duplicates({"train": (images, labels), "test": part((2, 0))})
+    table = prepare.duplicates({"train": keys(images, labels), "test": keys(*part((2, 0)))}, "image", "")
     assert table["images"].tolist() == [0, 0, 0]

@@ -138,13 +138,65 @@ def test_a_set_without_a_rare_class_is_refused() -> None:
         split.split(RARE, None, 2, seed=0)
 
 
+PAIRS = np.array([(row, row + 500) for row in range(0, 400, 2)] + [(0, 2), (2, 4)])
+GROUPS = np.arange(1000)
+for pair in PAIRS:
+    GROUPS[np.isin(GROUPS, GROUPS[pair])] = GROUPS[pair[0]]
+
+
+@pytest.mark.parametrize("val_size", [1, 100, 0.25, 500, 999])
+def test_a_group_is_on_one_side(val_size: float) -> None:
+    labels = np.zeros(1000, np.uint8)
+    train, val = split.split(labels, None, val_size, 0, None, GROUPS)
+    assert not set(GROUPS[train]) & set(GROUPS[val])
+    assert sorted([*train, *val]) == list(range(1000))
+    assert len(train)
+    assert len(val) == pytest.approx(1000 * val_size if isinstance(val_size, float) else val_size, rel=0.15, abs=5)
+
+
+def test_a_slice_keeps_its_groups() -> None:
+    train, val = split.split(np.zeros(1000, np.uint8), None, 300, 0, (0, 200), GROUPS)
+    assert train.tolist() == list(range(200))
+    assert not set(GROUPS[train]) & set(GROUPS[val])
+    assert len(val) == pytest.approx(300, rel=0.15)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_groups_that_are_apart_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], together: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"split.val_size": 200, "split.group_duplicates": together})
+    write_prepared(EVEN, GROUPS)
+    split.main()
+    train, val = (arrays.load_rows(name, 1000) for name in ("train", "val"))
+    apart = len({*GROUPS[train]} & {*GROUPS[val]})
+    said = f"{apart} groups of nearly equal images have rows in both (split.group_duplicates keeps them together)\n"
+    assert (said in capsys.readouterr().out) is not together
+    assert (apart > 0) is not together
+
+
+def test_groups_of_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {})
+    write_prepared(EVEN, GROUPS[1:])
+    message = r"near_duplicates\.npy must have a number a label \(1,000\); received 999$"
+    with pytest.raises(InputError, match=message):
+        split.main()
+
+
+def write_prepared(labels: np.ndarray, groups: np.ndarray) -> None:
+    (arrays.PREPARED / "train").mkdir(parents=True)
+    np.save(arrays.PREPARED / "train" / "labels.npy", labels)
+    np.save(arrays.NEAR_DUPLICATES, groups)
+
+
 def test_the_stage_writes_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, {"split.train_size": 300, "split.val_size": 200, "split.seed": 3})
-    (arrays.PREPARED / "train").mkdir(parents=True)
-    np.save(arrays.PREPARED / "train" / "labels.npy", EVEN)
+    write_prepared(EVEN, np.arange(1000))
     split.main()
     train, val = split.split(EVEN, 300, 200, seed=3)
     np.testing.assert_array_equal(arrays.load_rows("train", 10_000), train, strict=True)

@@ -70,6 +70,7 @@ class Split(Section):
     val_size: Annotated[int | float, pydantic.PlainValidator(_rows_or_share)]
     seed: Seed
     train_slice: Annotated[tuple[Rows, ...], Field(strict=False, min_length=2, max_length=2)] | None = None
+    group_duplicates: bool = False
 
 
 class Model(Section):
