@@ -240,7 +240,7 @@ def without_paths(command: str) -> str:
 
 def measure_small(rows: int, epochs: int, under: str, name: str) -> None:
     """Runs the small pipeline here, then on the imitated processor where there is one."""
-    changes = {"split.train_size": rows, "train.epochs": epochs}
+    changes = {"split.train_size": rows, "train.epochs": epochs, "train.least_steps": 1}
     for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
         identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command)}
         identity |= {"rows": rows, "epochs": epochs} | place()

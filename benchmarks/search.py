@@ -33,6 +33,7 @@ SETTING = {
     "model.architecture": "plain",
     "split.train_size": 6000,
     "train.epochs": 2,
+    "train.least_steps": 1,
     "train.progressive_resizing.share": 0.0,  # plain takes one size only
     "evaluate.parts": ["val"],
 }

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common import arrays, files, inputs, locks, params
+from common import arrays, classes, files, inputs, locks, params
 from common.backend import keras
 from common.errors import InputError, first_line
 
@@ -49,12 +49,13 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
     return mean, np.where(std > 0, std, 1.0)  # a channel of one value stays as it is
 
 
-def make_optimizer(name: str, learning_rate: float, options: dict) -> keras.Optimizer:
-    """One of Keras' optimizers by its lower-case name, or `Muon`."""
+def make_optimizer(name: str, learning_rate: float | None, options: dict) -> tuple[keras.Optimizer, float]:
+    """One of Keras' optimizers by its lower-case name, or `Muon`; with its learning rate (None: its own)."""
     # Keras' own Muon leaves out the kernels of convolutions
     kind = Muon if name == "muon" else type(keras.optimizers.get(name))
     try:
-        return kind(learning_rate=learning_rate, **options)
+        optimizer = kind(**options | ({"learning_rate": learning_rate} if learning_rate else {}))
+        return optimizer, learning_rate or options.get("learning_rate") or float(optimizer.learning_rate.numpy())
     except (ValueError, TypeError) as error:
         raise InputError(
             f"train.optimizer_options.{name} must fit {name}; received {options}: {first_line(error)}"
@@ -108,13 +109,11 @@ def set_up(precision: str | None = None) -> Training:
     adder = Adder(settings.shards, threads, device)
     with keras.device(device):
         model = NativeModel(network.inputs, network.outputs[0], name=name)
-        optimizer = make_optimizer(
+        optimizer, peak = make_optimizer(
             settings.optimizer, settings.learning_rate, settings.optimizer_options.get(settings.optimizer, {})
         )
         model.prepare(optimizer, settings.label_smoothing, precision, adder, shard_seeds)
-    learning_rate = LearningRate(
-        settings.learning_rate, settings.schedule, settings.warmup, settings.epochs * len(train)
-    )
+    learning_rate = LearningRate(peak, settings.schedule, settings.warmup, settings.epochs * len(train))
     arithmetic = machine.arithmetic(precision, device)
     if (precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
         cause = f"PyTorch {torch.__version__}" if "avx2" in machine.vector_instructions() else machine.processor()
@@ -144,11 +143,11 @@ def load_batches(
     train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     train_images = images[train_rows]
     mean, std = normalisation(train_images, settings.normalisation)
-    augmentation = Augmentation(
-        **dict(settings.augmentation), rows=len(train_rows), seed=augmentation_seed, device=device
-    )
+    changes = dict(settings.augmentation)
+    changes["cutout"] = round(changes["cutout"] * min(28, *images.shape[1:3]) / 28)  # not all of a small image
+    augmentation = Augmentation(**changes, rows=len(train_rows), seed=augmentation_seed, device=device)
     how = settings.batch_size, settings.shards, device, augmentation, order_seed, settings.data_pruning
-    train = Batches(train_images, labels[train_rows], mean, std, *how)
+    train = Batches(train_images, labels[train_rows], mean, std, *how, settings.least_steps)
     val_shards = 1 if device == "cuda" else VAL_SHARDS  # a GPU computes a batch side by side
     val = Batches(images[val_rows], labels[val_rows], mean, std, VAL_BATCH_SIZE, val_shards, device)
     return train, val, mean, std
@@ -249,6 +248,10 @@ def main() -> None:
             f"{training.model.name}: {training.model.count_params():,} parameters, "
             f"{len(training.train.labels):,} training images, {settings.precision} on {several}{training.device}"
         )
+        if (size := training.train.batch_size) < settings.batch_size or training.train.passes > 1:
+            print(f"few rows: passes an epoch {training.train.passes}, rows a batch {size} (train.least_steps)")
+        if settings.augmentation.flip != "none" and tuple(training.class_names) != classes.FASHION_MNIST:
+            print("mirror images count as their class; letters and digits need -S train.augmentation.flip=none")
         is_new = not state_file.exists()
         curves = Curves(curves_folder)
         progress = Progress(settings.epochs, len(training.train), resizing)

@@ -60,10 +60,24 @@ def test_a_channel_of_one_value_is_only_moved(value: int) -> None:
 
 @pytest.mark.parametrize("name", get_args(params.Train.model_fields["optimizer"].annotation))
 def test_every_optimizer_of_the_schema_exists(name: str) -> None:
-    optimizer = train.make_optimizer(name, 0.25, {"clipnorm": 1.0})
+    optimizer, rate = train.make_optimizer(name, 0.25, {"clipnorm": 1.0})
+    assert rate == 0.25
     assert type(optimizer).__name__.lower() == name
     assert float(optimizer.learning_rate.numpy()) == 0.25
     assert optimizer.clipnorm == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [("muon", {}, 0.4), ("muon", {"learning_rate": 0.3}, 0.3), ("adam", {}, 0.001), ("sgd", {}, 0.01)],
+)
+def test_an_optimizer_has_its_own_learning_rate_unless_there_is_another(
+    name: str, options: dict[str, Any], expected: float
+) -> None:
+    optimizer, rate = train.make_optimizer(name, None, options)
+    assert rate == (options.get("learning_rate") or pytest.approx(expected))
+    assert float(optimizer.learning_rate.numpy()) == pytest.approx(expected)
+    assert train.make_optimizer(name, 0.2, options)[1] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -72,8 +86,6 @@ def test_every_optimizer_of_the_schema_exists(name: str) -> None:
         ("sgd", {"momentun": 0.9}),
         ("sgd", {"momentum": "high"}),
         ("sgd", {"momentum": 2}),
-        ("sgd", {"learning_rate": 0.1}),  # which train.learning_rate is
-        ("muon", {"learning_rate": 0.1}),
         ("muon", {"kernel_rate": None}),
         ("muon", {"kernel_rat": 0.2}),
         ("adam", {"momentum": 0.9}),
@@ -342,6 +354,48 @@ def test_the_model_names_the_classes(run: Train, prepared: Path) -> None:
     assert names == json.loads((prepared / arrays.PREPARED / "classes.json").read_text())
 
 
+def test_few_rows_make_several_passes_of_small_batches_and_it_is_said(
+    run: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(epochs=2, batch_size=64, least_steps=7, data_pruning=0.1)  # 150 rows, 135 of them a pass
+    assert "\nfew rows: passes an epoch 2, rows a batch 32 (train.least_steps)\n" in capsys.readouterr().out
+    few, few_loss = MODEL.read_bytes(), val_curve("loss")[-1]
+    run(epochs=2, batch_size=64, data_pruning=0.1)
+    assert "few rows" not in capsys.readouterr().out
+    assert MODEL.read_bytes() != few
+    assert few_loss < val_curve("loss")[-1]
+
+
+@pytest.mark.parametrize(("height", "width", "cutout"), [(28, 28, 8), (64, 40, 8), (30, 14, 4), (8, 8, 2)])
+def test_cutout_is_smaller_on_small_images(workspace: Path, height: int, width: int, cutout: int) -> None:
+    write_params(workspace, TINY | {"train.augmentation.cutout": 8})
+    for folder in (arrays.PREPARED / "train", arrays.SPLIT):
+        folder.mkdir(parents=True)
+    arrays.save(arrays.PREPARED / "train", np.zeros((4, height, width, 1), np.uint8), np.arange(4, dtype=np.uint8))
+    for name, rows in (("train", [0, 1, 2]), ("val", [3])):
+        arrays.save_array(arrays.SPLIT / f"{name}.npy", np.array(rows))
+    train_part, *_ = train.load_batches("cpu", 0, 0)
+    assert train_part.augmentation
+    assert train_part.augmentation.cutout == cutout
+
+
+def test_flips_of_other_images_than_garments_are_said(
+    run: Train, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "mirror images count as their class; letters and digits need -S "
+    run(epochs=1, **{"augmentation.flip": "random"})
+    assert line not in capsys.readouterr().out
+    (tmp_path / "data").unlink()
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    names = tmp_path / arrays.PREPARED / "classes.json"
+    names.unlink()  # it may be a link
+    names.write_text(json.dumps([str(digit) for digit in range(10)]))
+    run(epochs=1, **{"augmentation.flip": "random"})
+    assert line + "train.augmentation.flip=none\n" in capsys.readouterr().out
+    run(epochs=1, **{"augmentation.flip": "none"})
+    assert "mirror" not in capsys.readouterr().out
+
+
 def test_the_seed_decides(run: Train) -> None:
     run(epochs=1)
     first = MODEL.read_bytes()
@@ -398,13 +452,13 @@ def test_the_rate_falls_on_a_plateau_or_after_given_epochs(
     made = []
     make = train.make_optimizer
 
-    def make_and_remember(*args: Any) -> keras.Optimizer:
+    def make_and_remember(*args: Any) -> tuple[keras.Optimizer, float]:
         made.append(make(*args))
         return made[0]
 
     monkeypatch.setattr(train, "make_optimizer", make_and_remember)
     run(epochs=4, learning_rate=1e-12, schedule="constant", warmup=0.0, **changes)
-    assert float(made[0].learning_rate.numpy()) == pytest.approx(1e-12 * factor, rel=1e-6, abs=0)
+    assert float(made[0][0].learning_rate.numpy()) == pytest.approx(1e-12 * factor, rel=1e-6, abs=0)
 
 
 def test_averaging_is_in_the_model(run: Train) -> None:

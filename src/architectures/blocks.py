@@ -45,7 +45,7 @@ def build(
             convolution = layers.Conv2D(width, 3, padding="same", use_bias=False, kernel_initializer=UNIFORM)
             convolutions.append(convolution)
             x = convolution(x)
-            if place == 0:
+            if place == 0 and min(x.shape[1:3]) > 1:  # below 11 × 11 pixels the last blocks have nothing to halve
                 x = layers.MaxPooling2D(2)(x)  # (N, H, W, width) -> (N, H // 2, W // 2, width)
             x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, scale=False)(x)
             if place == depth - 1 > 1:

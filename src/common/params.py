@@ -95,9 +95,10 @@ class Train(Section):
     seed: Seed
     epochs: Count
     batch_size: Count
+    least_steps: Count = 1
     optimizer: Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion", "muon"]
     optimizer_options: dict[str, dict[str, bool | float | None]]  # by optimizer
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)] | None  # None: as the optimizer's options or Keras have it
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -118,7 +119,7 @@ class Train(Section):
 
     @pydantic.model_validator(mode="after")
     def _rate_fits(self) -> "Train":
-        if self.optimizer in NORMALISING and self.learning_rate > 0.1:
+        if self.optimizer in NORMALISING and (self.learning_rate or 0) > 0.1:
             raise ValueError(
                 f"learning_rate must be at most 0.1 for {self.optimizer}, whose steps are as long as the rate (Keras' "
                 f"default is 0.001; each optimizer needs its own); received {self.learning_rate}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +34,11 @@ def resized(images: torch.Tensor, scale: float) -> torch.Tensor:
 class Batches(IterableDataset):
     """Yields `Batch`es; the last may be smaller.
 
-    Each pass is one epoch and visits every row once. With `augmentation` None, rows come in order and
-    unchanged; otherwise shuffled and augmented.
+    An epoch visits every row once, and few rows several times: where it has fewer than `least_steps` batches, these
+    become smaller, down to 32 rows, and then it has several passes. With `augmentation` None, rows come in order and
+    unchanged; otherwise shuffled and augmented, anew in each pass.
 
-    With `pruning`, an epoch leaves out that share of the rows (InfoBatch, https://arxiv.org/abs/2303.04947, with a
+    With `pruning`, a pass leaves out that share of the rows (InfoBatch, https://arxiv.org/abs/2303.04947, with a
     fixed share): twice that share, the rows with the lowest loss at their last visit, are candidates. A random half of
     the candidates is left out, and the other half counts twice.
 
@@ -61,6 +63,7 @@ class Batches(IterableDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         pruning: float = 0.0,
+        least_steps: int = 1,
     ):
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.from_numpy(labels).to(device, torch.int64)
@@ -69,17 +72,24 @@ class Batches(IterableDataset):
         self.batch_size, self.shards = batch_size, shards
         self.augmentation = augmentation
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.epoch = 0
+        self.epoch = 0  # counts passes
         self.scale = 1.0  # of height and width; may be changed between epochs
         self.left_out = round(pruning * len(images))
-        self.rows_an_epoch = len(images) - self.left_out
+        self.rows_a_pass = len(images) - self.left_out
+        if math.ceil(self.rows_a_pass / batch_size) < least_steps:
+            self.batch_size = min(batch_size, max(32, self.rows_a_pass // least_steps))
+        self.steps_a_pass = math.ceil(self.rows_a_pass / self.batch_size)
+        self.passes = math.ceil(least_steps / max(1, self.steps_a_pass))
         # of each row at its last visit; rows without a visit count as hard
         self.losses = torch.full((len(images),), torch.inf, device=device)
 
     def __len__(self) -> int:
-        return math.ceil(self.rows_an_epoch / self.batch_size)
+        return self.passes * self.steps_a_pass
 
     def __iter__(self) -> Iterator[Batch]:
+        return chain.from_iterable(self._pass() for _ in range(self.passes))
+
+    def _pass(self) -> Iterator[Batch]:
         epoch, count, device = self.epoch, len(self.images), self.images.device
         self.epoch += 1  # now, since `fit` takes its number of batches and never asks for the end
         order = torch.arange(count, device=device)

@@ -65,7 +65,7 @@ class Muon(keras.optimizers.SGD):
     def __init__(self, momentum: float = 0.85, kernel_momentum: float = 0.6, kernel_rate: float = 0.2, **options: Any):
         if not all(value and value > 0 for value in (momentum, kernel_momentum, kernel_rate)):
             raise ValueError("momentum, kernel_momentum and kernel_rate must be above 0")
-        super().__init__(momentum=momentum, **options)
+        super().__init__(momentum=momentum, **{"learning_rate": 0.4} | options)
         self.kernel_rate, self.kernel_momentum = kernel_rate, kernel_momentum
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:

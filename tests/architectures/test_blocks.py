@@ -20,6 +20,13 @@ def convolutions(channels: int) -> tuple[keras.Model, list[layers.Conv2D]]:
     return network, [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
 
 
+def test_images_of_8_pixels_are_halved_as_often_as_they_can_be() -> None:
+    network = architectures.build("blocks", (8, 8, 1), 3, {"widths": WIDTHS})
+    pools = [layer for layer in network.layers if isinstance(layer, layers.MaxPooling2D)]
+    assert [tuple(pool.output.shape[1:3]) for pool in pools] == [(3, 3), (1, 1)]
+    assert network(torch.zeros(2, 8, 8, 1)).shape == (2, 3)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_whitening_gives_each_component_the_same_variance(channels: int) -> None:
     _, (whitening, *_) = convolutions(channels)

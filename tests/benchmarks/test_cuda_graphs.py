@@ -122,7 +122,7 @@ def test_batches_are_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None
         assert batches.augmentation
         batches.augmentation.flip = flip
         monkeypatch.setattr(torch.Tensor, "to", copy)
-        assert sum(len(batch.labels) for batch in batches) == batches.rows_an_epoch
+        assert sum(len(batch.labels) for batch in batches) == batches.rows_a_pass
         monkeypatch.undo()
     assert not copied
 
@@ -130,7 +130,7 @@ def test_batches_are_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "nadam"])
 def test_no_optimizer_waits_and_each_does_what_it_does_otherwise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> NativeModel:
-        return network(train.make_optimizer(name, 0.02, {"weight_decay": 0.01}))
+        return network(train.make_optimizer(name, 0.02, {"weight_decay": 0.01})[0])
 
     plain, other = make(), without_waiting(make())
     torch.manual_seed(0)
@@ -235,7 +235,7 @@ def test_replayed_steps_give_the_bytes_of_steps(
     epochs, batches = 3, 4
 
     def trained(replay: bool) -> list[bytes]:
-        model = without_waiting(network(train.make_optimizer("muon", 0.05, {})))
+        model = without_waiting(network(train.make_optimizer("muon", 0.05, {})[0]))
         if replay:
             replayed(model, monkeypatch)
         torch.manual_seed(0)

@@ -191,6 +191,24 @@ def test_pruning_leaves_out_half_of_the_easiest_rows(batch_size: int, pruning: f
     assert chosen[0] != chosen[1]  # drawn anew each time
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "least_steps", "expected_size", "passes"),
+    [(32, 3, 32, 1), (64, 2, 64, 1), (64, 3, 32, 1), (64, 4, 32, 2), (64, 7, 32, 3), (16, 6, 16, 2), (100, 1, 70, 1)],
+)
+def test_an_epoch_of_few_rows_has_smaller_batches_then_more_passes(
+    batch_size: int, least_steps: int, expected_size: int, passes: int
+) -> None:
+    augmentation = Augmentation("none", 0, 0, ROWS, 0)
+    pixels, labels = np.zeros((ROWS, 2, 2, 1), np.uint8), np.arange(ROWS, dtype=np.uint8)
+    batches = Batches(pixels, labels, MEAN, STD, batch_size, 1, "cpu", augmentation, least_steps=least_steps)
+    seen = [batch.labels for batch in batches]
+    assert len(seen) == len(batches) >= least_steps
+    assert (len(seen[0]), batches.passes, batches.epoch) == (expected_size, passes, passes)
+    orders = torch.cat(seen).split(ROWS)
+    assert [sorted(order.tolist()) for order in orders] == passes * [list(range(ROWS))]
+    assert passes == 1 or orders[0].tolist() != orders[1].tolist()
+
+
 def test_the_seed_decides_what_is_left_out() -> None:
     def epochs(seed: int) -> list[list[tuple[int, float]]]:
         batches = make(True, seed=seed, pruning=0.3)
