@@ -11,7 +11,7 @@ from common.near_duplicates import groups
 import numpy as np
 import pandas as pd
 
-from analysis import figures
+from analysis import figures, statistics
 
 RAW = Path("data/raw")
 INPUT = Path("data/input")
@@ -178,6 +178,9 @@ def main() -> None:
     copies = pd.concat([duplicates(keys, "image", ""), duplicates(keys, "near", "nearly, ")])
     shown = table.assign(**{"class": table["class"].map(one_line)})
     print(shown.to_string(index=False), copies.to_string(index=False), sep="\n\n")
+    if statistics.unequal(parts["train"][1]):
+        sizes = table.loc[table["part"] == "train", "images"].iloc[1:]
+        print(f"classes are unequal, from {sizes.min():,} to {sizes.max():,} images: macro figures come first")
 
     found = recognise_release(rows) if shape == (28, 28, 1) else release.UNKNOWN
     with (  # all outputs are complete before the first one appears

@@ -253,6 +253,16 @@ def test_sizes_and_lost_colours_are_said(workspace: Path, capsys: pytest.Capture
     assert "become grey" not in capsys.readouterr().out
 
 
+def test_unequal_classes_are_counted(workspace: Path, no_figures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_folder(INPUT, ["a"], count=7)
+    draw_folder(INPUT, ["b"], count=4)
+    run({**FOLDER, **WITHOUT_TEST})
+    assert "unequal" not in capsys.readouterr().out
+    draw_folder(INPUT, ["c"], count=3)
+    run({**FOLDER, **WITHOUT_TEST})
+    assert "classes are unequal, from 3 to 7 images: macro figures come first\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("source", "names", "unread"),
     [

@@ -70,25 +70,27 @@ def by_part(metrics: Path, needed: tuple[str, ...] = MEASURES) -> dict[str, dict
 
 
 def results_table(results: dict[str, dict[str, Any]], noise: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row for each part, as the pages show it.
+    """One row for each part, as the pages show it; means over classes come first where these are unequal.
 
     Args:
         results: as from `by_part`, with the source of the images and Wilson's interval.
         noise: as from `summary`; a part may be missing.
     """
-    rows = []
+    rows, is_unequal = [], any("macro_accuracy" in result for result in results.values())
     for part, result in results.items():
         spread = "{mean:.2%} ± {std:.2%} (n = {n})".format_map(noise[part]["accuracy"]) if part in noise else ""
         known = result.get("release", "unknown")
+        f1, recall = f"{result['macro_f1']:.4f}", result.get("macro_accuracy", "")
         release = "" if known == "unknown" else f", Fashion-MNIST of {known}"
         row = {
             "part": part if result["source"] == "fashion-mnist" else f"{part} ({result['source']}{release})",
             "images": f"{result['images']:,}",
+            **({"macro accuracy": recall and f"{recall:.2%}", "macro F1": f1} if is_unequal else {}),
             "accuracy": f"{result['accuracy']:.2%}",
             "95 % interval": "{accuracy_low:.2%} – {accuracy_high:.2%}".format_map(result),
             "over seeds": spread or "not measured",
             "loss (nats)": f"{result['loss']:.4f}",
-            "macro F1": f"{result['macro_f1']:.4f}",
+            "macro F1": f1,
             "calibration error": f"{result['calibration_error']:.4f}",
         }
         rows.append(row)

@@ -6,7 +6,7 @@ Everything is rounded to what the number of images supports, so that a diff show
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
-from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
 CALIBRATION_BINS = 15
 
@@ -16,7 +16,7 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
 
     `accuracy_low` and `accuracy_high` are Wilson's 95 % interval, loss is the mean cross-entropy in
     nats, `calibration_error` the expected calibration error over 15 bins of equal width
-    (https://arxiv.org/abs/1706.04599, section 3).
+    (https://arxiv.org/abs/1706.04599, section 3). Where classes are unequal, the means over classes come first.
     """
     predicted = probabilities.argmax(1)
     # float32 rounds a hopeless probability to 0; its smallest normal number keeps the mean finite
@@ -24,9 +24,10 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     bins = _bins(labels, probabilities)
     gap = (bins["accuracy"] - bins["confidence"]).abs()
     counted = counts(labels, predicted, np.arange(probabilities.shape[1]))
+    macro = ("macro_accuracy", "macro_f1") if "macro_accuracy" in counted else ()
     return {
-        **{name: counted[name] for name in ("accuracy", "accuracy_low", "accuracy_high")},
-        "loss": round(float(-np.log(of_label.astype(np.float64)).mean()), 4),
+        **{name: counted[name] for name in (*macro, "accuracy", "accuracy_low", "accuracy_high")},
+        "loss": round(float(-np.log(of_label.astype(np.float64)).mean()), 4) + 0.0,  # never -0.0
         "macro_f1": counted["macro_f1"],
         "calibration_error": round(float((gap * bins["images"]).sum() / len(labels)), 4),
         "images": counted["images"],
@@ -42,13 +43,20 @@ def counts(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> di
     correct = int((predicted == labels).sum())
     interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     f1 = f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)
-    return {
+    macro = {"macro_accuracy": round(float(balanced_accuracy_score(labels, predicted)), 4)} if unequal(labels) else {}
+    return macro | {
         "accuracy": round(correct / len(labels), 6),
         "accuracy_low": round(float(interval.low), 4),
         "accuracy_high": round(float(interval.high), 4),
         "macro_f1": round(float(f1), 4),
         "images": len(labels),
     }
+
+
+def unequal(labels: np.ndarray) -> bool:
+    """Whether one class has at least twice as many images as another one that has any."""
+    _, sizes = np.unique(labels, return_counts=True)
+    return len(labels) > 0 and sizes.max() >= 2 * sizes.min()
 
 
 def predictions(rows: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str]) -> pd.DataFrame:

@@ -60,6 +60,14 @@ def test_summary_counts_each_part_by_itself_and_shows_six_decimals() -> None:
     assert json.loads(json.dumps(summary)) == summary  # no number of NumPy's
 
 
+def test_unequal_classes_show_their_means_first() -> None:
+    equal = FIGURES | {"source": "folder", "images": 9, "accuracy_low": 0.8, "accuracy_high": 1.0}
+    assert list(metric_files.results_table({"val": equal}, {}))[2] == "accuracy"
+    table = metric_files.results_table({"val": equal, "test": equal | {"macro_accuracy": 0.75}}, {})
+    assert list(table)[2:5] == ["macro accuracy", "macro F1", "accuracy"]
+    assert table["macro accuracy"].tolist() == ["", "75.00%"]
+
+
 def test_a_figure_of_0_is_not_missing(tmp_path: Path) -> None:
     none = dict.fromkeys(metric_files.MEASURES, 0.0)
     assert metric_files.by_part(write(tmp_path, val=none, test={})) == {"val": none}

@@ -53,6 +53,18 @@ def test_a_probability_rounded_to_zero_keeps_the_loss_finite() -> None:
     assert figures["loss"] == pytest.approx(-math.log(np.finfo(np.float32).tiny), abs=1e-4)
 
 
+def test_the_loss_of_certain_and_right_answers_is_0_without_a_sign() -> None:
+    assert str(statistics.summary(np.array([0]), np.array([[1, 0]], np.float32))["loss"]) == "0.0"
+
+
+def test_means_over_unequal_classes_come_first() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    figures = statistics.summary(labels, confident([0, 0, 0, 1, 1, 1], 0.8))
+    assert figures["macro_accuracy"] == 0.875  # of 3/4 and 1
+    assert list(figures)[:3] == ["macro_accuracy", "macro_f1", "accuracy"]
+    assert "macro_accuracy" not in statistics.summary(labels[1:], confident([0, 0, 0, 1, 1], 0.8))
+
+
 def test_macro_f1_weighs_classes_alike() -> None:
     # class 0: 3 found of 4, none wrongly: 6/7; class 1: its 1 found, 1 wrongly: 2/3
     figures = statistics.summary(np.array([0, 0, 0, 0, 1]), confident([0, 0, 0, 1, 1], 0.8))
