@@ -1,4 +1,4 @@
-"""Writes the figures of benchmarks/ into README.md, MODEL_CARD.md, published/README.md and pages of docs/.
+"""Writes the figures of benchmarks/ into README.md, MODEL_CARD.md and pages of published/, data/input/ and docs/.
 
 With --check it says whether the pages have them (src/analysis/marked_pages.py).
 """
@@ -93,6 +93,21 @@ def speed_table() -> str:
     return f"{markdown(pd.DataFrame(rows))}\n\nMeasured on {benchmark_files.machine(found)}."
 
 
+def own_images_table() -> str:
+    """Mean accuracies on small sets of other images; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("own_images", of_this_training=True)
+    if found is None:
+        return "Not measured with this recipe (`python benchmarks/own_images.py`)."
+    rows = []
+    for name, runs in pd.DataFrame(found["runs"]).groupby("set", sort=False):
+        models = {"this recipe": "ours", "gradient boosting": "boosting", "logistic regression": "logistic"}
+        spread = {title: f"{runs[key].mean():.1%} ± {runs[key].std():.1%}" for title, key in models.items()}
+        counts = {"rows": f"{runs['train rows'].iloc[0]:,}", "n": len(runs), "seconds": f"{runs['seconds'].max():.0f}"}
+        rows.append({"images": name} | counts | spread)
+    place = benchmark_files.machine(found["runs"][-1])
+    return f"{markdown(pd.DataFrame(rows))}\n\nSeconds are those of the longest training, on {place}."
+
+
 def resplits_table() -> str:
     """Markdown: accuracies on random splits of all images beside that on today's; errors are those of `benchmark_files`."""
     found = benchmark_files.results("resplits")
@@ -125,14 +140,17 @@ PAGES = {
     },
     Path("published/README.md"): {"resplits": resplits_table},
     Path("MODEL_CARD.md"): {"unlike": unlike_table, "speed": speed_table},
+    Path("data/input/README.md"): {"own images": own_images_table},
 }
+REMOVED = (Path("published/README.md"), Path("MODEL_CARD.md"))  # by make adopt
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if anything differs")
     check = parser.parse_args().check
-    marked_pages.update({page: {name: table() for name, table in made.items()} for page, made in PAGES.items()}, check)
+    pages = {page: made for page, made in PAGES.items() if page.exists() or page not in REMOVED}
+    marked_pages.update({page: {name: table() for name, table in made.items()} for page, made in pages.items()}, check)
 
 
 if __name__ == "__main__":
