@@ -5,13 +5,15 @@ export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONSAFEPATH # with which scripts do not find the modules beside them
 PYTHON ?= python3
+# make adopt removes it
+published := $(wildcard published)
 
 # Names of branches and files are data: make does not expand them, and recipes read them as variables of the shell.
 VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS OUT PART PORT PYTHON SEEDS TOLERANCE WORKERS
 $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro duration rebuild noise measure sweep replicate compare experiments watch review data-diff report export demo published gpu-files test test-all lint audit check readme site lock lock-torch clean repository
+.PHONY: help repro duration rebuild noise measure sweep replicate compare experiments watch review data-diff report export demo published adopt gpu-files test test-all lint audit check readme site lock lock-torch clean repository
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +41,7 @@ measure: repro ## seeds, recipes, a fresh clone, sameness and pictures of this t
 	python benchmarks/sameness.py
 	python benchmarks/sameness.py --small
 	python benchmarks/pictures.py
+	python benchmarks/own_images.py
 	python tools/readme.py
 	python benchmarks/tables.py
 
@@ -83,6 +86,11 @@ published: .venv/run ## the five published systems: trains those not up to date 
 	python tools/readme.py
 	python benchmarks/tables.py
 
+adopt: .venv/run ## a repository of one's own, once data.source is folder or idx: what is Fashion-MNIST's here goes
+	@python tools/adopt.py
+	@python tools/readme.py
+	@python benchmarks/tables.py
+
 gpu-files: .venv/run ## .gpu: what benchmarks/gpu.py needs on a machine with a GPU and without network
 	@python benchmarks/gpu.py --pack .gpu
 
@@ -95,12 +103,12 @@ test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
 	ruff check .
-	mypy src tools published benchmarks tests docs/site/stage.py
+	mypy src tools $(published) benchmarks tests docs/site/stage.py
 	zizmor --offline --quiet .github
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
-	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	$(if $(wildcard CITATION.cff),check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff)
 	hadolint Dockerfile
 
 # a runner of GitHub's has a network: there nothing is skipped
@@ -113,12 +121,12 @@ audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has the
 
 check: .venv/run ## whether dvc.lock, dvc.yaml, figures and pages belong to this code
 	python tools/check.py
-	python published/summary.py --check
+	$(if $(published),python published/summary.py --check)
 	python tools/readme.py --check
 	python benchmarks/tables.py --check
 
 readme: .venv/run ## writes the committed figures into README.md and the other pages
-	python published/summary.py
+	$(if $(published),python published/summary.py)
 	python tools/readme.py
 	python benchmarks/tables.py
 
@@ -159,8 +167,8 @@ $(shell $(whole) || rm -f .venv/run)
 
 # git with a commit, which DVC, its experiments and the verdicts need. An unpacked archive gets a repository of its own.
 repository:
-	@test -L published/common.py || { echo 'error: links must be links (git config core.symlinks true && git restore' \
-		'benchmarks published); received published/common.py, a file' >&2; exit 1; }
+	@test -L benchmarks/common.py || { echo 'error: links must be links (git config core.symlinks true && git restore' \
+		'benchmarks $(published)); received benchmarks/common.py, a file' >&2; exit 1; }
 	@if git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then exit; fi; \
 	said=$$(LC_ALL=C git rev-parse --git-dir 2>&1); \
 	case "$$?, $$said" in \

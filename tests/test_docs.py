@@ -11,7 +11,7 @@ from conftest import ROOT
 PAGES = ("security.md", "environments.md")
 ROOT_PAGES = ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 WRITTEN = [ROOT / name for name in (*ROOT_PAGES, "published/README.md", "data/input/README.md", "benchmarks/LOG.md")]
-ALL = [*WRITTEN, *sorted((ROOT / "docs").glob("*.md"))]
+ALL = [*(page for page in WRITTEN if page.exists()), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def rows(page: Path) -> list[list[str]]:

@@ -52,7 +52,7 @@ def test_links_that_git_made_files_are_named_and_gits_setting_suffices(reproduce
     assert line.startswith("error: links must be links (")
     clone.run("sh", "-c", line.partition("(")[2].partition(")")[0])
     assert make(clone.folder, "repository").stdout == ""
-    clone.run("python", "published/summary.py", "--help")
+    clone.run("python", "benchmarks/tables.py", "--help")
 
 
 def test_an_unpacked_archive_gets_a_repository_before_anything_is_installed(unpacked: Clone) -> None:
@@ -229,8 +229,8 @@ def test_variables_are_data(target: str, name: str, value: str, tmp_path: Path) 
         (programs / program).chmod(0o755)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/model.onnx").touch()
-    (tmp_path / "published").mkdir()
-    (tmp_path / "published/common.py").symlink_to(ROOT / "tools/common.py")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/common.py").symlink_to(ROOT / "tools/common.py")
     installed = [f"--assume-old=.venv/{name}" for name in ("run", "dev", "demo", "site") if not target.startswith(".")]
     words = [f"--file={ROOT / 'Makefile'}", *installed, target, f"{name}={value}"]
     done = make(tmp_path, *words, PATH=f"{programs}:{os.environ['PATH']}")

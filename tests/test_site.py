@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, of_fashion_mnist
 
 sys.path.append(str(ROOT / "docs/site"))
 import stage
@@ -44,6 +44,7 @@ def staged(tmp_path: Path) -> stage.Stage:
     return stage.Stage(tmp_path)
 
 
+@of_fashion_mnist
 def test_links_lead_to_pages_of_the_site(staged: stage.Stage) -> None:
     text = staged.page("MODEL_CARD.md")
     assert "](src/architectures/blocks.py.md)" in text

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import ROOT, Clone, made_once, untrained
+from conftest import ROOT, Clone, made_once, of_fashion_mnist, untrained
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -138,6 +138,7 @@ def run(folder: Path, *words: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+@of_fashion_mnist
 def test_what_is_not_run_is_still_there() -> None:
     assert NOT_RUN.keys() - {snippet.code for snippet in SNIPPETS} == set()
 

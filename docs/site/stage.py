@@ -23,7 +23,8 @@ def sources() -> list[str]:
     """The pages, as paths from the root."""
     single = ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/LOG.md")
     folders = ("published/README.md", "data/input/README.md")
-    return [*single, *folders, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+    known = [name for name in (*single, *folders) if (ROOT / name).exists()]
+    return [*known, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 
 
 def shown(path: Path, name: str) -> str:

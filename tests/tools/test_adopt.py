@@ -1,0 +1,68 @@
+"""make adopt, in a scratch clone whose results count as those of own images."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from common import files
+
+import pytest
+
+from conftest import ROOT, TINY, Clone, write_params
+
+
+@pytest.fixture
+def birds(reproduced: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: None) -> Clone:
+    clone = reproduced.copied(tmp_path / "birds")
+    monkeypatch.chdir(clone.folder)
+    write_params(Path(), TINY | {"data.source": "idx"})
+    for path in map(Path, ("metrics/val.json", "metrics/test.json")):
+        files.write_json(path, json.loads(path.read_text()) | {"source": "idx"})
+    clone.commit("images of birds")
+    return clone
+
+
+def test_what_is_fashion_mnists_goes_and_pages_and_targets_still_work(birds: Clone) -> None:
+    accuracy = f"{json.loads((ROOT / 'metrics/test.json').read_text())['accuracy']:.2%}"
+    assert accuracy in Path("README.md").read_text()
+    birds.run("python", "tools/adopt.py")
+    birds.run("python", "tools/readme.py")
+    birds.run("python", "benchmarks/tables.py")
+    for name in ("published", "tests/published", "MODEL_CARD.md", "CHANGELOG.md", "tools/adopt.py", "docs/change.md"):
+        assert not Path(name).exists()
+    assert [*Path("benchmarks").rglob("*.json"), *Path("metrics").glob("noise*")] == []
+    readme = Path("README.md").read_text()
+    assert readme.startswith("# birds\n\nA [DVC]")
+    assert "images of 10 classes apart" in readme
+    assert "| test (idx)" in readme
+    for page in map(Path, [path for path in birds.git("ls-files", "-z", "*.md").split("\0") if path]):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+        assert accuracy not in text
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+        assert [link for link in links if not (page.parent / link).exists()] == []
+    words = "make", "--dry-run", "--old-file=.venv/run", "--old-file=.venv/dev", "check", "readme", "lint"
+    assert "published" not in birds.run(*words)
+    birds.git("reset", "--hard", "--quiet")
+    assert Path("published/claims.yaml").exists()
+    assert birds.git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "commits", "received"),
+    [
+        ({"data.source": "idx", "split.seed": 3}, False, "received M params.yaml"),
+        ({"data.source": "synthetic"}, True, "received synthetic, and metrics of idx"),
+        ({"data.source": "folder"}, True, "received folder, and metrics of idx"),
+    ],
+)
+def test_what_git_could_not_bring_back_or_is_not_ones_own_is_refused(
+    birds: Clone, changes: dict[str, object], commits: bool, received: str
+) -> None:
+    write_params(Path(), TINY | changes)
+    if commits:
+        birds.commit("change")
+    done = subprocess.run(["python", "tools/adopt.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"{received}\n")
+    assert Path("published").exists()

@@ -1,0 +1,51 @@
+"""Makes this a repository of one's own images: `make adopt`. What templates/adopt.yaml lists goes; git can bring it back."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from common import arrays, params
+from common.errors import InputError
+
+from analysis import metric_files
+from analysis.git import git, names
+from check import OWN
+
+LINK = re.compile(r"(, )?\[([^\]]+)\]\((?![a-z]+:)([^)#\s]+)(?:#[^)\s]*)?\)")  # to a file
+
+
+def unlinked(page: Path) -> str:
+    """A page without links to what is gone; their text stays, but in an enumeration. make readme draws answers.png."""
+
+    def link(found: re.Match[str]) -> str:
+        is_there = found[3].endswith("answers.png") or (page.parent / found[3]).exists()
+        return found[0] if is_there else "" if found[1] else found[2]
+
+    return LINK.sub(link, page.read_text("utf-8"))
+
+
+def main() -> None:
+    if changed := git("status", "--porcelain", "--untracked-files=no"):
+        raise InputError(f"every change must be committed, so that git has all that goes; received {changed}")
+    source, results = params.load().data.source, metric_files.by_part(Path("metrics"), ("source",))
+    found = {result["source"] for result in results.values()}
+    if source not in OWN or found != {source}:
+        raise InputError(
+            f"data.source must be {' or '.join(OWN)}, and metrics/ of these images (make repro, then commit); "
+            f"received {source}, and metrics of {', '.join(found) or 'no images'}"
+        )
+    chosen = params.read_yaml(Path(__file__).parent / "templates/adopt.yaml", dict[str, Any])
+    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"])
+    words = {"name": Path.cwd().name, "classes": len(arrays.load_class_names())}
+    for path, edits in chosen["edits"].items():
+        text = Path(path).read_text("utf-8")
+        for pattern, new in edits:
+            text = re.sub(pattern, new.format_map(words), text, flags=re.MULTILINE | re.DOTALL)
+        Path(path).write_text(text, "utf-8")
+    for page in map(Path, names(git("ls-files", "-z", "*.md"))):
+        page.write_text(unlinked(page), "utf-8")
+    print("what belonged to Fashion-MNIST is gone: commit what is left, or take it back with git reset --hard")
+
+
+if __name__ == "__main__":
+    main()
