@@ -1,4 +1,4 @@
-"""Makes this a repository of one's own images: `make adopt`. What templates/adopt.yaml lists goes; git can bring it back."""
+"""Makes this a repository of one's own images: `make adopt`. What templates/adopt.yaml lists goes; git has it still."""
 
 import re
 from pathlib import Path
@@ -25,8 +25,8 @@ def unlinked(page: Path) -> str:
 
 
 def main() -> None:
-    if changed := git("status", "--porcelain", "--untracked-files=no"):
-        raise InputError(f"every change must be committed, so that git has all that goes; received {changed}")
+    if changed := git("status", "--porcelain", "--untracked-files=no").splitlines():
+        raise InputError(f"changes must be committed, so that git has all that goes; received {changed[0]}")
     source, results = params.load().data.source, metric_files.by_part(Path("metrics"), ("source",))
     found = {result["source"] for result in results.values()}
     if source not in OWN or found != {source}:
