@@ -1,5 +1,7 @@
 """Results of benchmarks/, read for the pages that show them."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,22 @@ from common.errors import InputError
 from analysis import dvc_lock, metric_files
 
 BENCHMARKS = Path("benchmarks")
+PREDICTIONS = "metrics/predictions"
+
+
+def training_key() -> str:
+    """Identifies a training by its results: a hash of those that dvc.lock has of its model and its predictions.
+
+    They stand for parameters, data and code: what leaves their bytes leaves the key too.
+
+    Raises:
+        InputError: dvc.lock lacks a stage.
+    """
+    stages = dvc_lock.read()
+    if missing := {"train", "evaluate"} - stages.keys():
+        raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
+    results = stages["train"].outputs.get(dvc_lock.MODEL), stages["evaluate"].outputs.get(PREDICTIONS)
+    return hashlib.sha256(json.dumps(results).encode()).hexdigest()[:16]
 
 
 def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
@@ -23,7 +41,7 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found = metric_files.read(path)
-    if of_this_training and found.get("training") != dvc_lock.training_key():
+    if of_this_training and found.get("training") != training_key():
         raise InputError(
             f"{path} must be of the training in dvc.lock (python benchmarks/{name}.py, or remove it); "
             "received results of another one"

@@ -16,6 +16,7 @@ from pathlib import Path
 from common import files
 from common.errors import InputError
 
+import benchmark_files
 from analysis import dvc_lock
 from analysis.git import git
 from conditions import machine
@@ -48,7 +49,7 @@ def megabytes(folder: Path) -> int:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    training = dvc_lock.training_key()
+    training = benchmark_files.training_key()
     if RESULTS.exists() and json.loads(RESULTS.read_text("utf-8"))["training"] == training:
         return
     if git("status", "--porcelain", "--", str(dvc_lock.LOCK)):

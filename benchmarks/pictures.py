@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits, load_sample_images
 
-from analysis import dvc_lock
+import benchmark_files
 from analysis.figures import mpl
 from inference.classifier import Classifier, Prediction
 
@@ -143,7 +143,7 @@ def main() -> None:
         "unlike as photographs": round(sum(each.out_of_distribution for each in again) / len(again), 4),
     }
     print(remade)
-    files.write_json(RESULTS, {"training": dvc_lock.training_key(), "unlike": unlike, "val": remade})
+    files.write_json(RESULTS, {"training": benchmark_files.training_key(), "unlike": unlike, "val": remade})
 
 
 if __name__ == "__main__":

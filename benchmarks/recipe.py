@@ -25,8 +25,8 @@ from common import files
 import torch
 from torch.nn import functional as F
 
+import benchmark_files
 import rerun
-from analysis import dvc_lock
 from analysis.figures import plt
 from conditions import machine
 
@@ -107,7 +107,7 @@ def main() -> None:
     chosen = parser.parse_args()
     # in the re-run's folder, which each run empties: else a training could continue an earlier one
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
-    results: dict[str, Any] = {"training": dvc_lock.training_key(), "runs": []}
+    results: dict[str, Any] = {"training": benchmark_files.training_key(), "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
         if earlier["training"] == results["training"]:

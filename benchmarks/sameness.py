@@ -40,6 +40,7 @@ from common.errors import InputError
 import pandas as pd
 import torch
 
+import benchmark_files
 import rerun
 from analysis import dvc_lock, metric_files
 from busy import busy_process
@@ -140,7 +141,7 @@ def read() -> dict[str, Any]:
     Raises:
         InputError: the file is damaged.
     """
-    training = dvc_lock.training_key()
+    training = benchmark_files.training_key()
     if RESULTS.exists():
         found = metric_files.read(RESULTS, ("training", "runs", "small"))
         if found["training"] == training:

@@ -1,8 +1,6 @@
 """What DVC tracks, held against the hashes in dvc.lock."""
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from ruamel.yaml import YAML, YAMLError
 from analysis import git
 
 LOCK = Path("dvc.lock")
-MODEL, PREDICTIONS = "models/model.keras", "metrics/predictions"
+MODEL = "models/model.keras"
 leaves = functools.partial(flatten_dict.flatten, reducer="dot")  # nested values by key, as in `train.epochs`
 
 
@@ -64,21 +62,6 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
         inputs |= {(file, key): value for key, value in leaves(values).items()}
     inputs["dvc.yaml", f"the command of {name}"] = entry.get("cmd")
     return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs)
-
-
-def training_key() -> str:
-    """Identifies a training by its results: a hash of those that dvc.lock has of its model and its predictions.
-
-    They stand for parameters, data and code: what leaves their bytes leaves the key too.
-
-    Raises:
-        InputError: dvc.lock lacks a stage.
-    """
-    stages = read()
-    if missing := {"train", "evaluate"} - stages.keys():
-        raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
-    results = stages["train"].outputs.get(MODEL), stages["evaluate"].outputs.get(PREDICTIONS)
-    return hashlib.sha256(json.dumps(results).encode()).hexdigest()[:16]
 
 
 def differences(folders: tuple[str, ...]) -> Iterator[str]:

@@ -9,8 +9,8 @@ from common.errors import InputError
 
 import pytest
 
+import benchmark_files
 import clone
-from analysis import dvc_lock
 
 MAKE = """#!/bin/sh
 echo "$@" >> "$CALLS"
@@ -37,7 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAYS", str(tmp_path / "says"))
     (tmp_path / "says").write_text("stages\nReproduced: every byte\n")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
     identity = ("-c", "user.name=x", "-c", "user.email=x@example.invalid")
     for words in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "start"]):
         subprocess.run(["git", *words], check=True)

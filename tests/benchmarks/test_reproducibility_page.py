@@ -8,8 +8,9 @@ from common.errors import InputError
 import pandas as pd
 import pytest
 
+import benchmark_files
 import reproducibility_page
-from analysis import dvc_lock, seeds
+from analysis import seeds
 from conftest import squeezed
 
 PLACE = {
@@ -50,7 +51,7 @@ STEP = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
     (tmp_path / "benchmarks/train_step").mkdir(parents=True)
     (tmp_path / "metrics").mkdir()
     return tmp_path

@@ -11,9 +11,9 @@ from common.errors import InputError
 
 import pytest
 
+import benchmark_files
 import readme
 import tables
-from analysis import dvc_lock
 from conftest import ROOT, Clone, squeezed, write_params
 
 PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/experiments.md", "recipes")}
@@ -23,7 +23,7 @@ PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/expe
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Has README alone; the other pages are tested by their tables."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
     monkeypatch.setattr(
         tables,
         "PAGES",

@@ -8,10 +8,11 @@ from common.errors import InputError
 import pytest
 from ruamel.yaml import YAML
 
+import benchmark_files
 from analysis import dvc_lock
 from conftest import ROOT
 
-RESULTS = {"train": dvc_lock.MODEL, "evaluate": dvc_lock.PREDICTIONS}
+RESULTS = {"train": dvc_lock.MODEL, "evaluate": benchmark_files.PREDICTIONS}
 
 
 def stage(name: str) -> dict[str, Any]:
@@ -37,17 +38,17 @@ def write(content: dict[str, Any]) -> None:
 
 
 def test_another_model_or_other_predictions_are_another_key(lock: dict[str, Any]) -> None:
-    keys = [dvc_lock.training_key()]
+    keys = [benchmark_files.training_key()]
     for name in ("train", "evaluate"):
         lock["stages"][name]["outs"][0]["md5"] = "c4"
         write(lock)
-        keys.append(dvc_lock.training_key())
+        keys.append(benchmark_files.training_key())
     assert len(set(keys)) == 3
     assert all(key.isalnum() for key in keys)  # they name folders
 
 
 def test_code_that_leaves_the_model_and_its_figures_leaves_the_key(lock: dict[str, Any]) -> None:
-    before = dvc_lock.training_key()
+    before = benchmark_files.training_key()
     lock["stages"]["train"]["outs"].append({"path": "metrics/train.json", "md5": "d4"})  # which the model decides
     lock["stages"]["train"]["params"]["params.yaml"]["train"]["new"] = 1
     for name in lock["stages"]:
@@ -56,12 +57,12 @@ def test_code_that_leaves_the_model_and_its_figures_leaves_the_key(lock: dict[st
     write(lock)
     with Path("dvc.lock").open("a") as file:
         file.write("# a comment\n")
-    assert dvc_lock.training_key() == before
+    assert benchmark_files.training_key() == before
 
 
 def test_the_committed_lock_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert len(dvc_lock.training_key()) == 16
+    assert len(benchmark_files.training_key()) == 16
 
 
 @pytest.mark.parametrize("missing", ["train", "evaluate", "stages", "file"])
@@ -72,5 +73,5 @@ def test_a_lock_without_every_stage_is_refused(lock: dict[str, Any], missing: st
     if missing == "file":
         Path("dvc.lock").unlink()
     with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: .") as no:
-        dvc_lock.training_key()
+        benchmark_files.training_key()
     assert "\n" not in str(no.value)
