@@ -50,22 +50,10 @@ def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
     )
 
 
-def curves(before: Revision, after: Revision) -> dict[str, Any] | None:
-    """Accuracy on val by epoch (%), of both revisions; None where one has no curve."""
-    tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in (before, after)]
-    found = [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
-    if len(found) < len(tables):
-        return None
-    old, new = found
-    return {
-        "before": old,
-        "after": new,
-        "low": int(min(old + new)),
-        "high": int(max(old + new)) + 1,
-        "epochs": len(old) if len(old) == len(new) else None,
-        # an axis on which both have their points at whole numbers: Mermaid adds up steps
-        "end": max(1, (len(old) - 1) * (len(new) - 1)),
-    }
+def curves(*revisions: Revision) -> list[list[float]]:
+    """Accuracy on val by epoch (%), of each revision that has a curve."""
+    tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in revisions]
+    return [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
 
 
 def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
@@ -112,7 +100,6 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
         "why_part": why,
         "classes": classes_table(classes),
         "number_of_classes": len(classes),
-        "seeds_of_classes": result.of_seeds is not None,
         "confusions": markdown(confusions.rename(columns={"label": "true class"}), names=True),
         "images": {
             "Newly right": images_table(newly(table, right=True)),
