@@ -26,6 +26,7 @@ import split
 import summary
 from conftest import ROOT, TINY, Clone, made_once
 from training import machine
+from training.callbacks import LearningRate
 
 FOLDER = ROOT / "published"
 STAGES = YAML(typ="safe").load(FOLDER / "dvc.yaml")["stages"]
@@ -437,15 +438,12 @@ def test_another_training_is_noticed(
 def test_so_is_another_learning_rate_from_step_7_on(
     real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, name: str
 ) -> None:
-    on_train_batch_end = first_steps.Losses.on_train_batch_end
-
-    def change(callback: first_steps.Losses, batch: int, logs: Any = None) -> None:
-        on_train_batch_end(callback, batch, logs)
-        if len(callback.losses) == 6:
+    def change(callback: LearningRate, epoch: int, logs: Any = None) -> None:
+        if epoch == 5:  # of one step each
             rate = callback.model.optimizer.learning_rate
             rate.assign(rate * 1.001)
 
-    monkeypatch.setattr(first_steps.Losses, "on_train_batch_end", change)
+    monkeypatch.setattr(LearningRate, "on_epoch_end", change)
     steps = others(name, losses(real, tmp_path, name, {})).index
     assert len(steps)
     assert min(steps) > 7  # the loss of a step is taken before its update
