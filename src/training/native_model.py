@@ -27,7 +27,7 @@ from training import native_layers
 from training.batches import Batch
 from training.muon import Muon
 from training.native_layers import LayerFunction
-from training.shards import Adder, Layout, Shard
+from training.shards import Adder, Shard, views
 
 Tensors = dict[int, torch.Tensor]  # by the id of their symbolic tensor
 LOGS = {"loss": None, "accuracy": None}  # of a batch; the keys are those of the epoch, else Keras logs these
@@ -125,7 +125,7 @@ class NativeModel(keras.Model):
         self.generators = [default, *(torch.Generator(device).manual_seed(seed) for seed in shard_seeds)]
         # not by Keras, which would count them among the weights of this model
         object.__setattr__(self, "_state", self._find_state())
-        self._layouts = [Layout(tensor) for tensor in [*self._weights, *(v.value for v in self._state)]]
+        self._changed = [*self._weights, *(v.value for v in self._state)]  # by a training step
         self.update: Callable[[Batch], torch.Tensor] = self._update  # benchmarks/on_gpu/ tries others
 
     def _find_state(self) -> list[keras.Variable]:
@@ -167,12 +167,11 @@ class NativeModel(keras.Model):
 
     def _update(self, batch: Batch) -> torch.Tensor:
         """One step of the optimizer; returns the losses of the rows (B,)."""
-        rows, sizes = len(batch.labels), [layout.size for layout in self._layouts]
-        length = sum(sizes) + 2 * rows
-        total = self.adder(lambda number: self._train_shard(batch, number), len(batch.shards), length)
-        *flat, losses, correct = total.split([*sizes, rows, rows])
-        changes = [layout.restored(part) for layout, part in zip(self._layouts, flat, strict=True)]
+        length = sum(tensor.numel() for tensor in self._changed) + 2 * len(batch.labels)
+        total = self.adder(lambda number: self._train_shard(batch, number, length), len(batch.shards), length)
+        *changes, of_rows = views(total, self._changed)
         gradients, state = changes[: len(self._weights)], changes[len(self._weights) :]
+        losses, correct = of_rows.view(2, -1)
         with torch.no_grad():
             self.optimizer.apply(gradients, self._variables_to_train)
             for variable, change in zip(self._state, state, strict=True):
@@ -180,8 +179,8 @@ class NativeModel(keras.Model):
         self._tally(losses, correct, batch.weights)
         return losses
 
-    def _train_shard(self, batch: Batch, number: int) -> torch.Tensor:
-        """Gradients, changes of the state, losses of rows, and whether they are correct, in one vector."""
+    def _train_shard(self, batch: Batch, number: int, length: int) -> torch.Tensor:
+        """Gradients, changes of the state, losses of rows, and whether they are correct, in one vector (length,)."""
         rows = batch.shards[number]
         labels, share = batch.labels[rows], (rows.stop - rows.start) / len(batch.labels)
         # integers are the states of Keras' generators, which draw from the sum of seed and counter
@@ -206,8 +205,11 @@ class NativeModel(keras.Model):
             changes = [shard.value(v) - before for v, before in zip(self._state, start, strict=True)]
             # the mean over rows; of the counters one, since all shards draw as often
             changes = [x * share if x.is_floating_point() else x.float() * (number == 0) for x in changes]
-            flat = [layout.flat(part) for layout, part in zip(self._layouts, [*gradients, *changes], strict=True)]
-            return torch.cat([*flat, self._of_rows(batch, rows, losses, log_probabilities)])
+            vector = losses.new_empty(length)
+            parts = [*gradients, *changes, self._of_rows(batch, rows, losses, log_probabilities)]
+            for view, part in zip(views(vector, self._changed), parts, strict=True):
+                view.copy_(part)
+            return vector
 
     @staticmethod
     def _of_rows(batch: Batch, rows: slice, losses: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ number of shards is part of the result.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from common.backend import keras
@@ -112,18 +112,9 @@ def _largest_of_one_owner(part: Range, owner: Callable[[int], int]) -> list[Rang
     return [branch for half in _halves(part) for branch in _largest_of_one_owner(half, owner)]
 
 
-class Layout:
-    """How a tensor lies in memory, to copy tensors of its form into a vector and back without reordering."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
-        self.inverse = [self.order.index(dim) for dim in range(tensor.dim())]
-        self.shape = [tensor.shape[dim] for dim in self.order]
-        self.size = tensor.numel()
-
-    def flat(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.permute(self.order).reshape(-1)
-
-    def restored(self, vector: torch.Tensor) -> torch.Tensor:
-        """A view of `vector` with the form of the tensor."""
-        return vector.view(self.shape).permute(self.inverse)
+def views(vector: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The parts of a vector, one for each tensor, with its shape and its layout in memory; last what is left of it."""
+    sizes = [tensor.numel() for tensor in tensors]
+    *parts, rest = vector.split([*sizes, len(vector) - sum(sizes)])
+    pairs = zip(parts, tensors, strict=True)
+    return [*(part.as_strided(like.shape, like.stride(), part.storage_offset()) for part, like in pairs), rest]
