@@ -45,11 +45,6 @@ class Claim(params.Section):
     why: Annotated[str, Field(pattern=r"^\D+$")] | None = None
 
 
-def claims() -> dict[str, Claim]:
-    """The claims in published/claims.yaml by system; errors are those of `params.read_yaml`."""
-    return params.read_yaml(PUBLISHED / "claims.yaml", dict[str, Claim])
-
-
 def parameters_and_flops(chosen: params.Params, classes: int) -> tuple[int, int]:
     """The network's parameters, and the floating-point operations of a training step for one image.
 
@@ -116,8 +111,8 @@ def results() -> dict[str, dict[str, Any]]:
         InputError: a file is missing or damaged; claims.yaml has no `why` for a claim that was not
             reached, or has one for a claim that was reached.
     """
-    found = {}
-    for name, claim in claims().items():
+    found, claims = {}, params.read_yaml(PUBLISHED / "claims.yaml", dict[str, Claim])
+    for name, claim in claims.items():
         ours = measured(PUBLISHED / name)
         if "test_accuracy" not in ours:
             raise InputError(f"published/{name} must be evaluated on the test images; it is not")
@@ -151,6 +146,7 @@ def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
     for name, found in systems.items():
         accuracy, low, high = (percent(found.get(f"test_accuracy{end}")) for end in ("", "_low", "_high"))
         digits, exponent = f"{found['training_flops']:.1e}".split("e")
+        logged = [f"{part} {percent(value)}" for part, value in found.get("logged", {}).items()]
         rows.append(
             {
                 "system": name,
@@ -161,9 +157,7 @@ def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "precision": found["precision"],
                 "claimed train": percent(found.get("claimed_train_accuracy")),
                 "claimed test": percent(found.get("claimed_test_accuracy")),
-                "author's log": ", ".join(
-                    f"{part} {percent(value)}" for part, value in found.get("logged", {}).items()
-                ),
+                "author's log": ", ".join(logged),
                 "claimed on the release of": found.get("claimed_on_release", ""),
                 "chosen on test images": found.get("chose_on_test", "no"),
                 "train": percent(found.get("train_accuracy")),
@@ -179,7 +173,7 @@ def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
     """Writes `results` as results.json, and accuracy over epochs as curves.svg, into `folder`."""
     files.write_json(folder / "results.json", systems)
     plt.rcParams["svg.hashsalt"] = "curves.svg"  # the same bytes for the same figures
-    names = claims()
+    names = [name for name in systems if name != "default"]
     figure, grid = plt.subplots(1, len(names), figsize=(2.2 * len(names) + 1, 3), sharey=True, layout="constrained")
     for axes, name in zip(grid, names, strict=True):
         for part in PARTS if systems[name].get("val_images") else PARTS[:1]:
