@@ -125,14 +125,10 @@ def _run(command: list[str], folder: str) -> None:
         NotThere: the command fails or takes more than 300 s; with the last line that it printed.
     """
     try:
-        done = subprocess.run(
-            command, check=False, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300
-        )
-    except subprocess.TimeoutExpired:
-        raise NotThere(f"{command[0]} took more than 300 s") from None
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise NotThere(lines[-1] if lines else f"{command[0]} exited with {done.returncode}")
+        subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
+    except subprocess.SubprocessError as error:
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+        raise NotThere((said.strip() or str(error)).splitlines()[-1]) from None
 
 
 PLACES: dict[str, Callable[[], dict[str, bytes]]] = {

@@ -355,7 +355,7 @@ def test_lists_of_our_own_are_used_when_the_system_has_none(workspace: Path, mon
     [
         pytest.param(APT_FAILS, "", "E: no network", id="apt"),
         pytest.param(APT_FAILS_IN_LATIN_1, "", "E: unm", id="apt, not in UTF-8"),
-        pytest.param(APT_FAILS_SILENTLY, "", "apt-get exited with 100", id="apt, silently"),
+        pytest.param(APT_FAILS_SILENTLY, "", "returned non-zero exit status 100", id="apt, silently"),
         pytest.param(APT_DOWNLOADS, DPKG_FAILS, "dpkg-deb: error: not a package", id="dpkg-deb"),
         pytest.param(APT_DOWNLOADS, DPKG_UNPACKS_NOTHING, "no folder", id="no such files"),
     ],
