@@ -42,29 +42,17 @@ def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
     return table.assign(difference=difference)
 
 
-def data_changes(before: Revision, after: Revision) -> pd.DataFrame:
-    """The outputs before training that differ, by the start of their hash."""
-    sides = [revision.outputs().items() for revision in (before, after)]
-    return pages.unequal(
-        "output", *({path: md5[:7] for path, md5 in side if path.startswith("data/")} for side in sides)
-    )
-
-
 def curves(*revisions: Revision) -> list[list[float]]:
     """Accuracy on val by epoch (%), of each revision that has a curve."""
     tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in revisions]
     return [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
 
 
-def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
+def newly(table: pd.DataFrame, right: bool) -> str:
     """The images that became right, or wrong, those predicted with most confidence first."""
     was, now = (table[name] == table["label"] for name in ("before", "after"))
-    rows = table[(now & ~was) if right else (was & ~now)]
-    return rows.sort_values("confidence", ascending=False, kind="stable").reset_index()
-
-
-def images_table(rows: pd.DataFrame) -> str:
-    shown = rows.head(EXAMPLES).assign(confidence=rows["confidence"].map("{:.2f}".format))
+    rows = table[(now & ~was) if right else (was & ~now)].sort_values("confidence", ascending=False, kind="stable")
+    shown = rows.head(EXAMPLES).assign(confidence=rows["confidence"].map("{:.2f}".format)).reset_index()
     return markdown(shown.rename(columns={"id": "image", "label": "true class"}), names=True)
 
 
@@ -91,7 +79,7 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
         return {"verdict": "not compared", "reason": f"{error}.", "found": None}
     result, classes = comparison.compare(before, after, part)
     remedy = f" {comparison.remedy(before, after)}" if result.verdict == "not decided" else ""
-    confusions = comparison.confusions(table).drop(columns="difference").head(EXAMPLES)
+    confusions = comparison.confusions(table).head(EXAMPLES).rename(columns={"label": "true class"})
     return {
         "verdict": result.verdict,
         "reason": f"{result.reason}{remedy}",
@@ -100,11 +88,8 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
         "why_part": why,
         "classes": classes_table(classes),
         "number_of_classes": len(classes),
-        "confusions": markdown(confusions.rename(columns={"label": "true class"}), names=True),
-        "images": {
-            "Newly right": images_table(newly(table, right=True)),
-            "Newly wrong": images_table(newly(table, right=False)),
-        },
+        "confusions": markdown(confusions, names=True),
+        "images": {"Newly right": newly(table, right=True), "Newly wrong": newly(table, right=False)},
     }
 
 
@@ -129,7 +114,7 @@ def review(base: str, page: Path | None = None) -> dict[str, Any]:
         "code": quoted(pages.unequal("file that a stage depends on", before.code(), after.code())),
         "metrics": markdown(metric_changes(before, after), names=True),
         "curves": curves(before, after),
-        "data": markdown(data_changes(before, after), names=True),
+        "data": markdown(pages.unequal("output", before.data(), after.data()), names=True),
         "rows": data_diff.content(before, after, page),
         "without_lock": [revision for revision in (before, after) if not revision.lock()],
     }

@@ -255,10 +255,8 @@ def predictions(before: Revision, after: Revision, part: str) -> pd.DataFrame:
 
 def confusions(table: pd.DataFrame) -> pd.DataFrame:
     """The pairs of a label and a wrong class whose number of images changed; most changed first."""
-    counted = {
-        name: table[table[name] != table["label"]].groupby(["label", name]).size() for name in ("before", "after")
-    }
+    sides = ("before", "after")
+    counted = {side: table[table[side] != table["label"]].groupby(["label", side]).size() for side in sides}
     both = pd.DataFrame(counted).fillna(0).astype(int).rename_axis(["label", "predicted"])
-    both["difference"] = both["after"] - both["before"]
-    changed = both[both["difference"] != 0].reset_index()
-    return changed.sort_values("difference", key=lambda x: -x.abs(), kind="stable")
+    change = (both["after"] - both["before"]).abs().sort_values(ascending=False, kind="stable")
+    return both.loc[change.index[change > 0]].reset_index()

@@ -78,6 +78,10 @@ class Revision:
         """The hash of every output of the pipeline by path, as `lock` has it."""
         return {path: md5 for stage in self.lock().values() for path, md5 in stage.outputs.items()}
 
+    def data(self) -> dict[str, str]:
+        """The start of the hash of every output before training, as `outputs`."""
+        return {path: md5[:7] for path, md5 in self.outputs().items() if path.startswith("data/")}
+
     def code(self) -> dict[str, str]:
         """The start of the hash of every file under src/ that a stage depends on, as `outputs`."""
         return {path: md5[:7] for (path, _), md5 in self._inputs() if path.startswith("src/")}
