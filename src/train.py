@@ -1,7 +1,8 @@
-"""Stage 4: trains the chosen architecture on the train rows and watches it on the val rows."""
+"""Stage 4: trains the chosen architecture on the train rows and watches it on the val rows.
 
-import argparse
-import os
+The environment variables TRAIN_THREADS and TRAIN_PROCESSES say who computes it (docs/interruption.md).
+"""
+
 import sys
 import time
 from functools import partial
@@ -269,19 +270,6 @@ def main() -> None:
         )
 
 
-def option_parser() -> argparse.ArgumentParser:
-    """Each option sets the environment variable of its name; DVC passes only the variables on."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", help="TRAIN_THREADS: of each process (default: its share of the cores)")
-    parser.add_argument("--processes", help="TRAIN_PROCESSES: on all machines together (default: 1)")
-    return parser
-
-
-def set_variables(given: argparse.Namespace) -> None:
-    os.environ |= {f"TRAIN_{name.upper()}": value for name, value in vars(given).items() if value is not None}
-
-
 if __name__ == "__main__":
-    parser = option_parser()
-    set_variables(inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split", options=parser))
+    inputs.declare("data/prepared/classes.json", "data/prepared/train", "data/split")
     main()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import zipfile
@@ -249,24 +248,6 @@ def test_a_wrong_number_of_threads_is_refused_in_one_line(
     monkeypatch.setenv("TRAIN_THREADS", text)
     with pytest.raises(InputError, match=f"^TRAIN_THREADS must be a number from 1; received {text}$"):
         run()
-
-
-@pytest.mark.parametrize(
-    ("words", "environment"),
-    [
-        ([], {}),
-        (["--threads", "3"], {"TRAIN_THREADS": "3"}),
-        (["--processes=2", "--threads=1"], {"TRAIN_THREADS": "1", "TRAIN_PROCESSES": "2"}),
-        (["--threads", ""], {"TRAIN_THREADS": ""}),
-    ],
-)
-def test_options_are_names_for_environment_variables(
-    monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, words: list[str], environment: dict[str, str]
-) -> None:
-    for name in ("TRAIN_THREADS", "TRAIN_PROCESSES"):
-        monkeypatch.delenv(name, raising=False)
-    train.set_variables(train.option_parser().parse_args(words))
-    assert {key: value for key, value in os.environ.items() if key.startswith("TRAIN_")} == environment
 
 
 def test_float32_that_is_not_portable_is_said_in_one_line(

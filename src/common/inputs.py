@@ -77,20 +77,16 @@ def refuse_shadows() -> None:
             )
 
 
-def declare(*paths: str, options: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+def declare(*paths: str) -> None:
     """From here on, this process reads no file of its project but `paths` and what it has written itself.
 
     The project is this repository and the working directory, without the libraries that lie in them.
 
-    Args:
-        options: of the stage, which has none but --help by default. Their values are returned.
-
     Raises:
         InputError: DVC gives it other bytes than dvc.lock says; or later, from the call that opens another file.
-        SystemExit: --help, or an option that the stage does not have.
+        SystemExit: --help, or an option, which no stage has.
     """
-    description = sys.modules["__main__"].__doc__
-    chosen = (options or argparse.ArgumentParser(description=description)).parse_args()
+    argparse.ArgumentParser(description=sys.modules["__main__"].__doc__).parse_args()
     _refuse_other_bytes(paths)
     project = (_names(os.path.dirname(SOURCE)) | _names(".")) - {os.sep}
     variables = [os.environ[name] for name in FOLDER_VARIABLES if name in os.environ]
@@ -110,7 +106,6 @@ def declare(*paths: str, options: argparse.ArgumentParser | None = None) -> argp
             raise InputError(f"a stage must read only what it declares; received {path}")
 
     checks.append(check)
-    return chosen
 
 
 def _refuse_other_bytes(paths: Iterable[str]) -> None:
