@@ -17,7 +17,7 @@ import data_diff
 import pages
 from analysis import comparison, metric_files, revisions
 from analysis.git import git
-from analysis.marked_pages import Markdown, code, markdown
+from analysis.marked_pages import code, markdown
 from analysis.revisions import Revision
 
 EXAMPLES = 10  # images that a table lists
@@ -48,23 +48,11 @@ def curves(*revisions: Revision) -> list[list[float]]:
     return [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
 
 
-def newly(table: pd.DataFrame, right: bool) -> str:
+def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
     """The images that became right, or wrong, those predicted with most confidence first."""
     was, now = (table[name] == table["label"] for name in ("before", "after"))
-    rows = table[(now & ~was) if right else (was & ~now)].sort_values("confidence", ascending=False, kind="stable")
-    shown = rows.head(EXAMPLES).assign(confidence=rows["confidence"].map("{:.2f}".format)).reset_index()
-    return markdown(shown.rename(columns={"id": "image", "label": "true class"}), names=True)
-
-
-def classes_table(classes: pd.DataFrame) -> str:
-    """Recall of each class, p in bold where the difference counts."""
-    p = classes["p"].map("{:.2g}".format)
-    formats = {"class": "{}", "images": "{:,}", "before": "{:.1%}", "after": "{:.1%}"}
-    shown = classes.transform({name: text.format for name, text in formats.items()})
-    points = (100 * classes["difference"]).map("{:+.1f}".format)
-    return markdown(
-        shown.assign(points=points, p=p.where(~classes["counts"], ("**" + p + "**").map(Markdown))), names=True
-    )
+    rows = table[(now & ~was) if right else (was & ~now)]
+    return rows.sort_values("confidence", ascending=False, kind="stable").reset_index().head(EXAMPLES)
 
 
 def compared(before: Revision, after: Revision) -> dict[str, Any]:
@@ -86,8 +74,7 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
         "found": result,
         "part": part,
         "why_part": why,
-        "classes": classes_table(classes),
-        "number_of_classes": len(classes),
+        "classes": classes,
         "confusions": markdown(confusions, names=True),
         "images": {"Newly right": newly(table, right=True), "Newly wrong": newly(table, right=False)},
     }

@@ -113,8 +113,8 @@ def test_the_surest_of_the_newly_right_and_wrong_come_first() -> None:
         (8, "a", "a", "a", 0.7),
     ]
     table = pd.DataFrame(rows, columns=["id", "label", "before", "after", "confidence"]).set_index("id")
-    assert re.findall(r"^\| (\d)", review.newly(table, right=True), re.M) == ["7", "4"]
-    assert re.findall(r"^\| (\d)", review.newly(table, right=False), re.M) == ["6", "5"]
+    assert review.newly(table, right=True)["id"].tolist() == [7, 4]
+    assert review.newly(table, right=False)["id"].tolist() == [6, 5]
 
 
 def test_needs_git_alone(
