@@ -119,7 +119,7 @@ audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has the
 		{ test -z "$$GITHUB_ACTIONS" && grep -q '^requests.exceptions.ConnectionError' .cache/audit \
 		&& echo 'skipped: OSV cannot be reached'; } || { cat .cache/audit; exit 1; }
 
-check: .venv/run ## whether dvc.lock, dvc.yaml, figures and pages belong to this code
+check: .venv/run ## whether dvc.lock, figures and pages belong to this code
 	python tools/check.py
 	$(if $(published),python published/summary.py --check)
 	python tools/readme.py --check

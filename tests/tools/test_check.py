@@ -81,18 +81,6 @@ def edit_a_published_metric() -> None:
     edit("published/basic/metrics/val.json", '"accuracy": 0.', '"accuracy": 0.9')
 
 
-def import_what_is_not_declared() -> None:
-    edit("src/split.py", "from common import arrays", "from common import idx, arrays")
-
-
-def leave_a_parameter_unread() -> None:
-    edit("src/split.py", "chosen.seed", "0")
-
-
-def declare_a_parameter_that_is_not_read() -> None:
-    edit("dvc.yaml", "      - split\n", "      - split\n      - model\n")
-
-
 def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -212,10 +200,6 @@ def test_what_dvc_would_run_again_is_named(clone: Clone, faults: list[Callable[[
                      marks=of_fashion_mnist),
         (remove_predictions, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
         (remove_classes, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
-        (import_what_is_not_declared, ["split imports src/common/idx.py, which dvc.yaml does not list"]),
-        (leave_a_parameter_unread, ["nobody reads the parameter split.seed"]),
-        (declare_a_parameter_that_is_not_read,
-         ["dvc.yaml lists the parameter model.architecture for split, which does not read it"]),
         (commit_what_is_large, ["more.bin is in git with 1,000,001 bytes"]),
     ],
 )  # fmt: skip
