@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from common import arrays, files, params
+from common import arrays, params
 from common.errors import InputError
 
 import experiments
@@ -20,6 +20,7 @@ import verdict
 from analysis import metric_files, revisions, seeds
 from analysis.revisions import Revision
 
+REPORT = Path("report.html")
 CURVES = "metrics/curves/plots/metrics"
 VEGA_LITE = "6.4"  # which charts.js is written for, and vl-convert has
 VERSIONS = ("keras", "torch", "numpy", "scikit-learn", "dvc", "dvclive")
@@ -99,12 +100,9 @@ def content(here: Revision) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
-    out = parser.parse_args().out
-    with files.atomic_file(out) as part:
-        part.write_text(pages.render("report.html.j2", content(revisions.HERE)), "utf-8")
-    print(f"{out}: open it in a browser")
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    pages.write(pages.render("report.html.j2", content(revisions.HERE)), REPORT)
+    print(f"{REPORT}: open it in a browser")
 
 
 if __name__ == "__main__":

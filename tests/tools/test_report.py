@@ -77,13 +77,13 @@ def test_has_the_figures_the_experiment_and_how_it_was_made(clone: Clone, page: 
 
 
 def write_page(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(sys, "argv", ["report.py", "--out", "page.html"])
+    monkeypatch.setattr(sys, "argv", ["report.py"])
     # what no test here looks at
     monkeypatch.setattr(experiments, "table", pd.DataFrame)
     monkeypatch.setattr(pages, "vega", lambda version: "")
     monkeypatch.setattr(verdict, "text", lambda: "Verdict.\nBecause.")
     report.main()
-    return Path("page.html").read_text()
+    return report.REPORT.read_text()
 
 
 @pytest.fixture
