@@ -136,17 +136,13 @@ def results() -> dict[str, dict[str, Any]]:
     return found | {"default": measured(Path())}
 
 
-def percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{accuracy:.2%}"
-
-
 def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One row for each of `results`; a figure that is missing is an empty cell."""
     rows = []
     for name, found in systems.items():
-        accuracy, low, high = (percent(found.get(f"test_accuracy{end}")) for end in ("", "_low", "_high"))
+        percent = {key: f"{value:.2%}" for key, value in found.items() if "accuracy" in key and value is not None}
         digits, exponent = f"{found['training_flops']:.1e}".split("e")
-        logged = [f"{part} {percent(value)}" for part, value in found.get("logged", {}).items()]
+        tested = "{test_accuracy} ({test_accuracy_low} – {test_accuracy_high})"
         rows.append(
             {
                 "system": name,
@@ -155,14 +151,14 @@ def systems_table(systems: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "epochs": found["epochs"],
                 "training FLOPs": f"{digits} × 10<sup>{int(exponent)}</sup>",
                 "precision": found["precision"],
-                "claimed train": percent(found.get("claimed_train_accuracy")),
-                "claimed test": percent(found.get("claimed_test_accuracy")),
-                "author's log": ", ".join(logged),
+                "claimed train": percent.get("claimed_train_accuracy", ""),
+                "claimed test": percent.get("claimed_test_accuracy", ""),
+                "author's log": ", ".join(f"{part} {value:.2%}" for part, value in found.get("logged", {}).items()),
                 "claimed on the release of": found.get("claimed_on_release", ""),
                 "chosen on test images": found.get("chose_on_test", "no"),
-                "train": percent(found.get("train_accuracy")),
-                "val": percent(found.get("val_accuracy")),
-                "test (95 % interval)": accuracy and f"{accuracy} ({low} – {high})",
+                "train": percent["train_accuracy"],
+                "val": percent.get("val_accuracy", ""),
+                "test (95 % interval)": tested.format_map(percent) if "test_accuracy" in percent else "",
                 "verdict": found.get("verdict", ""),
             }
         )
