@@ -181,14 +181,11 @@ def other_libraries(requirements: str) -> list[str]:
 
     installed = {canonicalize_name(library.name): library.version for library in metadata.distributions()}
     found = []
-    for line in requirements.splitlines():
-        if not line[:1].isalnum():  # a comment, an option or a hash
-            continue
-        locked = Requirement(line.rstrip("\\ "))
-        if locked.marker and not locked.marker.evaluate():
-            continue
+    for line in re.findall(r"^\w[^\\\n]*", requirements, re.M):  # no comment, option or hash
+        locked = Requirement(line)
         version = installed.get(canonicalize_name(locked.name))
-        if version is None or version not in locked.specifier:
+        is_for_here = locked.marker is None or locked.marker.evaluate()
+        if is_for_here and (version is None or version not in locked.specifier):
             rule = str(locked.specifier).removeprefix("==")
             found.append(f"{locked.name} {version or 'not installed'} (locked: {rule})")
     return found
