@@ -46,8 +46,7 @@ def judge(commit: str, part: str) -> tuple[bool | None, str]:
     if abs(mine - committed - own) > ROUNDING:
         return False, f"{line}. The predictions contradict that: they give {100 * own:+.2f} points."
     if found.verdict == "not decided":
-        unknown = "the commit has no spread over seeds"
-        return None, f"{line}. Whether another seed explains that is not known: {unknown}."
+        return None, f"{line}. Whether another seed explains that is not known: the commit has no spread over seeds."
     return found.verdict == "within noise", f"{line}: {found.verdict}. {found.reason}"
 
 
@@ -63,14 +62,9 @@ def report(results: Results) -> str:
 
     causes = [*reproduction.causes(results)]
     sides = Revision(name, results.commit), HERE
-    both = {
-        part
-        for part in metric_files.PARTS
-        if all(part in side.predicted() and "accuracy" in side.json(f"metrics/{part}.json") for side in sides)
-    }
-    if any(cause.is_experiment for cause in causes):
-        both -= {"test"}  # the test images decide nothing among experiments
-    judged = [judge(results.commit, part) for part in ("val", "test") if part in both]
+    # the test images decide nothing among experiments
+    parts = ("val",) if any(cause.is_experiment for cause in causes) else metric_files.PARTS
+    judged = [judge(results.commit, part) for part in parts if all(side.json(f"metrics/{part}.json") for side in sides)]
     verdicts = {verdict for verdict, _ in judged}
     heading = ANOTHER if False in verdicts else UNDECIDED if None in verdicts or not judged else SAME
     lines = [
