@@ -202,7 +202,7 @@ class NativeModel(keras.Model):
             loss = loss + share * sum(penalties)
         gradients = torch.autograd.grad(loss, self._weights, materialize_grads=True)
         with torch.no_grad():
-            changes = [shard.value(v) - before for v, before in zip(self._state, start, strict=True)]
+            changes = [shard.get_current_value(v) - before for v, before in zip(self._state, start, strict=True)]
             # the mean over rows; of the counters one, since all shards draw as often
             changes = [x * share if x.is_floating_point() else x.float() * (number == 0) for x in changes]
             vector = losses.new_empty(length)

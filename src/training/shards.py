@@ -42,10 +42,6 @@ class Shard(keras.StatelessScope):
         super().__init__(start, collect_losses=True)
         self.generator = generator
 
-    def value(self, variable: keras.Variable) -> torch.Tensor:
-        value = self.get_current_value(variable)
-        return variable.value if value is None else value
-
 
 class Adder:
     """Computes the shards of a batch, of which each process has its own, and adds them up.
