@@ -30,9 +30,6 @@ def data_url(image: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
-ENVIRONMENT.filters["data_url"] = data_url
-
-
 def vega(version: str) -> str:
     """The JavaScript that defines `vegaEmbed`, with this version of Vega-Lite, to stand in a page."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
