@@ -36,8 +36,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import benchmark_files
 import rerun
-from analysis import dvc_lock
 from conditions import machine
 
 RESULTS = Path("benchmarks/own_images.json")
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS), help="(default: all)")
     chosen = parser.parse_args()
     recipe = params.load().train.model_dump(mode="json")
-    results: dict[str, Any] = {"training": dvc_lock.training_key(), "recipe": recipe, "runs": []}
+    results: dict[str, Any] = {"training": benchmark_files.training_key(), "recipe": recipe, "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
         if all(earlier[key] == results[key] for key in ("training", "recipe")):

@@ -31,9 +31,9 @@ def test_exactly_the_images_within_the_limit_are_together(
     generator = np.random.default_rng(0)
     first = generator.integers(60, 180, (12, *shape))
     # noise with a root mean square around the limit, on one side or around zero; copies, and another brightness
-    more = [first + generator.normal(0, scale, first.shape) for scale in (3, 9.5, 9.9, 10.1, 10.5)]
-    more += [generator.integers(0, 255, (12, *shape)), first + 10, first + 20, first + 31, first - 10, first]
-    images = np.concatenate([first, *more]).round().clip(0, 255).astype(np.uint8)
+    noisy = [first + generator.normal(0, scale, first.shape) for scale in (3, 9.5, 9.9, 10.1, 10.5)]
+    others = [generator.integers(0, 255, (12, *shape)), *(first + change for change in (0, 10, 20, 31, -10))]
+    images = np.concatenate([first, *noisy, *others]).round().clip(0, 255).astype(np.uint8)
     found = near_duplicates.groups(images)
     assert found.dtype == np.int64
     expected = by_definition(images)
