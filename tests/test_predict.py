@@ -206,7 +206,7 @@ def test_what_is_no_picture_gets_one_line_and_the_others_go_on(call: Call, tmp_p
             ("c text", "must be a picture that Pillow reads; received something else"),
             ("d empty", "must be a picture that Pillow reads; received something else"),
             ("e cut", "must be a whole picture; received: "),
-            ("f plain", "must show something on its background; received one colour"),
+            ("f plain", "must show something that stands out; received too little contrast"),
             ("missing with a break", "must be a whole picture; received: [Errno 2]"),
         ],
         strict=True,

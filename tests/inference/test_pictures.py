@@ -1,6 +1,7 @@
 """Pictures in the form of the training images."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_transparency_is_laid_on_what_differs(shade: int, backdrop_is_white: boo
 
 def test_a_picture_of_one_colour_is_refused() -> None:
     for colour in ("white", "black", "orange"):
-        with pytest.raises(InputError, match=r"^the picture must show something .* one colour$"):
+        with pytest.raises(InputError, match=r"^the picture must show something .* too little contrast$"):
             converted(Image.new("RGB", (50, 50), colour))
     with pytest.raises(InputError, match="must show something"):
         converted(Image.new("RGBA", (50, 50), (0, 0, 0, 0)))
@@ -173,6 +174,67 @@ def test_a_garment_keeps_its_outline_on_any_background(label: int, background: s
     cut_out.paste(colour, (0, 0), mask)
     seen, wanted = silhouette(converted(photograph)), silhouette(converted(cut_out))
     assert (seen & wanted).sum() / (seen | wanted).sum() > 0.8  # apart from one pixel at its border
+
+
+def specked(photograph: Image.Image) -> Image.Image:
+    """With two specks of 2 × 2 pixels near opposite corners."""
+    for left, top in ((9, 12), (photograph.width - 7, photograph.height - 15)):
+        photograph.paste((60, 60, 60), (left, top, left + 2, top + 2))
+    return photograph
+
+
+def shaded(photograph: Image.Image) -> Image.Image:
+    """Darker by a third from one corner to the other."""
+    height, width = photograph.height, photograph.width
+    ramp = 1 - np.add.outer(np.arange(height) / height, np.arange(width) / width) / 6
+    return Image.fromarray((np.asarray(photograph) * ramp[..., None]).astype(np.uint8))
+
+
+def dark_in_the_corners(photograph: Image.Image) -> Image.Image:
+    y, x = np.mgrid[-1 : 1 : photograph.height * 1j, -1 : 1 : photograph.width * 1j]
+    shade = 1 - 0.04 * (x**2 + y**2)
+    return Image.fromarray((np.asarray(photograph) * shade[..., None]).astype(np.uint8))
+
+
+def grained(photograph: Image.Image) -> Image.Image:
+    """On a surface with stripes and noise instead of one colour."""
+    pixels = np.asarray(photograph).astype(int)
+    height, width = pixels.shape[:2]
+    grain = 9 * np.sin(np.arange(height) / 3)[:, None] + np.random.default_rng(0).normal(0, 5, (height, width))
+    on_background = (pixels == pixels[0, 0]).all(-1)
+    return Image.fromarray((pixels + (grain * on_background)[..., None]).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("change", [specked, shaded, dark_in_the_corners, grained])
+@pytest.mark.parametrize("label", [0, 3, 7, 8])
+def test_dust_shade_and_grain_leave_the_outline(label: int, change: Callable[[Image.Image], Image.Image]) -> None:
+    mask = Image.fromarray(DRAWN[label]).point(lambda value: 255 * (value > 20)).resize((280, 280))
+    photograph = Image.new("RGB", (560, 560), (235, 235, 230))
+    photograph.paste((50, 40, 90), (140, 100), mask)
+    wanted = silhouette(converted(photograph.copy()))
+    seen = silhouette(converted(change(photograph)))
+    assert (seen & wanted).sum() / (seen | wanted).sum() > 0.85
+
+
+def test_parts_that_are_no_dust_remain() -> None:
+    picture = np.full((100, 100), 255, np.uint8)
+    picture[20:60, 20:60] = picture[80:84, 80:85] = 40  # 20 of 1,600 pixels
+    assert converted(Image.fromarray(picture))[-1, -1] > 0
+    picture[82:] = 255  # 10 of them
+    image = converted(Image.fromarray(picture))
+    np.testing.assert_array_equal(image, np.full((28, 28), 255 - 40))
+
+
+@pytest.mark.parametrize(("shade", "refused"), [(244, True), (235, False)])
+def test_white_on_white_is_refused(shade: int, refused: bool) -> None:
+    """The tolerance is 12.75 in each channel; 1.5 times as much must be there."""
+    picture = np.full((80, 80), 255, np.uint8)
+    picture[20:60, 30:50] = shade - 2 * (np.arange(20) % 2)
+    if refused:
+        with pytest.raises(InputError, match=r"received too little contrast$"):
+            converted(Image.fromarray(picture))
+    else:
+        assert converted(Image.fromarray(picture)).any()
 
 
 # --- models of one's own ------------------------------------------------------------------------
