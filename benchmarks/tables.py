@@ -53,24 +53,48 @@ def recipes_table() -> str:
     return f"![Test accuracy against time](../benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
 
 
+NO_PICTURES = "Not measured with this model (`python benchmarks/pictures.py`)."
+
+
 def unlike_table() -> str:
     """How often pictures are called out of distribution; errors are those of `benchmark_files.results`."""
-    limit = metric_files.read(Path("metrics/unlikeness.json"), ("energy_limit", "train_images"))
-    shares = {f"training images, which set the limit ({limit['train_images']:,})": "1 in 100, by definition"}
-    if "val_unlike" in limit:
-        shares[f"val images ({limit['val_images']:,})"] = f"{limit['val_unlike']:.1%}"
-    note = "Others: not measured with this model (`python benchmarks/pictures.py`)."
+    limit = metric_files.read(Path("metrics/unlikeness.json"), ("train_images", "val_images"))
+    part, count = ("val", limit["val_images"]) if limit["val_images"] else ("training", limit["train_images"])
+    shares = {f"{part} images, which set the limit ({count:,})": "2 in 100, by definition"}
+    note = f"Others: {NO_PICTURES[0].lower()}{NO_PICTURES[1:]}"
     if found := benchmark_files.results("pictures", of_this_training=True):
         again = found["val"]
         shares[f"val images made photographs again ({again['images']:,})"] = f"{again['unlike as photographs']:.1%}"
         for kind, pictures in found["unlike"].items():
-            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}"
+            refused = pictures["too little contrast"] / pictures["pictures"]
+            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}" + (
+                f" ({refused:.1%}: too little contrast)" if refused else ""
+            )
         note = (
             "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
             f"{again['accuracy as photographs']:.2%} are classified correctly, {again['accuracy']:.2%} as they are."
         )
     table = pd.DataFrame(shares.items(), columns=["pictures", "called out of distribution"])
     return f"{markdown(table)}\n\n{note}"
+
+
+def scores_table() -> str:
+    """How well scores tell pictures of no garments from garments; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("pictures", of_this_training=True)
+    if not found:
+        return NO_PICTURES
+    areas = pd.DataFrame(found["areas"]).T  # a row for each score
+    table = pd.DataFrame({"mean": areas.mean(axis=1), **areas}).map("{:.3f}".format)
+    return markdown(table.rename_axis("area under the ROC curve").reset_index())
+
+
+def altered_table() -> str:
+    """Accuracy on pictures with specks, shadows and so on; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("pictures", of_this_training=True)
+    if not found:
+        return NO_PICTURES
+    table = pd.DataFrame(found["altered"]["accuracy"]).T.map("{:.1%}".format)
+    return markdown(table.rename_axis(f"{found['altered']['images']:,} val images as photographs").reset_index())
 
 
 def speed_table() -> str:
@@ -139,7 +163,12 @@ PAGES = {
         "speed": reproducibility_page.speed_table,
     },
     Path("published/README.md"): {"resplits": resplits_table},
-    Path("MODEL_CARD.md"): {"unlike": unlike_table, "speed": speed_table},
+    Path("MODEL_CARD.md"): {
+        "altered": altered_table,
+        "unlike": unlike_table,
+        "scores": scores_table,
+        "speed": speed_table,
+    },
     Path("data/input/README.md"): {"own images": own_images_table},
 }
 REMOVED = (Path("published/README.md"), Path("MODEL_CARD.md"))  # by make adopt

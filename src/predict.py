@@ -2,7 +2,7 @@
 
 Each picture is brought to the form of the training images (src/inference/pictures.py), and its three
 likeliest classes are printed. A picture is marked as out of distribution, that is unlike the training
-images, where its energy is higher than that of 99 in 100 training images; MODEL_CARD.md says how well
+images, where its distance from them is higher than that of 98 in 100 val images; MODEL_CARD.md says how well
 this works. A file that is no picture gives one line on stderr and exit status 1; the rest is classified.
 """
 
@@ -21,12 +21,8 @@ from tqdm import tqdm
 
 from inference.classifier import Classifier, Prediction
 
-COLUMNS = (
-    "picture",
-    *(f"{name}_{rank}" for rank in (1, 2, 3) for name in ("class", "probability")),
-    "energy",
-    "out_of_distribution",
-)
+CLASSES = [f"{name}_{rank}" for rank in (1, 2, 3) for name in ("class", "probability")]
+COLUMNS = ["picture", *CLASSES, "distance", "out_of_distribution"]
 MANY = 100  # pictures, above which a bar on stderr shows how far it is
 FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet lets a formula begin
 MARK = " (out of distribution: unlike the training images)"
@@ -72,7 +68,7 @@ def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
     return {
         "picture": printable(path),
         "classes": [{"name": name, "probability": round(probability, 4)} for name, probability in prediction.likeliest],
-        "energy": round(prediction.energy, 4),
+        "distance": round(prediction.distance, 4),
         "out_of_distribution": prediction.out_of_distribution,
     }
 
@@ -81,7 +77,7 @@ def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
     classes = (cell for name, probability in prediction.likeliest for cell in (name, f"{probability:.4f}"))
     texts = (f"'{text}" if text.startswith(FORMULA) else text for text in (printable(path), *classes))
     row: dict[str, object] = dict(zip(COLUMNS, texts, strict=False))
-    return row | {"energy": f"{prediction.energy:.4f}", "out_of_distribution": prediction.out_of_distribution}
+    return row | {"distance": f"{prediction.distance:.4f}", "out_of_distribution": prediction.out_of_distribution}
 
 
 def as_line(path: Path, prediction: Prediction) -> str:

@@ -241,6 +241,14 @@ def untrained(shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, name
     return model_file.with_preprocessing(network, 70 * channels, 90 * channels)
 
 
+def converted(model: keras.Model) -> onnx.ModelProto:
+    """As export does, after noise of any strength in two classes."""
+    images = np.random.default_rng(0).integers(0, 256, (100, *model.input_shape[1:]), np.uint8)
+    images //= np.arange(1, 101, dtype=np.uint8)[:, None, None, None]
+    _, features = onnx_file.with_features(model).predict(images, verbose=0)
+    return onnx_file.convert(model, onnx_file.Distance(features, np.arange(100) % 2))
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A file or folder that tests only read: one for all processes that run tests side by side.
 
@@ -277,10 +285,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What export writes, of an untrained model for Fashion-MNIST's form."""
     names = [f"class {label}" for label in range(10)]
-    metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "energy_limit": "-2.5"}
+    metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "distance_limit": "10"}
 
     def make(path: Path) -> None:
-        onnx_file.save(onnx_file.convert(untrained()), metadata, path)
+        onnx_file.save(converted(untrained()), metadata, path)
 
     return made_once(tmp_path_factory, "model.onnx", make)
 

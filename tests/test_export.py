@@ -11,9 +11,11 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import export
 from conftest import TINY, untrained, write_params
+from inference import onnx_file
 from inference.classifier import Classifier
 from training import machine, model_file
 
@@ -28,7 +30,7 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (28, 28, 1), val: int = 
     images[val:] //= np.arange(1, 251 - val)[:, None, None, None].astype(np.uint8)  # of any contrast
     for name, content in {
         arrays.PREPARED / "train/images.npy": images,
-        arrays.PREPARED / "train/labels.npy": np.zeros(250, np.uint8),
+        arrays.PREPARED / "train/labels.npy": np.arange(250, dtype=np.uint8) % 3,
         arrays.SPLIT / "train.npy": np.arange(val, 250),
         arrays.SPLIT / "val.npy": np.arange(val),
     }.items():
@@ -37,11 +39,15 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (28, 28, 1), val: int = 
     model_file.save(untrained(shape, 3), NAMES, folder / export.MODEL)
 
 
-def energies(rows: slice) -> np.ndarray:
+def features(rows: slice) -> np.ndarray:
     model = keras.saving.load_model(export.MODEL)
-    logits = keras.Model(model.input, model.layers[-2].input)
-    images = np.load(arrays.PREPARED / "train/images.npy")[rows]
-    return -np.log(np.exp(logits.predict(images, verbose=0).astype(np.float64)).sum(1))
+    return onnx_file.with_features(model).predict(np.load(arrays.PREPARED / "train/images.npy")[rows], verbose=0)[1]
+
+
+def distances(rows: slice, train: slice) -> np.ndarray:
+    """Of some rows from others, which are the training images."""
+    labels = np.load(arrays.PREPARED / "train/labels.npy")
+    return onnx_file.Distance(features(train), labels[train])(torch.from_numpy(features(rows))).numpy()
 
 
 def result() -> dict[str, Any]:
@@ -57,31 +63,18 @@ def test_a_model_of_other_images_or_with_other_names_is_refused(workspace: Path)
         assert not ONNX.exists()
 
 
-def test_the_limit_is_of_train_rows_and_counted_on_val(workspace: Path) -> None:
+def test_the_limit_is_of_val_rows(workspace: Path) -> None:
     prepare(workspace)
     export.main()
-    limit = np.quantile(energies(slice(50, 250)), 0.99)
-    assert result()["energy_limit"] == pytest.approx(limit, abs=1e-4)
-    assert result()["train_images"] == 200
-    assert result()["val_images"] == 50
-    assert result()["val_unlike"] == (energies(slice(50)) > result()["energy_limit"]).mean()
+    limit = np.quantile(distances(slice(50), slice(50, 250)), 0.98)
+    assert result() == {"distance_limit": pytest.approx(limit, rel=1e-4), "train_images": 200, "val_images": 50}
     classifier = Classifier(ONNX)
-    assert classifier.energy_limit == result()["energy_limit"]
+    assert classifier.distance_limit == result()["distance_limit"]
     assert classifier.class_names == NAMES
     assert (classifier.form, classifier.shape) == ("fashion-mnist", (28, 28, 1))
-
-
-def test_the_limit_is_that_of_onnx_runtime(workspace: Path) -> None:
-    prepare(workspace)
-    export.main()
     images = np.load(arrays.PREPARED / "train/images.npy")
-    session = Classifier(ONNX)._session
-    (found,) = session.run(["energy"], {"pixels": images})
-    ours = export.energies(keras.saving.load_model(export.MODEL), images)
-    assert (ours.shape, ours.dtype) == ((250,), np.float32)
-    np.testing.assert_allclose(ours, found, rtol=0, atol=1e-4)
-    assert result()["energy_limit"] == pytest.approx(np.quantile(found[50:], 0.99), abs=1e-4)
-    assert result()["val_unlike"] == pytest.approx((found[:50] > result()["energy_limit"]).mean(), abs=0.02)
+    (found,) = classifier._session.run(["distance"], {"pixels": images[:50]})
+    assert np.quantile(found, 0.98) == pytest.approx(limit, rel=1e-3)
 
 
 def test_the_number_of_cores_changes_no_byte(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +92,8 @@ def test_many_rows_are_sampled_evenly_and_val_may_be_empty(workspace: Path, monk
     prepare(workspace, val=0)
     monkeypatch.setattr(export, "SAMPLE", 90)
     export.main()
-    limit = np.quantile(energies(slice(0, 250, 3)), 0.99)
-    assert result() == {"energy_limit": pytest.approx(limit, abs=1e-3), "train_images": 84}
+    limit = np.quantile(distances(slice(0, 250, 3), slice(0, 250, 3)), 0.98)
+    assert result() == {"distance_limit": pytest.approx(limit, rel=1e-4), "train_images": 84, "val_images": 0}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, TINY, Clone, untrained, write_params
+from conftest import ROOT, TINY, Clone, converted, untrained, write_params
 from inference import onnx_file
 
 SCRIPTS = [
@@ -43,8 +43,8 @@ def test_every_script_starts_in_an_ascii_terminal_of_a_notebook(script: str, tmp
 @pytest.mark.parametrize("encoding", ["C", "en_US.ISO-8859-1"])
 def test_class_names_that_the_terminal_cannot_show(encoding: str, tmp_path: Path) -> None:
     names = [f"类 {label}" for label in range(10)]
-    metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "energy_limit": "100"}
-    onnx_file.save(onnx_file.convert(untrained()), metadata, tmp_path / "model.onnx")
+    metadata = {"class_names": json.dumps(names), "form": "fashion-mnist", "distance_limit": "100"}
+    onnx_file.save(converted(untrained()), metadata, tmp_path / "model.onnx")
     picture = tmp_path / "图.png"
     Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(picture)
     latin = ASCII | {"LC_ALL": encoding, "PYTHONIOENCODING": "latin-1" if encoding != "C" else "ascii"}

@@ -25,7 +25,7 @@ from PIL import Image
 
 import hostile
 import predict
-from conftest import ROOT, changed, png, untrained
+from conftest import ROOT, changed, converted, png, untrained
 from inference import onnx_file, pictures
 from inference.classifier import Classifier
 
@@ -86,7 +86,7 @@ def test_json_and_csv_say_the_same(call: Call, exported: Path, tmp_path: Path) -
     rows = [*csv.DictReader(io.StringIO(call(tmp_path, "--csv")[1]))]
     for entry, row in zip(objects, rows, strict=True):
         prediction = Classifier(exported).predict(Path(entry["picture"]))
-        assert entry["energy"] == float(row["energy"]) == round(prediction.energy, 4)
+        assert entry["distance"] == float(row["distance"]) == round(prediction.distance, 4)
         assert str(entry["out_of_distribution"]) == str(prediction.out_of_distribution)
         assert row["out_of_distribution"] == str(prediction.out_of_distribution)
         for rank, (said, (name, probability)) in enumerate(
@@ -334,9 +334,9 @@ def test_it_starts_in_less_than_a_second(exported: Path, tmp_path: Path) -> None
 def test_a_model_of_other_pictures_and_classes_works_the_same(tmp_path: Path) -> None:
     """Colour, wide, two classes: nothing of Fashion-MNIST is built in."""
     path = tmp_path / "own.onnx"
-    metadata = {"class_names": '["Hüte", "Schals"]', "form": "fitted", "energy_limit": "100"}
+    metadata = {"class_names": '["Hüte", "Schals"]', "form": "fitted", "distance_limit": "100"}
     model = untrained((20, 30, 3), 2)
-    onnx_file.save(onnx_file.convert(model), metadata, path)
+    onnx_file.save(converted(model), metadata, path)
     generator = np.random.default_rng(0)
     picture = save(tmp_path / "a.png", generator.integers(0, 256, (90, 50, 3), np.uint8))
     done = program(picture, "--model", path, "--json", "--save-inputs", "inputs", cwd=tmp_path)

@@ -16,8 +16,8 @@ from inference import pictures
 class Prediction(NamedTuple):
     image: np.ndarray  # (H, W, C) uint8, the input of the model
     likeliest: list[tuple[str, float]]  # class and probability, the likeliest first
-    energy: float  # the free energy of the logits, see src/inference/onnx_file.py
-    out_of_distribution: bool  # the energy is higher than that of 99 in 100 training images
+    distance: float  # from the training images, see src/inference/onnx_file.py
+    out_of_distribution: bool  # the distance is higher than that of 98 in 100 val images
 
 
 class Classifier:
@@ -41,10 +41,10 @@ class Classifier:
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: list[str] = json.loads(metadata["class_names"])
             self.form = metadata["form"]
-            self.energy_limit = float(metadata["energy_limit"])
+            self.distance_limit = float(metadata["distance_limit"])
             pixels = self._session.get_inputs()[0]
             _, height, width, channels = pixels.shape
-            probabilities, energy = self._session.get_outputs()
+            probabilities, distance = self._session.get_outputs()
         except FileNotFoundError:
             raise InputError(
                 f"{path} must exist (make export writes it, dvc pull or checkout brings it); received no file"
@@ -55,8 +55,8 @@ class Classifier:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{rule}; received: {reason}") from error
         self.shape = (height, width, channels)
-        received = (pixels.name, pixels.type, probabilities.name, probabilities.shape[1:], energy.name)
-        expected = ("pixels", "tensor(uint8)", "probabilities", [len(self.class_names)], "energy")
+        received = (pixels.name, pixels.type, probabilities.name, probabilities.shape[1:], distance.name)
+        expected = ("pixels", "tensor(uint8)", "probabilities", [len(self.class_names)], "distance")
         if received != expected or self.form not in pictures.FORMS:
             raise InputError(f"{rule}; received {received}, {self.form}")
 
@@ -66,11 +66,11 @@ class Classifier:
         Other args and raises: as `pictures.read`.
         """
         image = pictures.read(source, self.form, self.shape, name)
-        (probabilities,), (energy,) = self._session.run(None, {"pixels": image[None]})
+        (probabilities,), (distance,) = self._session.run(None, {"pixels": image[None]})
         order = np.argsort(-probabilities, kind="stable")[:count]
         return Prediction(
             image,
             [(self.class_names[label], float(probabilities[label])) for label in order],
-            float(energy),
-            bool(energy > self.energy_limit),
+            float(distance),
+            bool(distance > self.distance_limit),
         )

@@ -3,8 +3,9 @@
 From raw pixels `pixels` (images, H, W, C) uint8, any number of images, to
 
 - `probabilities` (images, classes) float32;
-- `energy` (images,) float32: the free energy of the logits before the temperature, −log Σ exp(logit). The higher it is,
-  the less the image looks like the training images (https://arxiv.org/abs/2010.03759, section 3, T = 1).
+- `distance` (images,) float32: the Mahalanobis distance to the nearest class in the network's features. The higher it
+  is, the less the image looks like the training images (https://arxiv.org/abs/1807.03888, section 2). Deviations: one
+  distance in the features of several layers, not a weighted sum over layers, and no change of the input.
 
 The same weights give the same bytes: the exporter's notes on code, paths and build are left out.
 """
@@ -17,50 +18,72 @@ from common import files
 from common.backend import keras
 from common.errors import InputError
 
+import numpy as np
 import onnx
 import torch
 
 OPSET = 18
+SIZES = 3  # of the network's images, the smallest ones, from which features are taken
+SHRINKAGE = 0.01  # of the features' covariance, in units of their mean variance
+LINEAR = keras.activations.linear  # no activation, by which a layer has one
+
+
+class Distance(torch.nn.Module):
+    """From features (N, F) to their Mahalanobis distances (N,) from the nearest class of those that it is made of."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray):
+        super().__init__()
+        values, classes = torch.from_numpy(features).double(), np.unique(labels, return_inverse=True)[1]
+        means = torch.stack([values[classes == number].mean(0) for number in range(classes.max() + 1)])
+        centred = values - means[classes]
+        covariance = centred.T @ centred / len(values)  # (F, F), of all classes alike
+        covariance.diagonal().add_(SHRINKAGE * covariance.diagonal().mean() + 1e-12)
+        whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+        self.whitening, self.means = map(torch.nn.Buffer, (whitening.float(), (means @ whitening).float()))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return ((features @ self.whitening)[:, None] - self.means).square().sum(-1).amin(-1).sqrt()
 
 
 class _Outputs(torch.nn.Module):
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, distance: Distance):
         super().__init__()
-        outputs = [model.output, before_temperature(model).output]
-        self.network = keras.Model(model.input, outputs)
+        self.network, self.distance = with_features(model), distance
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        probabilities, logits = self.network(pixels.float())
-        return probabilities, -logits.logsumexp(-1)
+        probabilities, features = self.network(pixels.float())
+        return probabilities, self.distance(features)
 
 
-def before_temperature(model: keras.Model) -> keras.Model:
-    """From pixels (N, H, W, C) to logits (N, classes), as the network was trained.
+def with_features(model: keras.Model) -> keras.Model:
+    """From pixels (N, H, W, C) to probabilities (N, classes) and features (N, F), of a model with preprocessing.
 
-    Args:
-        model: from pixels to probabilities, by last layers named temperature and probabilities.
+    The features are each channel's mean over the image, after the last activation of each of the smallest image sizes.
 
     Raises:
-        InputError: it ends in other layers.
+        InputError: the model has other layers than `model_file.with_preprocessing` gives it.
     """
-    names = [layer.name for layer in model.layers[-2:]]
-    if names != ["temperature", "probabilities"]:
-        raise InputError(
-            f"the model must end in the layers temperature and probabilities; received {' and '.join(names)}"
-        )
-    return keras.Model(model.input, model.layers[-2].input)
+    names = [layer.name for layer in model.layers]
+    if names[:2] + names[3:] != ["pixels", "rescaling", "temperature", "probabilities"]:
+        raise InputError(f"the model must have preprocessing, a network and probabilities; received {', '.join(names)}")
+    _, rescaling, network, temperature, probabilities = model.layers
+    activated = [layer.output for layer in network.layers if getattr(layer, "activation", LINEAR) is not LINEAR]
+    last = {output.shape[1:3]: output for output in (network.input, *activated) if len(output.shape) == 4}
+    means = keras.ops.concatenate([keras.ops.mean(output, (1, 2)) for output in [*last.values()][-SIZES:]], -1)
+    logits, features = keras.Model(network.input, [network.output, means])(rescaling.output)
+    return keras.Model(model.input, [probabilities(temperature(logits)), features])
 
 
-def convert(model: keras.Model) -> onnx.ModelProto:
-    """The graph without metadata, of a model that `before_temperature` takes; errors are those of it."""
+def convert(model: keras.Model, distance: Distance) -> onnx.ModelProto:
+    """The graph without metadata, of a model that `with_features` takes; errors are those of it."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # without its warning about torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own code
         program = torch.onnx.export(
-            _Outputs(model).eval(),
+            _Outputs(model, distance).eval(),
             (torch.zeros(2, *model.input_shape[1:], dtype=torch.uint8),),
             input_names=["pixels"],
-            output_names=["probabilities", "energy"],
+            output_names=["probabilities", "distance"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("images")}},
             opset_version=OPSET,
             dynamo=True,

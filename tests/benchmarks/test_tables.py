@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").mkdir()
     for page, name in PAGES_HERE.values():
         (tmp_path / page).write_text(f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n")
-    write("metrics/unlikeness.json", {"energy_limit": -1.5, "train_images": 9000, "val_images": 5000, "val_unlike": 0.012})  # fmt: skip
+    write("metrics/unlikeness.json", {"distance_limit": 1.5, "train_images": 9000, "val_images": 5000})
     return tmp_path
 
 
@@ -194,25 +194,37 @@ def test_the_first_make_repro_begins_with_it(folder: Path, monkeypatch: pytest.M
 # --- the model card ---
 
 
-UNLIKE = {
+PICTURES = {
     "training": "this training",
-    "unlike": {"letters": {"pictures": 1234, "unlike": 0.456}},
+    "unlike": {
+        "letters": {"pictures": 1234, "unlike": 0.456, "too little contrast": 0},
+        "gradients": {"pictures": 100, "unlike": 0.8, "too little contrast": 25},
+    },
     "val": {"images": 5000, "accuracy": 0.9, "accuracy as photographs": 0.8, "unlike as photographs": 0.1},
+    "altered": {"images": 1000, "accuracy": {"one speck": {"corners' colour": 0.85, "here": 0.94}}},
+    "areas": {"energy": {"letters": 0.75, "noise": 0.85}, "distance": {"letters": 0.95, "noise": 1.0}},
 }
 
 
 def test_what_is_called_unlike(folder: Path) -> None:
     before = squeezed(tables.unlike_table())
-    assert "| val images (5,000) | 1.2% |" in before
-    assert "not measured with this model" in before
-    write("benchmarks/pictures.json", UNLIKE)
+    assert "| val images, which set the limit (5,000) | 2 in 100, by definition |" in before
+    assert "Others: not measured with this model" in before
+    write("benchmarks/pictures.json", PICTURES)
     text = squeezed(tables.unlike_table())
     assert "| val images made photographs again (5,000) | 10.0% |" in text
-    assert "| letters (1,234) | 45.6% |" in text
+    assert "| letters (1,234) | 45.6% |\n| gradients (100) | 80.0% (25.0%: too little contrast) |" in text
     assert "80.00% are classified correctly, 90.00% as they are." in text
-    write("metrics/train.json", {"temperature": 0.625})
-    write("metrics/unlikeness.json", {"energy_limit": 0.0, "train_images": 9})
-    assert "| val images (" not in tables.unlike_table()
+    write("metrics/unlikeness.json", {"distance_limit": 0.0, "train_images": 9, "val_images": 0})
+    assert "| training images, which set the limit (9) |" in squeezed(tables.unlike_table())
+
+
+def test_scores_and_altered_pictures(folder: Path) -> None:
+    for table in (tables.scores_table, tables.altered_table):
+        assert table().startswith("Not measured with this model")
+    write("benchmarks/pictures.json", PICTURES)
+    assert "| energy | 0.800 | 0.750 | 0.850 |\n| distance | 0.975 | 0.950 | 1.000 |" in squeezed(tables.scores_table())
+    assert squeezed(tables.altered_table()).endswith("| one speck | 85.0% | 94.0% |")
 
 
 SPEED = {
@@ -236,7 +248,7 @@ def test_speed_is_of_the_chosen_architecture(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "content", "table"),
     [
-        ("benchmarks/pictures.json", UNLIKE | {"training": "another"}, tables.unlike_table),
+        ("benchmarks/pictures.json", PICTURES | {"training": "another"}, tables.unlike_table),
         ("metrics/unlikeness.json", {}, tables.unlike_table),
         ("benchmarks/inference.json", [], tables.speed_table),
     ],

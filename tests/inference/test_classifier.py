@@ -38,11 +38,11 @@ def test_it_says_what_keras_says(exported: Path) -> None:
 
 
 @pytest.mark.parametrize(("above", "out_of_distribution"), [(-0.01, True), (0.01, False)])
-def test_out_of_distribution_is_an_energy_above_the_limit(
+def test_out_of_distribution_is_a_distance_above_the_limit(
     exported: Path, tmp_path: Path, above: float, out_of_distribution: bool
 ) -> None:
-    energy = Classifier(exported).predict(picture()).energy
-    path = changed(exported, tmp_path, energy_limit=str(energy + above))
+    distance = Classifier(exported).predict(picture()).distance
+    path = changed(exported, tmp_path, distance_limit=str(distance + above))
     prediction = Classifier(path).predict(picture())
     assert prediction.out_of_distribution is out_of_distribution
 
@@ -69,7 +69,7 @@ def without_metadata(path: Path) -> None:
     edit(path, lambda model: model.ClearField("metadata_props"))
 
 
-def without_energy(path: Path) -> None:
+def without_distance(path: Path) -> None:
     edit(path, lambda model: model.graph.output.pop())
 
 
@@ -93,7 +93,7 @@ def with_another_form(path: Path) -> None:
 
 
 def with_a_limit_that_is_no_number(path: Path) -> None:
-    changed(path, path.parent, energy_limit="high")
+    changed(path, path.parent, distance_limit="high")
 
 
 def with_weights_in_another_file(path: Path) -> None:
@@ -121,7 +121,7 @@ def a_device(path: Path) -> None:
         other_format,
         cut_short,
         without_metadata,
-        without_energy,
+        without_distance,
         with_another_input,
         with_too_few_names,
         with_names_that_are_no_json,
