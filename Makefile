@@ -104,6 +104,7 @@ lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
 	ruff check .
 	mypy src tools $(published) benchmarks tests docs/site/stage.py
+	nbstripout --verify notebooks/*.ipynb
 	zizmor --offline --quiet .github
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml

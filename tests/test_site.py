@@ -28,7 +28,7 @@ def leaves(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def test_the_navigation_has_every_page_once() -> None:
-    assert sorted(leaves(SETTINGS["nav"])) == sorted([*stage.sources(), "report.md"])
+    assert sorted(leaves(SETTINGS["nav"])) == sorted([*stage.sources(), "report.md", f"{stage.NOTEBOOK}.md"])
 
 
 def test_the_navigation_follows_the_table_of_readme() -> None:
@@ -68,6 +68,15 @@ def test_what_is_shown_as_code_is_no_link(staged: stage.Stage, monkeypatch: pyte
     code = "`[a](b.md)`\n\n```\n[c](d.py)\n```\n"
     (tmp_path / "README.md").write_text(code, "utf-8")
     assert staged.page("README.md") == code
+
+
+def test_the_notebook_is_a_page(staged: stage.Stage) -> None:
+    assert "](notebooks/tour.ipynb.md)" in staged.page("README.md")
+    text = (staged.folder / "notebooks/tour.ipynb.md").read_text("utf-8")
+    assert text.startswith("# A tour")
+    assert "```bash\ndvc exp run " in text
+    assert "```python\nmodel = keras" in text
+    assert "](../docs/experiments.md)" in text
 
 
 def test_a_link_to_nothing_is_refused(staged: stage.Stage) -> None:

@@ -5,13 +5,15 @@ the site. A link to any other file of the repository leads to a page that shows 
 that lists its files.
 """
 
+import json
 import os
 import re
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "docs/site"
+NOTEBOOK = "notebooks/tour.ipynb"
 PICTURES = {".png", ".svg"}
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
 REPORT = f"{HIDDEN}# Report\n\nThis site was built without the report. `make report site` adds it.\n"
@@ -31,6 +33,18 @@ def shown(path: Path, name: str) -> str:
     """A page with the text of a file."""
     language = path.suffix.lstrip(".") or "text"
     return f"{HIDDEN}# {name}\n\n````{language}\n{path.read_text('utf-8').rstrip()}\n````\n"
+
+
+def notebook() -> str:
+    """The notebook as a page: its text, and its code in blocks."""
+    page = ""
+    for cell in json.loads((ROOT / NOTEBOOK).read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            language = "bash" if text.startswith("%%bash") else "python"
+            text = f"```{language}\n{text.removeprefix('%%bash').strip()}\n```"
+        page += f"{text}\n\n"
+    return page
 
 
 class Stage:
@@ -60,13 +74,19 @@ class Stage:
             return f"{name}/index.md"
         if not path.is_file():
             raise SystemExit(f"error: a link must lead to a file or folder; received {name}")
+        if name == NOTEBOOK:
+            self.write(f"{name}.md", self.linked(notebook(), path.parent.relative_to(ROOT)))
+            return f"{name}.md"
         page = f"{name.replace('.github/', 'github/')}.md"  # the generator takes no hidden folders
         self.write(page, shown(path, name))
         return page
 
     def page(self, name: str) -> str:
         """The text of a page, its links as they are on the site."""
-        folder = PurePosixPath(name).parent
+        return self.linked((ROOT / name).read_text("utf-8"), PurePosixPath(name).parent)
+
+    def linked(self, text: str, folder: PurePath) -> str:
+        """The text of a page in that folder, its links as they are on the site."""
 
         def link(found: re.Match[str]) -> str:
             target = found["target"]
@@ -76,7 +96,7 @@ class Stage:
             leads = os.path.normpath(folder / file)
             return f"]({os.path.relpath(self.add(leads), folder)}{mark}{anchor})"
 
-        return TOKEN.sub(link, (ROOT / name).read_text("utf-8"))
+        return TOKEN.sub(link, text)
 
 
 def lay_out(work: Path) -> None:
