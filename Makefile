@@ -34,10 +34,11 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/readme.py
 	python benchmarks/tables.py
 
-measure: repro ## seeds, recipes, a fresh clone, sameness and pictures of this training, as far as not measured: hours
+measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness and pictures, as far as not measured: hours
 	python tools/replicate.py --record
 	python benchmarks/recipe.py
 	python benchmarks/clone.py
+	python benchmarks/change.py
 	python benchmarks/sameness.py
 	python benchmarks/sameness.py --small
 	python benchmarks/pictures.py

@@ -4,6 +4,7 @@ With --check it says whether the pages have them (src/analysis/marked_pages.py).
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from common import params
@@ -11,6 +12,7 @@ from common import params
 import pandas as pd
 
 import benchmark_files
+import change
 import reproducibility_page
 from analysis import marked_pages, metric_files
 from analysis.marked_pages import markdown
@@ -156,6 +158,10 @@ def resplits_table() -> str:
 
 PAGES = {
     Path("README.md"): {"clone": clone_sentence},
+    Path("docs/change.md"): {
+        **{name: partial(change.block, name) for name in change.BLOCKS},
+        change.REVIEW: change.review,
+    },
     Path("docs/experiments.md"): {"recipes": recipes_table},
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,

@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SHOWN = {"text", "ini", "mermaid"}  # nothing to run
 
-TRAINS, INSTALLS, NETWORK, NAME, ENDLESS = (
+TRAINS, INSTALLS, NETWORK, NAME, ENDLESS, CACHE = (
     "it trains", "it installs", "it needs a network", "it names what the reader has", "it does not end",
 )  # fmt: skip
 HELP = "dvc exp run --help"
@@ -60,11 +60,11 @@ NOT_RUN = {
     "make compare A=main B=half": (NAME, "make -n compare A=main B=half"),
     "make compare A=main B=fewer-rows": (NAME, "make -n compare A=main B=fewer-rows"),
     "dvc exp apply half": (NAME, "dvc exp apply --help"),
-    'git commit --all --message "Train for 13 epochs: half the time"': (NAME, "echo >>params.yaml && git commit --all --message x"),
-    "dvc push": ("it needs a remote", "dvc push --help"),
+    'git commit --all --message "Train for half of the epochs"': (NAME, "echo >>params.yaml && git commit --all --message x"),
     "make readme": ("it fails there, as the page shows", "make -n readme"),
-    "git merge --no-ff half-the-epochs": (NAME, "git merge --no-ff main"),
-    "dvc checkout": ("the copy has no cache", "dvc checkout --help"),
+    "git restore . && dvc checkout": (CACHE, "git restore . && dvc checkout --help"),
+    "git merge --no-ff --no-edit half-the-epochs": (NAME, "git merge --no-ff --no-edit main"),
+    "dvc checkout": (CACHE, "dvc checkout --help"),
     "dvc exp remove half fewer-rows": (NAME, "dvc exp remove --help"),
     "uvx gto register classifier --version v1.0.0": (NETWORK, "grep '^  classifier:$' dvc.yaml"),
     "uvx gto assign classifier --version v1.0.0 --stage prod": (NETWORK, "grep '^artifacts:$' dvc.yaml"),
