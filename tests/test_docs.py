@@ -49,6 +49,12 @@ def test_a_test_that_a_page_names_exists(path: Path) -> None:
     assert named or path.name not in (*PAGES, "libraries.md")
 
 
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_within_a_line_can_be_copied_whole(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
+    assert [line for line in text.splitlines() if line.count("`") % 2] == []
+
+
 def anchors(path: Path) -> set[str]:
     """Those that GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.M)

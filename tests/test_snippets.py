@@ -22,6 +22,7 @@ SHOWN = {"text", "ini", "mermaid"}  # nothing to run
 
 TRAINS, INSTALLS, NETWORK, NAME, ENDLESS, CACHE = (
     "it trains", "it installs", "it needs a network", "it names what the reader has", "it does not end",
+    "the copy has no cache",
 )  # fmt: skip
 HELP = "dvc exp run --help"
 NOT_RUN = {
@@ -35,6 +36,8 @@ NOT_RUN = {
     "dvc plots diff main NAME": (NAME, "dvc plots diff main"),
     "make sweep": (TRAINS, "make -n sweep"),
     "make sweep CONFIRM=3": (TRAINS, "make -n sweep CONFIRM=3"),
+    "pip install 'psycopg[binary]' -c requirements-dev.txt": (INSTALLS, "grep '^psycopg' requirements-dev.txt"),
+    "optuna tell --study-name SWEEP --trial-number N --state fail": (NAME, "optuna tell --help"),
     "make compare A=main B=NAME": (NAME, "make compare A=main B=workspace"),
     "make replicate EXP=NAME SEEDS=5": (TRAINS, "make -n replicate EXP=NAME SEEDS=5"),
     "python src/predict.py PICTURE…": (NAME, "python src/predict.py --help"),
