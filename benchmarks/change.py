@@ -134,7 +134,7 @@ def make_clone(folder: Path) -> None:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    key = {"training": dvc_lock.training_key(), "commands": commands()}
+    key = {"training": benchmark_files.training_key(), "commands": commands()}
     if RESULTS.exists() and key.items() <= json.loads(RESULTS.read_text("utf-8")).items():
         return
     if not Path(sys.prefix, "run").exists():

@@ -12,8 +12,8 @@ from common.errors import InputError
 
 import pytest
 
+import benchmark_files
 import change
-from analysis import dvc_lock
 from change import Command
 from conftest import ROOT, Clone
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("run", "dvc.lock"):
         (tmp_path / name).touch()
     (tmp_path / "benchmarks").mkdir()
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "this training")
+    monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
     monkeypatch.setattr(change, "git", lambda *words: "")
     monkeypatch.setattr(change, "make_clone", Path.mkdir)
     page = "printf '## Worse\\n\\nwhy\\n\\n### One\\n\\n| a |\\n\\n### Two\\n' >page.md"
@@ -66,7 +66,7 @@ def test_it_runs_once_for_a_training_and_its_commands(folder: Path, monkeypatch:
         change.block("one")
     call()
     assert len(clones) == 2
-    monkeypatch.setattr(dvc_lock, "training_key", lambda: "another training")
+    monkeypatch.setattr(benchmark_files, "training_key", lambda: "another training")
     with pytest.raises(InputError, match=r"^benchmarks/change\.json must be of the training in dvc\.lock"):
         change.review()
 
