@@ -43,6 +43,7 @@ from conditions import machine
 RESULTS = Path("benchmarks/own_images.json")
 FOLDER = Path(".cache/own_images")
 SEEDS = 5
+PENALTIES = 0.0001, 0.001, 0.01, 0.1  # of logistic regression (C), of which val chooses
 SHAPES = {"circle": 200, "square": 120, "triangle": 70, "cross": 40, "ring": 25}  # images of train, and as many of test
 TILE, STRIP = 32, 64
 Pictures = Iterator[tuple[str, str, Image.Image]]  # of train or test, class, picture
@@ -136,7 +137,7 @@ SETS: dict[str, tuple[Callable[[], None] | None, dict[str, Any]]] = {
     "digits, PNG": (lambda: write_pictures(digit_pictures()), PICTURES | NO_FLIP),
     "digits, IDX, 8 × 8": (write_idx, {"data.source": "idx", **shaped(8, 1)} | NO_FLIP),
     "photographs, tiles": (lambda: write_pictures(tiles()), PICTURES | shaped(TILE, 3)),
-    "Fashion-MNIST, 500 rows": (None, {"split.train_size": 500}),
+    "Fashion-MNIST, 500 rows": (None, {"split.train_size": 500, "split.val_size": 500}),
 }
 
 
@@ -163,25 +164,29 @@ def ours() -> dict[str, float]:
 
 def theirs(seed: int) -> dict[str, float | int]:
     """Accuracy on test of scikit-learn's models, from the same rows; and how many these are."""
-    parts = {}
-    for part in ("train", "test"):
-        images, labels = (
-            np.load(FOLDER / f"data/prepared/{part}/images.npy"),
-            np.load(FOLDER / f"data/prepared/{part}/labels.npy"),
-        )
-        rows = np.load(FOLDER / "data/split/train.npy") if part == "train" else np.arange(len(labels))
-        parts[part] = images[rows].reshape(len(rows), -1), labels[rows]
-    models = {
-        "boosting": HistGradientBoostingClassifier(class_weight="balanced", random_state=seed),
-        "logistic": make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced")),
-    }
-    found: dict[str, float | int] = {"train rows": len(parts["train"][1])}
-    for name, model in models.items():
+    pixels, labels = {}, {}
+    for part in ("train", "val", "test"):
+        folder = FOLDER / "data/prepared" / ("test" if part == "test" else "train")
+        images, known = (np.load(folder / f"{name}.npy") for name in ("images", "labels"))
+        rows = np.arange(len(known)) if part == "test" else np.load(FOLDER / f"data/split/{part}.npy")
+        pixels[part], labels[part] = images[rows].reshape(len(rows), -1), known[rows]
+
+    def accuracy(model: Any, part: str) -> float:
+        return round(float(balanced_accuracy_score(labels[part], model.predict(pixels[part]))), 4)
+
+    def logistic(penalty: float) -> Any:
+        regression = LogisticRegression(C=penalty, max_iter=300, class_weight="balanced")
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-            model.fit(*parts["train"])
-        images, labels = parts["test"]
-        found[name] = round(float(balanced_accuracy_score(labels, model.predict(images))), 4)
-    return found
+            return make_pipeline(StandardScaler(), regression).fit(pixels["train"], labels["train"])
+
+    # a tenth of the pixels at each split is faster than all, and better on all sets that were tried
+    boosting = HistGradientBoostingClassifier(max_features=0.1, class_weight="balanced", random_state=seed)
+    best = max(map(logistic, PENALTIES), key=lambda model: accuracy(model, "val"))
+    return {
+        "train rows": len(labels["train"]),
+        "boosting": accuracy(boosting.fit(pixels["train"], labels["train"]), "test"),
+        "logistic": accuracy(best, "test"),
+    }
 
 
 def main() -> None:
