@@ -5,8 +5,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONSAFEPATH # with which scripts do not find the modules beside them
 PYTHON ?= python3
-# make adopt removes it
-published := $(wildcard published)
+# make adopt removes it, but for what git ignores
+published := $(if $(wildcard published/claims.yaml),published)
 
 # Names of branches and files are data: make does not expand them, and recipes read them as variables of the shell.
 VARIABLES := A B BASE COMMIT CONFIRM DIFFERENCE EXP FAIL_IF GITHUB_ACTIONS JOBS OUT PART PORT PYTHON SEEDS TOLERANCE WORKERS
