@@ -44,7 +44,7 @@ def test_dvc_yaml_lists_what_the_stages_use(monkeypatch: pytest.MonkeyPatch) -> 
         if not isinstance(value(key), dict)  # options are set one by one, as below
     ]
     + [
-        ("data.source=csv", "csv"),
+        ("data.source=folder", "folder"),
         ("split.train_size=6000", 6000),
         ("model.options.blocks.widths=[8,16]", [8, 16]),
         ("train.learning_rate=1e-3", 0.001),
