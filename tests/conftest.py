@@ -40,12 +40,17 @@ os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TRAIN_T
 torch.set_num_threads(1)
 machine.is_portable()  # the first operation of the process fixes its instructions: no test may choose them for others
 
-# As small as a pipeline can be and still use every stage.
-TINY = {
-    "data.source": "synthetic",
+DEFAULT = {
+    "data.source": "fashion-mnist",
     "data.height": 28,
     "data.width": 28,
     "data.channels": 1,
+    "model.architecture": "blocks",
+}
+
+# As small as a pipeline can be and still use every stage.
+TINY = {
+    "data.source": "synthetic",
     "data.synthetic.train_images": 400,
     "data.synthetic.test_images": 100,
     "split.val_size": 100,
@@ -116,10 +121,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def write_params(folder: Path, changes: dict[str, Any]) -> Path:
-    """Writes params.yaml into `folder`: the committed one with `changes`, keyed like `train.epochs`."""
+    """Writes params.yaml into `folder`: the committed one with `changes`, keyed like `train.epochs`.
+
+    The images are Fashion-MNIST's, and the network is the default, whatever a team has made of them.
+    """
     path = (folder / "params.yaml").absolute()
     with chdir(ROOT):
-        rerun.write_params(path, changes)
+        rerun.write_params(path, DEFAULT | changes)
     return path
 
 
@@ -271,7 +279,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         (folder / "data").mkdir(parents=True)
-        write_params(folder, {"data.source": "fashion-mnist", "data.height": 28, "data.width": 28, "data.channels": 1})
+        write_params(folder, {})
         with chdir(folder), pytest.MonkeyPatch.context() as patch:
             if (ROOT / "data/raw/train-images-idx3-ubyte").exists():
                 patch.setenv("FASHION_MNIST_DIR", str(ROOT / "data/raw"))
