@@ -56,7 +56,7 @@ def test_dvc_yaml_lists_what_the_stages_use(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_experiments_can_set_every_key(tmp_path: Path, override: str, expected: Any) -> None:
     """By the function that `dvc exp run -S` calls."""
-    path = write_params(tmp_path, {})
+    path = write_params(tmp_path, {"data.source": "folder"})  # which has any form
     apply_overrides(str(path), [override])
     read: Any = params.load(path)
     for name in override.split("=", maxsplit=1)[0].split("."):
