@@ -27,6 +27,9 @@ RESULTS = benchmark_files.BENCHMARKS / "change.json"
 REVIEW = "page.md"
 
 
+LEFT_OUT = ("CHECKPOINT_DIR", "MAKEFLAGS", "MAKELEVEL")  # of the environment; with make's, make names its folder
+
+
 class Command(NamedTuple):
     line: str
     shown: str = "."  # a regular expression, for the start of a line of the output
@@ -104,7 +107,7 @@ def run(command: Command, folder: Path) -> str:
         InputError: it ends with another exit status than it should.
     """
     print(f"$ {command.line}", flush=True)
-    kept = {name: value for name, value in os.environ.items() if name != "CHECKPOINT_DIR"}
+    kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     done = subprocess.run(
         ["bash", "-c", command.line], cwd=folder, check=False, encoding="utf-8", stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

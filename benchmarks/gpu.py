@@ -56,7 +56,7 @@ SMALL = {
     "train.least_steps": 1,
     "model.options.blocks": {"widths": [8, 8]}, "train.progressive_resizing": {"scale": 0.7, "share": 0.5},
 }  # fmt: skip
-PARTS = ("train/images", "train/labels", "test/images", "test/labels")
+PARTS = ("train/images", "train/labels", "test/images", "test/labels", "near_duplicates")
 WHEELS = (
     "absl-py", "annotated-types", "keras", "namex", "optree", "pydantic", "pydantic-core", "ruamel-yaml",
     "typing-extensions", "typing-inspection",

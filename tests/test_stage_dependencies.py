@@ -38,7 +38,7 @@ stages:
 """
 SOURCES = {
     "first.py": "from tools import used\ninputs.declare('data/x')\n"
-    "s = params.load().split\nf(s.seed, s.val_size, s.train_size, s.train_slice)\n",
+    "s = params.load().split\nf(s.seed, s.val_size, s.train_size, s.train_slice, s.group_duplicates)\n",
     "tools/__init__.py": "",
     "tools/used.py": "def f():\n    import deeper\n",
     "tools/other.py": "",
@@ -113,7 +113,7 @@ def test_parameters_are_seen_through_names_and_calls(project: Path) -> None:
         *pipeline.leaves("train.augmentation"),
         *pipeline.leaves("split"),
     }
-    assert len(pipeline.leaves("split")) == 4
+    assert len(pipeline.leaves("split")) == 5
 
 
 def test_a_circle_of_imports_ends(project: Path) -> None:

@@ -130,6 +130,9 @@ class Sweep:
             self.study.enqueue_trial(chosen, user_attrs={"clone": self.clone, "chosen": chosen})
         trial = self.study.ask(self.search.distributions())
         trial.set_user_attr("clone", self.clone)
+        if trial.params in [other.params for other in self.known() if other.number < trial.number]:
+            self.study.tell(trial, state=TrialState.FAIL)  # another machine has proposed the same meanwhile
+            return self.next_trial()
         return trial
 
     async def experiment(self, changes: dict[str, Any], label: str) -> Revision:

@@ -31,6 +31,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / part).mkdir()
         np.save(folder / part / "images.npy", synthetic.draw(labels, generator)[..., None])
         np.save(folder / part / "labels.npy", labels)
+    np.save(folder / "near_duplicates.npy", np.arange(TRAIN))
     (folder / "classes.json").write_text(json.dumps([f"class {label}" for label in range(10)]))
     return folder
 

@@ -72,6 +72,7 @@ def prepare(folder: Path) -> None:
         target.mkdir(parents=True)
         images = generator.integers(0, 256, (count, 28, 28, 1), np.uint8)
         arrays.save(target, images, (np.arange(count) % 10).astype(np.uint8))
+    arrays.save_array(folder / arrays.NEAR_DUPLICATES, np.arange(200))
     (folder / arrays.PREPARED / "classes.json").write_text(json.dumps(NAMES))
     (folder / arrays.PREPARED / "source.json").write_text(json.dumps({"source": "idx", "release": "unknown"}))
 

@@ -27,6 +27,7 @@ NEWER: dict[str, Any] = {
     "train.progressive_resizing": params.ProgressiveResizing(scale=1.0, share=0.0),
     "train.least_steps": 1,
     "train.shards": 1,
+    "split.group_duplicates": False,
     "split.train_slice": None,
     "train.plateau_factor": 0.5,
     "train.plateau_floor": 0.0,
@@ -140,6 +141,7 @@ def test_a_section_is_a_mapping(tmp_path: Path, section: str, value: Any) -> Non
 # --- types --------------------------------------------------------------------------------------
 
 WRONG_TYPES: dict[type, list[Any]] = {
+    bool: ["true", 1, None, [True]],
     int: ["1", True, 1.0, [1]],
     type(None): ["1", True, 1.0, [1]],  # every null of the file may be an integer instead
     float: ["0.1", True, None, [0.1], float("nan"), float("inf"), float("-inf")],

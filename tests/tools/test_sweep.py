@@ -592,7 +592,7 @@ def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_pa
         (study,) = optuna.get_all_study_summaries(url)
         trials = optuna.load_study(study_name=study.study_name, storage=url).get_trials()
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert [trial.number for trial in done] == [*range(4)]
+    assert len(done) == 4
     made = [swept(clone) for clone in clones]
     for clone, experiments in zip(clones, made, strict=True):
         own = {
