@@ -1,8 +1,10 @@
 """Stage 2: every source as uint8 arrays, train and test apart, with tables and figures of them."""
 
+import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params, release
 from common.errors import InputError, one_line
@@ -18,7 +20,7 @@ INPUT = Path("data/input")
 PARTS = {"train": "train", "test": "t10k"}  # and how names of IDX files begin
 READ = {  # what a source reads in data/input, or may lie there
     "csv": re.compile(r"fashion-mnist_(train|test)\.csv|README\.md|\.gitignore"),
-    "folder": re.compile(r"train|test|README\.md|\..*"),
+    "folder": re.compile(r"train|test|README\.md|\.gitignore"),
     "idx": re.compile(r"(train|t10k)-(images-idx3|labels-idx1)-ubyte(\.gz)?|classes\.txt|README\.md|\.gitignore"),
 }
 Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and labels (N,), both uint8
@@ -53,18 +55,38 @@ def class_names() -> list[str]:
 
 
 def refuse_unseen_and_name_unread(source: str) -> None:
-    """Refuses links to folders and folders with a .dvc, into which DVC does not look; warns of what no one reads."""
-    for path in sorted(INPUT.rglob("*")):
-        if path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir()):
-            rule = f"{INPUT} must hold no link to a folder and no folder with a .dvc, into which DVC does not look"
-            raise InputError(f"{rule}; received {path}")
+    """Refuses what DVC does not see or saw otherwise; warns of what no one reads.
+
+    Raises:
+        InputError: there is a link to a folder, or a folder with a .dvc or .dvcignore, into which DVC does not look or
+            not wholly; or what a .dvc tracks has other bytes, since DVC takes an object of its cache for what its name
+            says.
+    """
+    inside = sorted(INPUT.rglob("*"))
+    for path in inside:
+        if path.name == ".dvcignore" or (path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir())):
+            rule = f"{INPUT} must hold no link to a folder, no .dvcignore and no folder with a .dvc"
+            raise InputError(f"{rule}, into which DVC does not look; received {path}")
+        if path.suffix == ".dvc" and "DVC_STAGE" in os.environ:
+            for out in params.read_yaml(path, dict[str, Any]).get("outs", []):
+                expected, found = out.get("md5"), files.md5(tracked := path.parent / out["path"])
+                if None not in (expected, found) and expected != found:
+                    rule = f"{tracked} must have the bytes that {path} says (MD5 {expected}); received others ({found})"
+                    raise InputError(
+                        f"{rule}, as from a damaged object in DVC's cache. Remove {tracked} and what python "
+                        "tools/check.py --data names, then dvc pull"
+                    )
     names = {path.name: path.is_dir() for path in INPUT.iterdir() if path.suffix != ".dvc"}
     is_tree = source == "folder" and not names.get("train")  # each folder is a class
     unread = [
-        name for name, is_folder in names.items() if not ((is_tree and is_folder) or READ[source].fullmatch(name))
+        name
+        for name, is_folder in sorted(names.items())
+        if not READ[source].fullmatch(name) and not (is_tree and is_folder and not name.startswith("."))
     ]
+    if hidden := sum(path.name[0] == "." and path.name != ".gitignore" and path.parent != INPUT for path in inside):
+        unread.append(f"{hidden:,} hidden files in folders")
     if unread:
-        print(f"warning: not read in {INPUT}: {one_line(', '.join(sorted(unread)))}", file=sys.stderr)
+        print(f"warning: not read in {INPUT}: {one_line(', '.join(unread))}", file=sys.stderr)
 
 
 def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int]) -> None:

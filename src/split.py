@@ -32,6 +32,13 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
     return np.sort(drawn), np.sort(rest)
 
 
+def add_missing(labels: np.ndarray, drawn: np.ndarray, seed: int) -> np.ndarray:
+    """`drawn`, sorted, with a row more of each class that has none there, but several in `labels`."""
+    generator = np.random.default_rng(seed)
+    missing = [np.flatnonzero(labels == label) for label in np.setdiff1d(labels, labels[drawn])]
+    return np.sort([*drawn, *(generator.choice(rows) for rows in missing if len(rows) > 1)])
+
+
 def split(
     labels: np.ndarray,
     train_size: int | None,
@@ -45,14 +52,15 @@ def split(
     Args:
         labels: (N,) of all rows.
         train_size: None: all rows that val leaves, or all of the slice.
-        val_size: below 1 a share of N, rounded.
+        val_size: below 1 a share of N, rounded, but a row of each class or more.
         train_slice: first row and end of those for train; val is drawn from the others. None: both from all rows.
         groups: (N,) rows of one number stay on one side, so that val has about `val_size`; None: each row by itself.
 
     Raises:
         InputError: there are too few rows.
     """
-    size = round(val_size * len(labels)) if isinstance(val_size, float) else val_size
+    is_share = 0 < val_size < 1
+    size = round(val_size * len(labels)) if is_share else int(val_size)
     candidates, left = np.arange(len(labels)), None
     groups = candidates if groups is None else groups
     if train_slice is not None:
@@ -64,8 +72,10 @@ def split(
     if size > most:
         raise InputError(f"split.val_size must be between 0 and {most:,}; received {val_size:,}")
     heads = candidates[np.unique(groups[candidates], return_index=True)[1]]  # one row of each group
-    size = min(-(-size * len(heads) // max(1, len(candidates))), len(heads) - (left is None))
-    drawn, _ = draw(labels[heads], size, seed, "split.val_size")
+    size = max(-(-size * len(heads) // max(1, len(candidates))), len(np.unique(labels[heads])) if is_share else 0)
+    drawn, _ = draw(labels[heads], min(size, len(heads) - (left is None)), seed, "split.val_size")
+    if is_share:
+        drawn = add_missing(labels[heads], drawn, seed)
     in_val = np.isin(groups[candidates], groups[heads[drawn]])
     val = candidates[in_val]
     left = candidates[~in_val] if left is None else left

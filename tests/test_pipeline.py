@@ -9,7 +9,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from common import arrays, params, synthetic
+from common import arrays, files, params, synthetic
 
 import numpy as np
 import pandas as pd
@@ -320,6 +320,32 @@ def test_the_pipeline_takes_a_folder_of_pictures_of_another_size_and_other_class
     assert [entry["classes"][0]["name"] for entry in said] == [*expected["predicted"]]
     shown = [entry["classes"][0]["probability"] for entry in said]
     np.testing.assert_allclose(shown, expected["confidence"], atol=1.01e-4)
+
+
+@pytest.mark.slow
+def test_tracked_pictures_may_change_but_not_their_object_in_the_cache(tmp_path: Path) -> None:
+    clone = Clone.new(tmp_path / "project")
+    write_params(clone.folder, TINY | {"data.source": "folder", "data.height": 20, "data.width": 20})
+    pictures = clone.folder / "data/input/train"
+    draw_pictures(pictures, ["coat", "gown"], 20)
+    draw_pictures(clone.folder / "data/input/test", ["coat", "gown"], 5)
+    clone.dvc("config", "cache.type", "copy")
+    clone.dvc("add", "data/input/train")
+    clone.commit("start")
+    clone.dvc("repro", "prepare")
+    first, other = sorted((pictures / "coat").iterdir())[:2]
+    shutil.copy(other, first)
+    clone.dvc("repro", "prepare")  # DVC writes the new hash into train.dvc first
+    md5 = files.md5(first)
+    assert md5
+    cached = clone.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
+    cached.chmod(0o644)
+    shutil.copy(sorted((pictures / "gown").iterdir())[0], cached)
+    shutil.rmtree(pictures)
+    clone.dvc("checkout", "data/input/train.dvc")
+    write_params(clone.folder, TINY | {"data.source": "folder", "data.height": 24, "data.width": 24})
+    said = clone.run("sh", "-c", "! dvc repro prepare 2>&1")
+    assert "error: data/input/train must have the bytes that data/input/train.dvc says (MD5 " in said
 
 
 @pytest.mark.slow

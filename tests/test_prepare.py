@@ -1,12 +1,13 @@
 import gzip
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import arrays, classes, idx, release
+from common import arrays, classes, files, idx, release
 from common.errors import InputError
 
 import numpy as np
@@ -267,6 +268,11 @@ def test_unequal_classes_are_counted(workspace: Path, no_figures: None, capsys: 
     ("source", "names", "unread"),
     [
         ("folder", ["val/a/0.png", "notes.txt", "train.dvc", "README.md", ".gitignore"], "notes.txt, val"),
+        (
+            "folder",
+            [".DS_Store", "train/a/._0.png", "train/.x/0.png", "train/.gitignore"],
+            ".DS_Store, 2 hidden files in folders",
+        ),
         ("idx", ["classes.txt", "extra.png", "train-images-idx3-ubyte.gz"], "extra.png"),
         ("csv", ["fashion-mnist_val.csv", "train/a/0.png"], "fashion-mnist_val.csv, train"),
         ("csv", [], ""),
@@ -293,19 +299,46 @@ def test_files_beside_one_tree_are_named(workspace: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("place", ["train/b", "train/b/more", "elsewhere"])
-@pytest.mark.parametrize("hidden", ["link", ".dvc"])
+@pytest.mark.parametrize("hidden", ["link", ".dvc", ".dvcignore"])
 def test_what_dvc_does_not_look_into_is_refused(workspace: Path, tmp_path: Path, place: str, hidden: str) -> None:
     draw_folder(tmp_path / "outside", ["b"])
     draw_folder(INPUT / "train", ["a", "c"])
     (path := INPUT / place).parent.mkdir(parents=True, exist_ok=True)
     if hidden == "link":
         path.symlink_to(tmp_path / "outside/b")
+    elif hidden == ".dvc":
+        (path / hidden).mkdir(parents=True)
     else:
-        (path / ".dvc").mkdir(parents=True)
+        path.mkdir()
+        (path / hidden).write_text("*.png")
     assert refusal(FOLDER) == (
-        "data/input must hold no link to a folder and no folder with a .dvc, into which DVC does not look; "
-        f"received data/input/{place}"
+        "data/input must hold no link to a folder, no .dvcignore and no folder with a .dvc, into which DVC does not "
+        f"look; received data/input/{place}" + f"/{hidden}" * (hidden == ".dvcignore")
     )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_a_dvc_file_tracks_has_its_bytes(
+    workspace: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    draw_folder(INPUT / "train", ["a", "b"])
+    picture, other = (next((INPUT / "train" / name).glob("1.*")) for name in "ab")
+    path, content, pointer = INPUT / "train" if whole else picture, picture.read_bytes(), INPUT / "tracked.dvc"
+    out = f"- md5: {files.md5(path)}\n  hash: md5\n  path: {path.relative_to(INPUT)}\n"
+    pointer.write_text(f"outs:\n{out}- path: elsewhere\n")
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    run(FOLDER | WITHOUT_TEST)
+    shutil.copy(other, picture)
+    assert re.fullmatch(
+        rf"{path} must have the bytes that {pointer} says \(MD5 \w+(\.dir)?\); received others \(\w+(\.dir)?\), as "
+        rf"from a damaged object in DVC's cache\. Remove {path} and what python tools/check\.py --data names, then dvc pull",
+        refusal(FOLDER | WITHOUT_TEST),
+    )
+    picture.write_bytes(content)
+    run(FOLDER | WITHOUT_TEST)
+    monkeypatch.delenv("DVC_STAGE")  # without DVC, which writes a changed .dvc before the stage runs
+    shutil.copy(other, picture)
+    run(FOLDER | WITHOUT_TEST)
 
 
 @pytest.mark.parametrize(

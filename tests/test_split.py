@@ -36,6 +36,22 @@ def test_val_may_be_a_share_of_all_rows(share: float, rows: int) -> None:
         np.testing.assert_array_equal(one, other, strict=True)
 
 
+@pytest.mark.parametrize(
+    "sizes", [[8] * 5, [6] * 10, [11] * 26, [3, 3], [20, 20, 4], [200, 120, 70, 40, 6], [2, 300]], ids=str
+)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("in_pairs", [False, True])
+def test_a_share_leaves_a_row_of_each_class_on_both_sides(sizes: list[int], seed: int, in_pairs: bool) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    groups = None
+    if in_pairs:  # a group has a copy of each row
+        labels, groups = np.tile(labels, 2), np.tile(np.arange(len(labels)), 2)
+    train, val = split.split(labels, None, 0.08334, seed, groups=groups)
+    assert np.array_equal(np.sort([*train, *val]), np.arange(len(labels)))
+    assert set(labels[train]) == set(labels[val]) == set(range(len(sizes)))
+    assert len(val) <= max(len(labels) * 0.08334, (1 + in_pairs) * len(sizes)) + (1 + in_pairs) * len(sizes)
+
+
 @pytest.mark.parametrize(("train_size", "val_size"), [(None, 0), (None, 200), (150, 200), (300, 700)])
 def test_train_is_in_its_slice_and_val_outside(train_size: int | None, val_size: int) -> None:
     train, val = split.split(EVEN, train_size, val_size, 0, (200, 500))
