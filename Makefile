@@ -34,7 +34,7 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/readme.py
 	python benchmarks/tables.py
 
-measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness and pictures, as far as not measured: hours
+measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness, pictures and speed, as far as not measured: hours
 	python tools/replicate.py --record
 	python benchmarks/recipe.py
 	python benchmarks/clone.py
@@ -42,6 +42,7 @@ measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness and pi
 	python benchmarks/sameness.py
 	python benchmarks/sameness.py --small
 	python benchmarks/pictures.py
+	python benchmarks/inference.py
 	python benchmarks/own_images.py
 	python tools/readme.py
 	python benchmarks/tables.py

@@ -7,8 +7,6 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from common import params
-
 import pandas as pd
 
 import benchmark_files
@@ -91,20 +89,19 @@ def scores_table() -> str:
 
 
 def altered_table() -> str:
-    """Accuracy on pictures with specks, shadows and so on; errors are those of `benchmark_files.results`."""
+    """What becomes of pictures with specks, shadows and so on; errors are those of `benchmark_files.results`."""
     found = benchmark_files.results("pictures", of_this_training=True)
     if not found:
         return NO_PICTURES
-    table = pd.DataFrame(found["altered"]["accuracy"]).T.map("{:.1%}".format)
+    table = pd.DataFrame(found["altered"]["shares"]).T.map("{:.1%}".format)
     return markdown(table.rename_axis(f"{found['altered']['images']:,} val images as photographs").reset_index())
 
 
 def speed_table() -> str:
-    """Latency and throughput, from benchmarks/inference.json, if it is of the chosen architecture."""
-    architecture = params.load().model.architecture
-    found = benchmark_files.results("inference")
-    if found is None or found["architecture"] != architecture:
-        return f"Not measured with `{architecture}` (`python benchmarks/inference.py`)."
+    """Latency and throughput; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("inference", of_this_training=True)
+    if found is None:
+        return "Not measured with this model (`python benchmarks/inference.py`)."
     one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
     start = found["seconds from start to answer"]
     rows = [

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import ROOT, Clone, made_once, of_fashion_mnist, untrained
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "data/input/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SHOWN = {"text", "ini", "mermaid"}  # nothing to run
 
@@ -30,6 +30,7 @@ NOT_RUN = {
     "make test": ("it runs this test", "make -n test"),
     "dvc exp run -S train.learning_rate=0.01": (TRAINS, HELP),
     "dvc exp run -S model.architecture=plain": (TRAINS, HELP),
+    "dvc exp run -S data.source=folder -S data.height=64 -S data.width=64 -S data.channels=3": (TRAINS, HELP),
     "dvc exp run -S 'evaluate.parts=[val]'": (TRAINS, HELP),
     "dvc exp run --queue -S train.batch_size=128,512": (TRAINS, HELP),
     "dvc exp run --run-all": (TRAINS, HELP),

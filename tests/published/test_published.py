@@ -425,6 +425,8 @@ def test_the_first_steps_are_those_of_the_committed_training(
         ("dsc", {"train.augmentation.flip": "none"}),
         ("deep", {"train.optimizer_options": {"adam": {"beta_1": 0.8}}}),
         ("dsc", {"train.learning_rate": 0.0010001}),
+        ("dsc", {"train.augmentation.zoom": 0.1}),
+        ("dsc", {"train.augmentation.rotation": 2.0}),
     ],
 )
 def test_another_training_is_noticed(
