@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import arrays, files, params
+from common import arrays, files
 from common.backend import keras
 
 import numpy as np
@@ -110,7 +110,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
-    chosen = params.load()
     threads, here = cores(), machine()
     set_up("float32")
     torch.set_num_threads(threads)

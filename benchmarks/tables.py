@@ -53,6 +53,28 @@ def recipes_table() -> str:
     return f"![Test accuracy against time](../benchmarks/recipe.svg)\n\n{markdown(pd.DataFrame(rows))}"
 
 
+def operations_table() -> str:
+    """Markdown: what part of the processor's speed the recipes reach; errors are those of `benchmark_files`."""
+    found, recipe = (benchmark_files.results(name, of_this_training=True) for name in ("operations", "recipe"))
+    if not found or not recipe:
+        return "Not measured with this recipe (`python benchmarks/operations.py`)."
+    runs = pd.DataFrame([run for run in recipe["runs"] if run["machine"] == found["machine"]])
+    rows = []
+    for (name, precision), same in runs.groupby(["recipe", "precision"], sort=False):
+        operations, most = found["operations"][name], found["most a second"][precision]
+        reached = operations / same["seconds"].min()
+        rows.append(
+            {
+                "training": f"{name}, {precision}",
+                "operations (10¹²)": f"{operations / 1e12:.0f}",
+                "a second (10⁹)": f"{reached / 1e9:.0f}",
+                "product of matrices (10⁹)": f"{most / 1e9:.0f}",
+                "share": f"{reached / most:.0%}",
+            }
+        )
+    return f"{markdown(pd.DataFrame(rows))}\n\nMeasured on {benchmark_files.machine(found)}."
+
+
 NO_PICTURES = "Not measured with this model (`python benchmarks/pictures.py`)."
 
 
@@ -159,7 +181,7 @@ PAGES = {
         **{name: partial(change.block, name) for name in change.BLOCKS},
         change.REVIEW: change.review,
     },
-    Path("docs/experiments.md"): {"recipes": recipes_table},
+    Path("docs/experiments.md"): {"recipes": recipes_table, "operations": operations_table},
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,
         "processors": reproducibility_page.processors_table,

@@ -69,13 +69,11 @@ def refuse_unseen_and_name_unread(source: str) -> None:
             raise InputError(f"{rule}, into which DVC does not look; received {path}")
         if path.suffix == ".dvc" and "DVC_STAGE" in os.environ:
             for out in params.read_yaml(path, dict[str, Any]).get("outs", []):
-                expected, found = out.get("md5"), files.md5(tracked := path.parent / out["path"])
-                if None not in (expected, found) and expected != found:
+                tracked, expected = path.parent / out["path"], out.get("md5")
+                if expected and (found := files.md5(tracked)) not in (expected, None):
                     rule = f"{tracked} must have the bytes that {path} says (MD5 {expected}); received others ({found})"
-                    raise InputError(
-                        f"{rule}, as from a damaged object in DVC's cache. Remove {tracked} and what python "
-                        "tools/check.py --data names, then dvc pull"
-                    )
+                    remedy = f"Remove {tracked} and what python tools/check.py --data names, then dvc pull"
+                    raise InputError(f"{rule}, as from a damaged object in DVC's cache. {remedy}")
     names = {path.name: path.is_dir() for path in INPUT.iterdir() if path.suffix != ".dvc"}
     is_tree = source == "folder" and not names.get("train")  # each folder is a class
     unread = [
@@ -218,7 +216,8 @@ def main() -> None:
         for part, (hashes, labels_of_part) in rows.items():
             of_rows = pd.DataFrame({"image": release.short(hashes), "label": labels_of_part})
             of_rows.to_csv(tables / f"{part}_rows.csv", index=False)
-        figures.first_images(images[:9], labels[:9], names, pictures / "first_images.png")
+        first = [names[label] for label in labels[:9]]
+        figures.titled(images[:9], first, pictures / "first_images.png", columns=3, inches=2.0)
         figures.class_means(images, labels, names, pictures / "class_means.png")
         figures.class_counts(table, pictures / "class_counts.png")
     with files.atomic_file(arrays.NEAR_DUPLICATES) as part_file:

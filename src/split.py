@@ -32,13 +32,6 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
     return np.sort(drawn), np.sort(rest)
 
 
-def add_missing(labels: np.ndarray, drawn: np.ndarray, seed: int) -> np.ndarray:
-    """`drawn`, sorted, with a row more of each class that has none there, but several in `labels`."""
-    generator = np.random.default_rng(seed)
-    missing = [np.flatnonzero(labels == label) for label in np.setdiff1d(labels, labels[drawn])]
-    return np.sort([*drawn, *(generator.choice(rows) for rows in missing if len(rows) > 1)])
-
-
 def split(
     labels: np.ndarray,
     train_size: int | None,
@@ -74,8 +67,10 @@ def split(
     heads = candidates[np.unique(groups[candidates], return_index=True)[1]]  # one row of each group
     size = max(-(-size * len(heads) // max(1, len(candidates))), len(np.unique(labels[heads])) if is_share else 0)
     drawn, _ = draw(labels[heads], min(size, len(heads) - (left is None)), seed, "split.val_size")
-    if is_share:
-        drawn = add_missing(labels[heads], drawn, seed)
+    if is_share:  # a row more of each class that has none there, but several rows
+        generator, of_heads = np.random.default_rng(seed), labels[heads]
+        missing = [np.flatnonzero(of_heads == label) for label in np.setdiff1d(of_heads, of_heads[drawn])]
+        drawn = np.append(drawn, [generator.choice(rows) for rows in missing if len(rows) > 1]).astype(np.int64)
     in_val = np.isin(groups[candidates], groups[heads[drawn]])
     val = candidates[in_val]
     left = candidates[~in_val] if left is None else left

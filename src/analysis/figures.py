@@ -19,11 +19,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 
-def first_images(images: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
-    """Images (N, H, W, C) uint8 in the order given, three a row, each under its class name."""
-    titled(images, [names[label] for label in labels], path, columns=3, inches=2.0)
-
-
 def class_means(images: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
     """The mean image of each class that has any; images (N, H, W, C) uint8, labels (N,)."""
     present = np.unique(labels)

@@ -36,9 +36,14 @@ def table(counts: dict[str, list[int]], names: list[str]) -> pd.DataFrame:
 Draw = Callable[[Path], None]
 
 
+def titled(shown: np.ndarray, labels: np.ndarray, names: list[str], path: Path) -> None:
+    """As `prepare` draws the first images."""
+    figures.titled(shown, [names[label] for label in labels], path, columns=3, inches=2.0)
+
+
 def first_images(count: int, channels: int = 1) -> Draw:
     shown = images(count, channels)
-    return lambda path: figures.first_images(shown, LABELS[:count], NAMES, path)
+    return lambda path: titled(shown, LABELS[:count], NAMES, path)
 
 
 def class_means(count: int, channels: int = 1, labels: np.ndarray = LABELS) -> Draw:
@@ -117,7 +122,7 @@ def shown(figure: Figure) -> list[np.ndarray]:
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
 def test_first_images_are_in_order_and_named(drawn: list[Figure], count: int) -> None:
     content = images(count)
-    figures.first_images(content, LABELS[:count], NAMES, Path())
+    titled(content, LABELS[:count], NAMES, Path())
     assert titles(drawn[0]) == NAMES[:count]
     for seen, expected in zip(shown(drawn[0]), content, strict=True):
         np.testing.assert_array_equal(seen, expected[..., 0])
@@ -178,8 +183,8 @@ def test_no_mistakes_are_said_so(drawn: list[Figure]) -> None:
 
 def test_colours_and_shades_are_those_of_the_image(drawn: list[Figure]) -> None:
     """Not stretched to the darkest and brightest pixel of each image."""
-    figures.first_images(np.full((1, 4, 4, 1), 100, np.uint8), LABELS, NAMES, Path())
-    figures.first_images(np.full((1, 4, 4, 3), (10, 100, 200), np.uint8), LABELS, NAMES, Path())
+    titled(np.full((1, 4, 4, 1), 100, np.uint8), LABELS, NAMES, Path())
+    titled(np.full((1, 4, 4, 3), (10, 100, 200), np.uint8), LABELS, NAMES, Path())
     for figure, colour in zip(drawn, [(100, 100, 100), (10, 100, 200)], strict=True):
         picture = figure.axes[0].images[0]
         rgba = picture.to_rgba(np.asarray(picture.get_array()), bytes=True, norm=True)
@@ -192,7 +197,7 @@ def test_colours_and_shades_are_those_of_the_image(drawn: list[Figure]) -> None:
 def test_titles_do_not_overlap(drawn: list[Figure], names: list[str]) -> None:
     probabilities = np.eye(10)[(LABELS + 1) % 10]
     figures.mistakes(images(6), LABELS[:6], probabilities[:6], names, Path())
-    figures.first_images(images(4), LABELS[:4], names, Path())
+    titled(images(4), LABELS[:4], names, Path())
     figures.class_means(images(6), LABELS[:6], names, Path())
     for figure in drawn:
         figure.canvas.draw()
@@ -207,7 +212,7 @@ def test_titles_do_not_overlap(drawn: list[Figure], names: list[str]) -> None:
 @pytest.mark.parametrize("name", ["$\\frac$", "$x$ and $y$"])
 def test_class_names_are_text_and_not_formulas(tmp_path: Path, drawn: list[Figure], name: str) -> None:
     names = [name, *NAMES[1:]]
-    figures.first_images(images(1), LABELS[:1], names, Path())
+    titled(images(1), LABELS[:1], names, Path())
     figures.class_means(images(1), LABELS[:1], names, Path())
     figures.mistakes(images(1), LABELS[:1], np.eye(10)[[1]], names, Path())
     figures.class_counts(table({"train": [1, 2], "test": [1, 1]}, names[:2]), Path())

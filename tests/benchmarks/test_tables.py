@@ -16,7 +16,7 @@ import readme
 import tables
 from conftest import ROOT, Clone, squeezed, write_params
 
-PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/experiments.md", "recipes")}
+PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/experiments.md", "recipes", "operations")}
 
 
 @pytest.fixture
@@ -33,8 +33,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("metrics", "benchmarks"):
         (tmp_path / name).mkdir()
     (tmp_path / "docs").mkdir()
-    for page, name in PAGES_HERE.values():
-        (tmp_path / page).write_text(f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n")
+    for page, *marks in PAGES_HERE.values():
+        text = [f"<!-- {name}: written by make readme -->\n<!-- end of {name} -->\n" for name in marks]
+        (tmp_path / page).write_text("".join(text))
     write("metrics/unlikeness.json", {"distance_limit": 1.5, "train_images": 9000, "val_images": 5000})
     return tmp_path
 
@@ -44,7 +45,7 @@ def write(path: str, content: Any) -> None:
 
 
 def page(folder: Path) -> str:
-    return squeezed("".join((folder / page).read_text() for page, _ in PAGES_HERE.values()))
+    return squeezed("".join((folder / page).read_text() for page, *_ in PAGES_HERE.values()))
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -117,6 +118,16 @@ def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.M
         "| none | 100 (2 cores: processor 1), 200 (2 cores: processor 2) | 10,000, 10,000 | 91.50% ± 0.71% (n = 2) |\n"
     )
     assert row in page(folder)
+
+
+def test_operations_are_those_of_the_fastest_run_on_their_machine(folder: Path) -> None:
+    assert tables.operations_table().startswith("Not measured with this recipe")
+    runs = [run_of("longer", "float32", seed, seconds) for seed, seconds in enumerate((300, 200))]
+    write_recipe(folder, recipe_of(*runs, run_of("longer", "float32", 2, 10, "a faster processor")))
+    found = {"operations": {"longer": 20e12}, "most a second": {"float32": 400e9, "bfloat16": 9e12}}
+    write("benchmarks/operations.json", {"training": "this training", "machine": runs[0]["machine"]} | found)
+    assert "| longer, float32 | 20 | 100 | 400 | 25% |" in squeezed(tables.operations_table())
+    assert "Measured on 2 cores: some processor." in tables.operations_table()
 
 
 def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
