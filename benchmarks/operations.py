@@ -1,8 +1,8 @@
 """What bounds the trainings of benchmarks/recipe.py: their operations, and how many a second this processor reaches.
 
 Operations are those of convolutions and matrix products, forwards and back, for every image that a training sees; a
-multiply-add counts as two (torch.utils.flop_counter). The most a second is measured: products of matrices of 2,048 rows
-and columns, in the instructions of a precision, one on each core at once.
+multiply-add counts as two (torch.utils.flop_counter). The most a second is measured: convolutions of 3 × 3 with 256
+channels in and out, forwards, in the instructions of a precision, one on each core at once.
 
 `python benchmarks/operations.py` (on an idle machine, that of benchmarks/recipe.py) writes benchmarks/operations.json.
 """
@@ -29,7 +29,7 @@ from recipe import PRECISIONS, RECIPES
 from training.machine import cores, set_up
 
 RESULTS = Path("benchmarks/operations.json")
-SIDE, ROUNDS = 2048, 30
+IMAGES, SIDE, CHANNELS, ROUNDS = 64, 14, 256, 30
 
 
 def of_training(changes: dict[str, Any]) -> int:
@@ -56,13 +56,19 @@ def of_training(changes: dict[str, Any]) -> int:
 def rate(precision: str) -> float:
     """Operations a second of one core; for a process of its own, whose first operation fixes its instructions."""
     set_up(precision)
-    factor = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(getattr(torch, precision))
+    shapes = (IMAGES, CHANNELS, SIDE, SIDE), (CHANNELS, CHANNELS, 3, 3)
+    images, kernel = (
+        torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        .to(getattr(torch, precision))
+        .contiguous(memory_format=torch.channels_last)
+        for shape in shapes
+    )
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        torch.mm(factor, factor)
+        F.conv2d(images, kernel, padding=1)
         seconds.append(time.perf_counter() - start)
-    return 2 * SIDE**3 / statistics.median(seconds)
+    return 2 * IMAGES * (3 * SIDE * CHANNELS) ** 2 / statistics.median(seconds)
 
 
 def most(precision: str) -> float:

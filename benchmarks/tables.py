@@ -68,7 +68,7 @@ def operations_table() -> str:
                 "training": f"{name}, {precision}",
                 "operations (10¹²)": f"{operations / 1e12:.0f}",
                 "a second (10⁹)": f"{reached / 1e9:.0f}",
-                "product of matrices (10⁹)": f"{most / 1e9:.0f}",
+                "the most (10⁹)": f"{most / 1e9:.0f}",
                 "share": f"{reached / most:.0%}",
             }
         )
