@@ -67,7 +67,7 @@ def refuse_unseen_and_name_unread(source: str) -> None:
         if path.name == ".dvcignore" or (path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir())):
             rule = f"{INPUT} must hold no link to a folder, no .dvcignore and no folder with a .dvc"
             raise InputError(f"{rule}, into which DVC does not look; received {path}")
-        if path.suffix == ".dvc" and "DVC_STAGE" in os.environ:
+        if path.suffix == ".dvc" and path.is_file() and "DVC_STAGE" in os.environ:
             for out in params.read_yaml(path, dict[str, Any]).get("outs", []):
                 tracked, expected = path.parent / out["path"], out.get("md5")
                 if expected and (found := files.md5(tracked)) not in (expected, None):

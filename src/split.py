@@ -69,8 +69,8 @@ def split(
     drawn, _ = draw(labels[heads], min(size, len(heads) - (left is None)), seed, "split.val_size")
     if is_share:  # a row more of each class that has none there, but several rows
         generator, of_heads = np.random.default_rng(seed), labels[heads]
-        missing = [np.flatnonzero(of_heads == label) for label in np.setdiff1d(of_heads, of_heads[drawn])]
-        drawn = np.append(drawn, [generator.choice(rows) for rows in missing if len(rows) > 1]).astype(np.int64)
+        lacking = [np.flatnonzero(of_heads == label) for label in np.setdiff1d(of_heads, of_heads[drawn])]
+        drawn = np.append(drawn, [generator.choice(rows) for rows in lacking if len(rows) > 1]).astype(np.int64)
     in_val = np.isin(groups[candidates], groups[heads[drawn]])
     val = candidates[in_val]
     left = candidates[~in_val] if left is None else left

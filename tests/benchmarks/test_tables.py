@@ -128,6 +128,8 @@ def test_operations_are_those_of_the_fastest_run_on_their_machine(folder: Path) 
     write("benchmarks/operations.json", {"training": "this training", "machine": runs[0]["machine"]} | found)
     assert "| longer, float32 | 20 | 100 | 400 | 25% |" in squeezed(tables.operations_table())
     assert "Measured on 2 cores: some processor." in tables.operations_table()
+    write_recipe(folder, recipe_of(run_of("longer", "float32", 2, 10, "a faster processor")))
+    assert tables.operations_table().startswith("Not measured with this recipe")
 
 
 def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
