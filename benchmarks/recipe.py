@@ -98,6 +98,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
     axes.grid(alpha=0.3)
     with files.atomic_file(FIGURE) as part:
         figure.savefig(part, format="svg", metadata={"Date": None})
+    plt.close(figure)
 
 
 def main() -> None:

@@ -102,22 +102,23 @@ async def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str
     # checkpoints lie outside the copy, so that a training that was killed goes on
     environment = {"CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve()), **os.environ}
     sets = [f"--set-param={key}={json.dumps(value)}" for key, value in changes.items()]
-    process = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(
         "dvc", "exp", "run", "--name", name, *sets,
         cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, limit=2**20,
-    )  # fmt: skip
-    assert process.stdout
+    ))  # fmt: skip
     diverged = False
     try:
+        process = await asyncio.shield(starting)  # cancelled or not, it is known by its number
+        assert process.stdout
         async for line in process.stdout:
             text = line.decode(errors="replace").rstrip()
             print(f"{label} | {text}", file=sys.stderr, flush=True)
             diverged |= text.startswith("error:") and DIVERGED in text
     except BaseException:  # the task is cancelled
-        _kill(process.pid)
+        _kill((await starting).pid)
         raise
     finally:
-        await process.communicate()
+        await (await starting).communicate()
     if process.returncode:
         kind = Diverged if diverged else InputError
         raise kind(f"{name} must succeed; dvc exp run ended with {process.returncode}")
