@@ -37,7 +37,7 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness, pictures and speed, as far as not measured: hours
 	python tools/replicate.py --record
 	python benchmarks/recipe.py
-	python benchmarks/operations.py
+	python benchmarks/speed.py
 	python benchmarks/clone.py
 	python benchmarks/change.py
 	python benchmarks/sameness.py

@@ -55,10 +55,10 @@ def recipes_table() -> str:
 
 def operations_table() -> str:
     """Markdown: what part of the processor's speed the recipes reach; errors are those of `benchmark_files`."""
-    found, recipe = (benchmark_files.results(name, of_this_training=True) for name in ("operations", "recipe"))
+    found, recipe = (benchmark_files.results(name, of_this_training=True) for name in ("speed", "recipe"))
     runs = [run for run in recipe["runs"] if run["machine"] == found["machine"]] if found and recipe else []
     if not runs:
-        return "Not measured with this recipe, on its machine (`python benchmarks/operations.py`)."
+        return "Not measured with this recipe, on its machine (`python benchmarks/speed.py`)."
     rows = []
     for (name, precision), same in pd.DataFrame(runs).groupby(["recipe", "precision"], sort=False):
         operations, most = found["operations"][name], found["most a second"][precision]

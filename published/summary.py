@@ -13,13 +13,9 @@ from common import files, params
 from common.errors import InputError
 
 import pandas as pd
-import torch
 from pydantic import Field
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-import architectures
-from analysis import marked_pages, metric_files
+from analysis import marked_pages, metric_files, operations
 from analysis.figures import plt
 from analysis.marked_pages import markdown
 
@@ -43,21 +39,6 @@ class Claim(params.Section):
     release: Literal["26 August 2017", "31 August 2017"]
     logged: dict[Literal["train", "val", "test"], params.Fraction] = Field(default={})
     why: Annotated[str, Field(pattern=r"^\D+$")] | None = None
-
-
-def parameters_and_flops(chosen: params.Params, classes: int) -> tuple[int, int]:
-    """The network's parameters, and the floating-point operations of a training step for one image.
-
-    Counted are convolutions and matrix products, forward and backward; a multiply-add counts as two
-    (torch.utils.flop_counter).
-    """
-    shape = (chosen.data.height, chosen.data.width, chosen.data.channels)
-    name = chosen.model.architecture
-    network = architectures.build(name, shape, classes, chosen.model.options.get(name, {}))
-    with FlopCounterMode(display=False) as counter:
-        logits = network(torch.zeros(1, *shape), training=False)
-        F.cross_entropy(logits, torch.zeros(1, dtype=torch.int64)).backward()
-    return network.count_params(), counter.get_total_flops()
 
 
 def curve(folder: Path, part: str) -> pd.Series:
@@ -90,12 +71,12 @@ def measured(folder: Path) -> dict[str, Any]:
     rows = rows.loc[rows["part"] == "train", "images"]  # the first of all classes
     start, end = chosen.split.train_slice or (results.get("val", {}).get("images", 0), int(rows.iloc[0]))
     images = chosen.split.train_size or end - start
-    parameters, flops = parameters_and_flops(chosen, len(rows) - 1)
+    parameters, flops = operations.of_training(chosen, len(rows) - 1, images, epochs)
     found = {
         "parameters": parameters,
         "training_images": images,
         "epochs": epochs,
-        "training_flops": flops * images * epochs,
+        "training_flops": flops,
         "train_accuracy": round(float(trained[epoch]), 6),  # in the saved model's epoch
         "precision": chosen.train.precision,
     }

@@ -125,7 +125,7 @@ def test_operations_are_those_of_the_fastest_run_on_their_machine(folder: Path) 
     runs = [run_of("longer", "float32", seed, seconds) for seed, seconds in enumerate((300, 200))]
     write_recipe(folder, recipe_of(*runs, run_of("longer", "float32", 2, 10, "a faster processor")))
     found = {"operations": {"longer": 20e12}, "most a second": {"float32": 400e9, "bfloat16": 9e12}}
-    write("benchmarks/operations.json", {"training": "this training", "machine": runs[0]["machine"]} | found)
+    write("benchmarks/speed.json", {"training": "this training", "machine": runs[0]["machine"]} | found)
     assert "| longer, float32 | 20 | 100 | 400 | 25% |" in squeezed(tables.operations_table())
     assert "Measured on 2 cores: some processor." in tables.operations_table()
     write_recipe(folder, recipe_of(run_of("longer", "float32", 2, 10, "a faster processor")))

@@ -24,6 +24,7 @@ import prepare
 import rerun
 import split
 import summary
+from analysis import operations
 from conftest import ROOT, TINY, Clone, made_once
 from training import machine
 from training.callbacks import LearningRate
@@ -134,6 +135,18 @@ def flops_a_step(model: keras.Model) -> int:
     return total
 
 
+def flops(chosen: params.Params, images: int, epochs: int) -> int:
+    """Of all images that the training sees."""
+    train, options = chosen.train, chosen.model.options.get(chosen.model.architecture, {})
+    small = int(train.progressive_resizing.share * train.epochs)  # epochs
+    side = round(28 * train.progressive_resizing.scale) if small else 28
+    of_small, of_whole = (
+        flops_a_step(architectures.build(chosen.model.architecture, (size, size, 1), 10, options))
+        for size in (side, 28)
+    )
+    return (images - round(train.data_pruning * images)) * (small * of_small + (epochs - small) * of_whole)
+
+
 def wilson(correct: int, n: int) -> tuple[float, float]:
     """The 95 % interval, https://doi.org/10.1080/01621459.1927.10502953."""
     z, p = 1.959963984540054, correct / n
@@ -177,7 +190,7 @@ def test_every_figure_follows_from_predictions_curves_and_parameters(name: str) 
     assert result["precision"] == chosen.train.precision
     model = network(chosen.model.architecture, chosen.model.options)
     assert result["parameters"] == sum(math.prod(weight.shape) for weight in model.weights)
-    assert result["training_flops"] == (flops_a_step(model) * result["training_images"] * result["epochs"])
+    assert result["training_flops"] == flops(chosen, result["training_images"], result["epochs"])
     claim = {} if name == "default" else YAML(typ="safe").load(FOLDER / "claims.yaml")[name]
     for part in ("train", "test"):
         assert result.get(f"claimed_{part}_accuracy") == claim.get(part)
@@ -203,15 +216,15 @@ def test_what_is_committed_follows_from_the_metrics(monkeypatch: pytest.MonkeyPa
     summary.main()
 
 
-count = summary.parameters_and_flops
-known: dict[tuple[str, int], tuple[int, int]] = {}
+count = operations.of_training
+known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
 
 
-def counted(chosen: params.Params, classes: int) -> tuple[int, int]:
+def counted(chosen: params.Params, *counts: int) -> tuple[int, int]:
     """As `count`, which builds and runs the network: once for each in a run of these tests."""
-    key = (str(chosen), classes)
+    key = (str(chosen), counts)
     if key not in known:
-        known[key] = count(chosen, classes)
+        known[key] = count(chosen, *counts)
     return known[key]
 
 
@@ -229,7 +242,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["summary.py", "--check"])
-    monkeypatch.setattr(summary, "parameters_and_flops", counted)
+    monkeypatch.setattr(operations, "of_training", counted)
     return tmp_path / "published"
 
 

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+import speed
+from conftest import write_params
+
+
+def test_a_recipe_is_trained_on_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"model.architecture": "plain", "train.data_pruning": 0.0, "train.epochs": 2})
+    (tmp_path / "metrics/data").mkdir(parents=True)
+    classes = tmp_path / "metrics/data/classes.csv"
+    found = []
+    for images in (100, 200):
+        classes.write_text(f"part,class,images\ntrain,all,{images}\ntrain,a,60\ntrain,b,40\ntest,all,9\n")
+        found.append(speed.of_recipe({"train.epochs": 10}))
+    assert found[1] == 2 * found[0] > 0
+    assert speed.of_recipe({"train.epochs": 5}) == found[0]
+
+
+@pytest.mark.slow
+def test_the_most_is_of_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured in other processes, since the first operation of a process fixes its instructions."""
+    monkeypatch.setattr(speed, "cores", lambda: 1)
+    one = speed.most("float32")
+    monkeypatch.setattr(speed, "cores", lambda: 2)
+    assert 0.2 * one < speed.most("float32") < 20 * one
