@@ -1,10 +1,8 @@
 """Stage 2: every source as uint8 arrays, train and test apart, with tables and figures of them."""
 
-import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from common import arrays, classes, files, idx, image_folder, inputs, kaggle_csv, locks, params, release
 from common.errors import InputError, one_line
@@ -55,25 +53,12 @@ def class_names() -> list[str]:
 
 
 def refuse_unseen_and_name_unread(source: str) -> None:
-    """Refuses what DVC does not see or saw otherwise; warns of what no one reads.
-
-    Raises:
-        InputError: there is a link to a folder, or a folder with a .dvc or .dvcignore, into which DVC does not look or
-            not wholly; or what a .dvc tracks has other bytes, since DVC takes an object of its cache for what its name
-            says.
-    """
+    """Refuses links to folders, folders with a .dvc, and .dvcignore, which hide from DVC; warns of what no one reads."""
     inside = sorted(INPUT.rglob("*"))
     for path in inside:
         if path.name == ".dvcignore" or (path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir())):
             rule = f"{INPUT} must hold no link to a folder, no .dvcignore and no folder with a .dvc"
             raise InputError(f"{rule}, into which DVC does not look; received {path}")
-        if path.suffix == ".dvc" and path.is_file() and "DVC_STAGE" in os.environ:
-            for out in params.read_yaml(path, dict[str, Any]).get("outs", []):
-                tracked, expected = path.parent / out["path"], out.get("md5")
-                if expected and (found := files.md5(tracked)) not in (expected, None):
-                    rule = f"{tracked} must have the bytes that {path} says (MD5 {expected}); received others ({found})"
-                    remedy = f"Remove {tracked} and what python tools/check.py --data names, then dvc pull"
-                    raise InputError(f"{rule}, as from a damaged object in DVC's cache. {remedy}")
     names = {path.name: path.is_dir() for path in INPUT.iterdir() if path.suffix != ".dvc"}
     is_tree = source == "folder" and not names.get("train")  # each folder is a class
     unread = [

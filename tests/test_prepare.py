@@ -1,13 +1,12 @@
 import gzip
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import arrays, classes, files, idx, release
+from common import arrays, classes, idx, release
 from common.errors import InputError
 
 import numpy as np
@@ -315,30 +314,6 @@ def test_what_dvc_does_not_look_into_is_refused(workspace: Path, tmp_path: Path,
         "data/input must hold no link to a folder, no .dvcignore and no folder with a .dvc, into which DVC does not "
         f"look; received data/input/{place}" + f"/{hidden}" * (hidden == ".dvcignore")
     )
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_what_a_dvc_file_tracks_has_its_bytes(
-    workspace: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch, whole: bool
-) -> None:
-    draw_folder(INPUT / "train", ["a", "b"])
-    picture, other = (next((INPUT / "train" / name).glob("1.*")) for name in "ab")
-    path, content, pointer = INPUT / "train" if whole else picture, picture.read_bytes(), INPUT / "tracked.dvc"
-    out = f"- md5: {files.md5(path)}\n  hash: md5\n  path: {path.relative_to(INPUT)}\n"
-    pointer.write_text(f"outs:\n{out}- path: elsewhere\n")
-    monkeypatch.setenv("DVC_STAGE", "prepare")
-    run(FOLDER | WITHOUT_TEST)
-    shutil.copy(other, picture)
-    assert re.fullmatch(
-        rf"{path} must have the bytes that {pointer} says \(MD5 \w+(\.dir)?\); received others \(\w+(\.dir)?\), as "
-        rf"from a damaged object in DVC's cache\. Remove {path} and what python tools/check\.py --data names, then dvc pull",
-        refusal(FOLDER | WITHOUT_TEST),
-    )
-    picture.write_bytes(content)
-    run(FOLDER | WITHOUT_TEST)
-    monkeypatch.delenv("DVC_STAGE")  # without DVC, which writes a changed .dvc before the stage runs
-    shutil.copy(other, picture)
-    run(FOLDER | WITHOUT_TEST)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def declare(*paths: str) -> None:
     The project is this repository and the working directory, without the libraries that lie in them.
 
     Raises:
-        InputError: DVC gives it other bytes than dvc.lock says; or later, from the call that opens another file.
+        InputError: DVC gives it other bytes than dvc.lock or a .dvc says; or later, from the call that opens another file.
         SystemExit: --help, or an option, which no stage has.
     """
     argparse.ArgumentParser(description=sys.modules["__main__"].__doc__).parse_args()
@@ -109,24 +109,28 @@ def declare(*paths: str) -> None:
 
 
 def _refuse_other_bytes(paths: Iterable[str]) -> None:
-    """Holds the outputs of other stages that DVC gives to this one against dvc.lock.
+    """Holds what DVC gives to this stage, outputs of others and what a .dvc below `paths` tracks, against its hashes.
 
     DVC itself takes an object of its cache for what its name says, damaged or not.
     """
-    lock = Path(SOURCE).parent / "dvc.lock"
-    if "DVC_STAGE" not in os.environ or not lock.exists():
+    if "DVC_STAGE" not in os.environ:
         return
     from ruamel.yaml import YAML
 
-    stages = YAML(typ="safe").load(lock).get("stages", {}).values()
-    outs = [out for stage in stages for out in stage.get("outs", [])]
-    known = {os.path.realpath(lock.parent / out["path"]): out["md5"] for out in outs}
-    for path in paths:
-        expected, found = known.get(os.path.realpath(path)), files.md5(Path(path))
-        if expected and found not in (expected, None):
+    read, lock = YAML(typ="safe").load, Path(SOURCE).parent / "dvc.lock"
+    stages = read(lock).get("stages", {}).values() if lock.exists() else ()
+    outs = {
+        os.path.realpath(lock.parent / out["path"]): out["md5"] for stage in stages for out in stage.get("outs", [])
+    }
+    held = [(Path(path), lock.name, outs.get(os.path.realpath(path))) for path in paths]
+    for pointer in (found for path in paths for found in Path(path).rglob("*.dvc") if found.is_file()):
+        held += [(pointer.parent / out["path"], str(pointer), out.get("md5")) for out in read(pointer).get("outs", [])]
+    for path, source, expected in held:
+        if expected and (found := files.md5(path)) not in (expected, None):
+            remedy = "repro" if source == lock.name else "pull"
             raise InputError(
-                f"{path} must have the bytes that dvc.lock says (MD5 {expected}); received others ({found}), as from a "
-                f"damaged object in DVC's cache. Remove {path} and what python tools/check.py --data names, then dvc repro"
+                f"{path} must have the bytes that {source} says (MD5 {expected}); received others ({found}), as from a "
+                f"damaged object in DVC's cache. Remove {path} and what python tools/check.py --data names, then dvc {remedy}"
             )
 
 

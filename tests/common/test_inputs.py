@@ -212,3 +212,22 @@ def test_a_stage_by_hand_may_read_what_is_there(locked: Path, monkeypatch: pytes
     else:
         monkeypatch.delenv(without)
     inputs._refuse_other_bytes(PATHS)
+
+
+@pytest.mark.parametrize("tracked", ["pictures", "pictures/a/0.png"])
+@pytest.mark.parametrize("with_lock", [True, False])
+def test_what_a_dvc_file_tracks_has_its_bytes(locked: Path, tracked: str, with_lock: bool) -> None:
+    (picture := locked / "data/input/pictures/a/0.png").parent.mkdir(parents=True)
+    picture.write_bytes(b"a picture")
+    pointer, path = Path("data/input/tracked.dvc"), Path("data/input") / tracked
+    out = f"- md5: {files.md5(path)}\n  hash: md5\n  path: {tracked}\n"
+    pointer.write_text(f"outs:\n{out}- path: without a hash\n- md5: {32 * '0'}\n  path: not here\n")
+    if not with_lock:
+        (locked / "dvc.lock").unlink()
+    inputs._refuse_other_bytes(PATHS)
+    picture.write_bytes(b"another one")
+    with pytest.raises(InputError) as caught:
+        inputs._refuse_other_bytes(PATHS)
+    said = str(caught.value)
+    assert said.startswith(f"{path} must have the bytes that {pointer} says (MD5 ")
+    assert said.endswith(f"Remove {path} and what python tools/check.py --data names, then dvc pull")
