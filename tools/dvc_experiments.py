@@ -102,23 +102,23 @@ async def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str
     # checkpoints lie outside the copy, so that a training that was killed goes on
     environment = {"CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve()), **os.environ}
     sets = [f"--set-param={key}={json.dumps(value)}" for key, value in changes.items()]
-    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(
-        "dvc", "exp", "run", "--name", name, *sets,
-        cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, limit=2**20,
-    ))  # fmt: skip
     diverged = False
-    try:
-        process = await asyncio.shield(starting)  # cancelled or not, it is known by its number
-        assert process.stdout
-        async for line in process.stdout:
-            text = line.decode(errors="replace").rstrip()
-            print(f"{label} | {text}", file=sys.stderr, flush=True)
-            diverged |= text.startswith("error:") and DIVERGED in text
-    except BaseException:  # the task is cancelled
-        _kill((await starting).pid)
-        raise
-    finally:
-        await (await starting).communicate()
+    # not asyncio's: a task that is cancelled while that starts a process never learns its number
+    with subprocess.Popen(
+        ["dvc", "exp", "run", "--name", name, *sets],
+        cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        lines = asyncio.StreamReader(limit=2**20)
+        try:
+            protocol = asyncio.StreamReaderProtocol(lines)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, process.stdout)
+            async for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                print(f"{label} | {text}", file=sys.stderr, flush=True)
+                diverged |= text.startswith("error:") and DIVERGED in text
+        except BaseException:  # the task is cancelled
+            _kill(process.pid)
+            raise
     if process.returncode:
         kind = Diverged if diverged else InputError
         raise kind(f"{name} must succeed; dvc exp run ended with {process.returncode}")
