@@ -73,13 +73,15 @@ def shapes(name: str, *without: str) -> list[tuple[int, ...]]:
     return [x.output.shape[1:] for x in network(name).layers[1:] if type(x).__name__ not in without]
 
 
-def test_subset20k_has_the_published_layers() -> None:
+def test_subset20k_is_its_authors_code() -> None:
     model = network("subset20k")
     shapes = [layer.output.shape[1:] for layer in model.layers[1:] if "dropout" not in layer.name]
     assert shapes == [(26, 26, 32), (13, 13, 32), (5408,), (5408,), (10,)]
     assert model.count_params() == 29_306_282
     assert of("subset20k", keras.layers.Dropout, "rate") == [0.2]
-    assert settings("subset20k").split.train_size == 20_000
+    assert settings("subset20k").split.train_slice == (10_000, 30_000)
+    train = settings("subset20k").train
+    assert (train.epochs, train.batch_size, train.keep) == (10, 32, "last")
 
 
 def test_heinit_has_the_published_parts() -> None:
@@ -260,7 +262,7 @@ def edit(path: Path, pattern: str, new: str) -> None:
         ("results.json", r'"claimed_train_accuracy": [\d.]+', '"claimed_train_accuracy": 0.5'),
         ("deep/metrics/test.json", r'"accuracy": 0\.\d+', '"accuracy": 0.999'),
         ("dsc/metrics/curves/plots/metrics/train/accuracy.tsv", r"(\n49\t)\S+", r"\g<1>0.5"),
-        ("subset20k/params.yaml", "train_size: 20000", "train_size: 21000"),
+        ("subset20k/params.yaml", "10000, 30000", "10000, 31000"),
         ("claims.yaml", r"test: 0\.89\n", "test: 0.5\n"),
         ("basic/metrics/curves/plots/metrics/val/accuracy.tsv", r"(\n1\t)\S+", r"\g<1>0.5"),
     ],
