@@ -76,12 +76,8 @@ def from_upstream(addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, 
     failures = []
     for address in addresses:
         with tempfile.TemporaryDirectory() as folder:
-            source = pooch.create(
-                path=folder,
-                base_url=address,
-                registry={f"{name}.gz": None for name in FILES},  # `read_folder` checks the content
-                retry_if_failed=retries,
-            )
+            registry = {f"{name}.gz": None for name in FILES}  # `read_folder` checks the content
+            source = pooch.create(path=folder, base_url=address, registry=registry, retry_if_failed=retries)
             download = pooch.HTTPDownloader(progressbar=True, timeout=timeout_s)
             try:
                 for name in source.registry:
@@ -154,11 +150,9 @@ def fetch() -> dict[str, bytes]:
         except NotThere as error:
             print(f"{place}: {error}")
             tried.append(f"{place} ({error})")
-    raise InputError(
-        "Fashion-MNIST must be in one of these places; received nothing from "
-        + ", ".join(tried)
-        + ". Put the four files in a folder and set FASHION_MNIST_DIR to it, or choose another data.source"
-    )
+    rule = f"Fashion-MNIST must be in one of these places; received nothing from {', '.join(tried)}"
+    way_out = "Put the four files in a folder and set FASHION_MNIST_DIR to it, or choose another data.source"
+    raise InputError(f"{rule}. {way_out}")
 
 
 @locks.exclusive()

@@ -18,7 +18,7 @@ INPUT = Path("data/input")
 PARTS = {"train": "train", "test": "t10k"}  # and how names of IDX files begin
 READ = {  # what a source reads in data/input, or may lie there
     "csv": re.compile(r"fashion-mnist_(train|test)\.csv|README\.md|\.gitignore"),
-    "folder": re.compile(r"train|test|README\.md|\.gitignore"),
+    "folder": re.compile(r"(train|test)/|README\.md|\.gitignore"),
     "idx": re.compile(r"(train|t10k)-(images-idx3|labels-idx1)-ubyte(\.gz)?|classes\.txt|README\.md|\.gitignore"),
 }
 Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and labels (N,), both uint8
@@ -59,13 +59,12 @@ def refuse_unseen_and_name_unread(source: str) -> None:
         if path.name == ".dvcignore" or (path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir())):
             rule = f"{INPUT} must hold no link to a folder, no .dvcignore and no folder with a .dvc"
             raise InputError(f"{rule}, into which DVC does not look; received {path}")
-    names = {path.name: path.is_dir() for path in INPUT.iterdir() if path.suffix != ".dvc"}
-    is_tree = source == "folder" and not names.get("train")  # each folder is a class
-    unread = [
-        name
-        for name, is_folder in sorted(names.items())
-        if not READ[source].fullmatch(name) and not (is_tree and is_folder and not name.startswith("."))
-    ]
+    if (whole := Path(f"{INPUT}.dvc")).exists():  # it would hide what git has there
+        raise InputError(f"{INPUT} must be tracked by what is in it (dvc add {INPUT}/NAME); received {whole}")
+    names = sorted(f"{path.name}{'/' * path.is_dir()}" for path in INPUT.iterdir())
+    is_tree = source == "folder" and "train/" not in names  # each folder is a class
+    read = re.compile(rf"{READ[source].pattern}|[^/]*\.dvc{r'|[^.].*/' * is_tree}")
+    unread = [name for name in names if not read.fullmatch(name)]
     if hidden := sum(path.name[0] == "." and path.name != ".gitignore" and path.parent != INPUT for path in inside):
         unread.append(f"{hidden:,} hidden files in folders")
     if unread:
@@ -103,18 +102,11 @@ def summarise(part: str, images: np.ndarray, labels: np.ndarray, names: list[str
     classes, then one for each class.
     """
     groups = [("all", np.ones(len(labels), bool)), *((name, labels == label) for label, name in enumerate(names))]
-    return pd.DataFrame(
-        [
-            {
-                "part": part,
-                "class": name,
-                "images": int(rows.sum()),
-                "pixel_mean": round(float(images[rows].mean()), 2) if rows.any() else None,
-                "pixel_std": round(float(images[rows].std()), 2) if rows.any() else None,
-            }
-            for name, rows in groups
-        ]
-    )
+    counted = []
+    for name, rows in groups:
+        pixels = [round(float(measure(images[rows])), 2) if rows.any() else None for measure in (np.mean, np.std)]
+        counted.append((part, name, int(rows.sum()), *pixels))
+    return pd.DataFrame(counted, columns=["part", "class", "images", "pixel_mean", "pixel_std"])
 
 
 def duplicates(parts: dict[str, pd.DataFrame], key: str, prefix: str) -> pd.DataFrame:

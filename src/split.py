@@ -26,9 +26,8 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarra
     try:
         rest, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
     except ValueError as error:
-        raise InputError(
-            f"{name} must leave a row of each class on both sides; received {size:,}: {first_line(error)}"
-        ) from None
+        received = f"received {size:,}: {first_line(error)}"
+        raise InputError(f"{name} must leave a row of each class on both sides; {received}") from None
     return np.sort(drawn), np.sort(rest)
 
 
@@ -73,6 +72,8 @@ def split(
         drawn = np.append(drawn, [generator.choice(rows) for rows in lacking if len(rows) > 1]).astype(np.int64)
     in_val = np.isin(groups[candidates], groups[heads[drawn]])
     val = candidates[in_val]
+    if size and not len(val):
+        raise InputError(f"split.val_size must leave groups of images on both sides; received {val_size:,} of 1 group")
     left = candidates[~in_val] if left is None else left
     if train_size is not None and train_size > len(left):
         raise InputError(
@@ -94,11 +95,9 @@ def split(
 def main() -> None:
     chosen = params.load().split
     labels = arrays.load_labels("train")
-    near = arrays.load_array(arrays.NEAR_DUPLICATES, np.int64, 1)
+    near = arrays.load_array(path := arrays.NEAR_DUPLICATES, np.int64, 1)
     if len(near) != len(labels):
-        raise InputError(
-            f"{arrays.NEAR_DUPLICATES} must have a number a label ({len(labels):,}); received {len(near):,}"
-        )
+        raise InputError(f"{path} must have a number a label ({len(labels):,}); received {len(near):,}")
     groups = near if chosen.group_duplicates else None
     train, val = split(labels, chosen.train_size, chosen.val_size, chosen.seed, chosen.train_slice, groups)
     with files.atomic_folder(arrays.SPLIT) as folder:

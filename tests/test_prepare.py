@@ -266,14 +266,16 @@ def test_unequal_classes_are_counted(workspace: Path, no_figures: None, capsys: 
 @pytest.mark.parametrize(
     ("source", "names", "unread"),
     [
-        ("folder", ["val/a/0.png", "notes.txt", "train.dvc", "README.md", ".gitignore"], "notes.txt, val"),
+        ("folder", ["val/a/0.png", "notes.txt", "train.dvc", "README.md", ".gitignore"], "notes.txt, val/"),
         (
             "folder",
             [".DS_Store", "train/a/._0.png", "train/.x/0.png", "train/.gitignore"],
             ".DS_Store, 2 hidden files in folders",
         ),
         ("idx", ["classes.txt", "extra.png", "train-images-idx3-ubyte.gz"], "extra.png"),
-        ("csv", ["fashion-mnist_val.csv", "train/a/0.png"], "fashion-mnist_val.csv, train"),
+        ("csv", ["fashion-mnist_val.csv", "train/a/0.png"], "fashion-mnist_val.csv, train/"),
+        ("csv", ["README.md/0", "x.csv"], "README.md/, x.csv"),
+        ("folder", ["test", "x.dvc/0.png", "train.dvc"], "test, x.dvc/"),
         ("csv", [], ""),
     ],
 )
@@ -288,6 +290,13 @@ def test_what_is_not_read_is_named(
     run({**(FOLDER if source == "folder" else {}), "data.source": source})
     warnings = [line for line in capsys.readouterr().err.splitlines() if "not read" in line]
     assert warnings == ([f"warning: not read in data/input: {unread}"] if unread else [])
+
+
+def test_a_folder_that_dvc_tracks_as_a_whole_is_refused(workspace: Path) -> None:
+    draw_folder(INPUT / "train", ["a", "b"])
+    Path("data/input.dvc").write_text("outs: []\n")
+    rule = "data/input must be tracked by what is in it (dvc add data/input/NAME)"
+    assert refusal(FOLDER | WITHOUT_TEST) == f"{rule}; received data/input.dvc"
 
 
 def test_files_beside_one_tree_are_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

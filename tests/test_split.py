@@ -170,6 +170,13 @@ def test_a_group_is_on_one_side(val_size: float) -> None:
     assert len(val) == pytest.approx(1000 * val_size if isinstance(val_size, float) else val_size, rel=0.15, abs=5)
 
 
+@pytest.mark.parametrize("val_size", [4, 0.1])
+def test_one_group_has_no_two_sides(val_size: float) -> None:
+    message = rf"^split\.val_size must leave groups of images on both sides; received {val_size} of 1 group$"
+    with pytest.raises(InputError, match=message):
+        split.split(EVEN, None, val_size, 0, groups=np.zeros(len(EVEN), np.int64))
+
+
 def test_a_slice_keeps_its_groups() -> None:
     train, val = split.split(np.zeros(1000, np.uint8), None, 300, 0, (0, 200), GROUPS)
     assert train.tolist() == list(range(200))

@@ -37,13 +37,17 @@ def rows(revision: Revision) -> pd.DataFrame:
 def changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """The images that differ in part or label, with these of both sides; missing where a side does not have the image.
 
-    Copies of an image are told apart by their order in part and label.
+    Of copies of an image, those that both sides have in a part and label are the same, and the others are told apart by
+    their order in part and label.
     """
-    ordered = [table.sort_values(["part", "label"], kind="stable") for table in (before, after)]
-    sides = [table.assign(copy=table.groupby("image").cumcount()).set_index(["image", "copy"]) for table in ordered]
-    both = sides[0].join(sides[1], how="outer", suffixes=(" before", " after")).reset_index()
-    same = [(both[f"{name} before"] == both[f"{name} after"]) for name in ("part", "label")]
-    return both[~(same[0] & same[1])]
+    every = [_numbered(table, ["part", "label", "image"]).index for table in (before, after)]
+    sides = [_numbered(one.difference(other).to_frame(index=False), ["image"]) for one, other in (every, every[::-1])]
+    return sides[0].join(sides[1], how="outer", suffixes=(" before", " after")).reset_index()
+
+
+def _numbered(table: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """The table by `key` and `copy`, the number of a row among those of one key."""
+    return table.assign(copy=table.groupby(key, dropna=False).cumcount()).set_index([*key, "copy"])
 
 
 def counted(table: pd.DataFrame, *columns: str) -> str:
@@ -58,13 +62,12 @@ def figures_of(revision: Revision) -> dict[str, Any]:
     copies = revision.table("metrics/data/duplicates.csv", "where", "images", "label_differs")
     if classes is None or copies is None:
         return {}
-    found = {
-        f"copies: {row.where}": f"{row.images:,}, {row.label_differs:,} with another label"
-        for row in copies.itertuples()
-    }
+    found = {f"copies: {where}": f"{n:,}, {m:,} with another label" for where, n, m in copies.itertuples(index=False)}
     shares = classes["images"] / classes.groupby("part")["images"].transform("max").clip(lower=1)
-    for share, (part, name, images, mean, std) in zip(shares, classes.itertuples(index=False), strict=True):
-        found[f"{part}, {name}"] = f"{images:,} ({share:.1%}), pixels {mean} ± {std}"
+    names = classes["part"].where(~classes["part"].duplicated(), classes["part"] + ", " + classes["class"])
+    sizes = zip(names, shares, *(classes[key] for key in ("images", "pixel_mean", "pixel_std")), strict=True)
+    for name, share, images, mean, std in sizes:
+        found[name] = f"{images:,} ({share:.1%}), pixels {mean} ± {std}"
     return found
 
 

@@ -5,12 +5,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+UNSEEN = re.compile(r"(^|/)(\..*\.part|\.cache|\.venv|__pycache__|\.git|\.hg|\.dvc)(/|$)")  # by DVC, with .dvcignore
 
 
 @contextmanager
@@ -77,8 +80,8 @@ def _sync(path: Path) -> None:
 def md5(path: Path) -> str | None:
     """DVC's hash of a file, or of the list of files in a folder as DVC writes it; None where there is nothing."""
     if path.is_dir():
-        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-        listing = [{"md5": md5(file), "relpath": name} for name, file in sorted(files.items())]
+        within = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+        listing = [{"md5": md5(file), "relpath": name} for name, file in within if not UNSEEN.search(name)]
         return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
     if not path.exists():
         return None

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 LIMIT = 10  # of 255: root mean square difference of the pixels
 GRID = 8  # at most so many blocks in each direction, by whose sums pairs are searched
-CHUNK = 1_000  # images at a time
+CHUNK = 250  # images at a time
 BYTES = 2**26  # of pairs of images at a time
 
 
@@ -35,13 +35,15 @@ def groups(images: np.ndarray) -> np.ndarray:
         sums = np.add.reduceat(sums, np.arange(0, images.shape[axis], block), axis=axis, dtype=np.int64)
     sums = sums.reshape(len(images), -1).astype(np.float32)
     search = NearestNeighbors(radius=1.01 * block * most**0.5, algorithm="brute")  # 1 % more, for rounding
-    found = [np.empty((0, 2), np.int64)]
+    group = np.arange(len(images))
     for start in range(0, len(images), CHUNK):
         near = search.fit(sums[start:]).radius_neighbors_graph(sums[start : start + CHUNK])
         candidates = np.stack(near.nonzero(), axis=1) + start
-        for pairs in np.array_split(candidates, len(candidates) * size // BYTES + 1):
+        # dark images may all be near each other: what is joined already is not compared, nor kept
+        while len(candidates := candidates[np.diff(group[candidates])[:, 0] != 0]):
+            pairs, candidates = np.split(candidates, [max(1, BYTES // size)])
             differences = images[pairs[:, 0]].astype(np.int32) - images[pairs[:, 1]]
-            found.append(pairs[(differences**2).sum((1, 2, 3), dtype=np.int64) <= most])
-    pairs = np.concatenate(found)
-    joined = coo_array((np.ones(len(pairs)), pairs.T), (len(images), len(images)))
-    return connected_components(joined, directed=False)[1].astype(np.int64)[copy_of]
+            joined = group[pairs[(differences**2).sum((1, 2, 3), dtype=np.int64) <= most]]
+            graph = coo_array((np.ones(len(joined)), joined.T), (len(images), len(images)))
+            group = connected_components(graph, directed=False)[1][group]
+    return group.astype(np.int64)[copy_of]

@@ -11,7 +11,7 @@ from common import files
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, Clone
 
 
 class Interrupted(BaseException):
@@ -190,3 +190,18 @@ def test_json_refuses_what_is_not_json(tmp_path: Path, number: float) -> None:
         files.write_json(path, {"loss": number})
     assert path.read_bytes() == before
     assert everything(tmp_path) == {"a.json"}
+
+
+def test_a_folder_has_the_hash_that_dvc_gives_it(
+    reproduced: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = reproduced.copied(tmp_path / "clone")
+    monkeypatch.chdir(clone.folder)
+    folder = Path("data/input/train")
+    unseen = (".git/HEAD", "a/.x.part", "a/.cache/x", "__pycache__/x", ".venv/b/x", ".hg/x", "b/.y.part/c")
+    seen = ("a/x.part", "a/.x", "b/x.git", "b/cache/x", ".gitignore", "ü/x")
+    for name in (*seen, *unseen):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    clone.dvc("add", str(folder))
+    assert f"md5: {files.md5(folder)}\n" in Path(f"{folder}.dvc").read_text()

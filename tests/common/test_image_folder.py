@@ -406,6 +406,13 @@ def test_train_without_test(tmp_path: Path) -> None:
     assert len(image_folder.read(tmp_path, GREY)[1]["test"][0]) == 0
 
 
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b\udcff"):  # the byte 255
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"must hold folders with names in UTF-8; received 'b\\udcff'$"):
+        image_folder.read(tmp_path, (8, 8, 1))
+
+
 def test_rows_are_in_the_order_of_class_and_file_name(tmp_path: Path) -> None:
     """Whatever order they were written in, and the file system lists them in."""
     expected = [

@@ -1,6 +1,7 @@
 """Groups of images that hardly differ, held against a comparison of every pair."""
 
 from itertools import combinations
+from unittest.mock import Mock
 
 from common import near_duplicates
 
@@ -39,6 +40,15 @@ def test_exactly_the_images_within_the_limit_are_together(
     expected = by_definition(images)
     assert [set(np.flatnonzero(found == found[row])) for row in range(len(images))] == expected
     assert 12 * 2 < len({min(group) for group in expected}) < 12 * 8  # some are together, and some are apart
+
+
+def test_what_is_joined_already_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    joins = Mock(side_effect=near_duplicates.connected_components)
+    monkeypatch.setattr(near_duplicates, "connected_components", joins)
+    monkeypatch.setattr(near_duplicates, "BYTES", 300 * 64)  # as many pairs as there are images, of 45,000
+    dark = np.random.default_rng(0).integers(0, 8, (300, 8, 8, 1), np.uint8)
+    assert near_duplicates.groups(dark).tolist() == [0] * 300
+    assert joins.call_count < 5
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -156,10 +156,35 @@ def assert_named(problems: Iterable[str], reasons: list[str]) -> None:
 @of_fashion_mnist
 def test_own_images_are_told_what_belongs_to_fashion_mnist(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(Path(), TINY | {"data.source": "folder"})
-    with pytest.raises(
-        InputError, match=r"^README.md, MODEL_CARD.md, published/.* Fashion-MNIST's; make adopt removes them"
-    ):
+    with pytest.raises(InputError, match=r"received \d+ faults"):
         check.main()
+    pattern = (
+        r"^README.md, MODEL_CARD.md, published/.* Fashion-MNIST's; make adopt removes them \(data.source is folder\)$"
+    )
+    assert re.search(pattern, capsys.readouterr().err, re.M)
+
+
+def test_images_of_ones_own_need_not_be_there(
+    reproduced: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: None
+) -> None:
+    own = reproduced.copied(tmp_path / "own")
+    for path in (own.folder / "data/raw").iterdir():
+        shutil.copy(path, own.folder / "data/input" / path.name)
+    write_params(own.folder, TINY | {"data.source": "idx"})
+    own.dvc("repro")
+    own.commit("images of one's own")
+    assert "data/input/README.md" in own.git("ls-files") and "ubyte" not in own.git("ls-files")
+    own.git("clone", "--quiet", ".", str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    assert list(check.lock_problems()) == []
+    with Path("src/prepare.py").open("a") as source:
+        source.write("# edited")
+    assert_named(
+        check.lock_problems(), ["dvc.lock is not up to date (make repro): prepare", "modified: src/prepare.py"]
+    )
+    own.git("-C", str(tmp_path / "clone"), "checkout", "--quiet", "src")
+    Path("data/input/classes.txt").write_text("a\nb\n")
+    assert_named(check.lock_problems(), ["dvc.lock is not up to date (make repro): prepare"])
 
 
 @of_fashion_mnist

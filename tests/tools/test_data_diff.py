@@ -1,6 +1,7 @@
 """What changed in the data, from hashes of rows alone; the picture where the images are there."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from common import arrays, release
@@ -70,7 +71,7 @@ def test_each_kind_of_change_is_counted(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "**1 images of test are in train now, and were not before.**" in text
     figures = sections["Figures that differ"]
     assert "| copies: within train | 1, 0 with another label | 0, 0 with another label |" in figures
-    assert "| train, all | 5 (100.0%), pixels 1.5 ± 2.0 | 6 (100.0%), pixels 1.5 ± 2.0 |" in figures
+    assert "| train | 5 (100.0%), pixels 1.5 ± 2.0 | 6 (100.0%), pixels 1.5 ± 2.0 |" in figures
     assert "| train, shoe | 1 (20.0%), pixels 1.5 ± 2.0 | 2 (33.3%), pixels 1.5 ± 2.0 |" in figures
     assert "| test, coat | 1 (50.0%), " in figures  # another share
 
@@ -89,13 +90,29 @@ def test_counts_follow_from_the_multisets() -> None:
             }
         )
 
-    before, after = rows(), rows()
+    before, after = sides = rows(), rows()
     changed = data_diff.changes(before, after)
     for image in "abcdefghijklmnopqrstuvwxyz":
         counts = [int((side["image"] == image).sum()) for side in (before, after)]
         mine = changed[changed["image"] == image]
         assert mine["part before"].isna().sum() == max(0, counts[1] - counts[0])
         assert mine["part after"].isna().sum() == max(0, counts[0] - counts[1])
+        both = [Counter(side.loc[side["image"] == image, ["part", "label"]].itertuples(index=False)) for side in sides]
+        assert len(mine) == max(counts) - (both[0] & both[1]).total()
+
+
+def test_a_copy_that_comes_or_goes_is_not_another_that_moved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leak: Rows = {"train": BEFORE["train"], "test": [*BEFORE["test"], ("a", 0)]}
+    relabelled: Rows = {"train": [*BEFORE["train"], ("a", 2)], "test": BEFORE["test"]}
+    for more, row in ((leak, "| test | coat | 1 |"), (relabelled, "| train | shoe | 1 |")):
+        for before, after, heading in ((BEFORE, more, "Added"), (more, BEFORE, "Removed")):
+            text = page(before, after, monkeypatch, capsys)
+            kinds = [part.split("\n", 1)[0] for part in text.split("#### ")[1:]]
+            assert kinds == [heading, "Figures that differ"]
+            assert row in text
+            assert "1 image differs." in text
 
 
 def test_a_revision_without_hashes_is_named(
