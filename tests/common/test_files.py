@@ -198,8 +198,8 @@ def test_a_folder_has_the_hash_that_dvc_gives_it(
     clone = reproduced.copied(tmp_path / "clone")
     monkeypatch.chdir(clone.folder)
     folder = Path("data/input/train")
-    unseen = (".git/HEAD", "a/.x.part", "a/.cache/x", "__pycache__/x", ".venv/b/x", ".hg/x", "b/.y.part/c")
-    seen = ("a/x.part", "a/.x", "b/x.git", "b/cache/x", ".gitignore", "ü/x")
+    unseen = (".git/HEAD", "a/.x.part", "a/.cache/x", "__pycache__/x", ".hg/x", "b/.y.part/c")
+    seen = (".venv/b/x", "a/x.part", "a/.x", "b/x.git", "b/cache/x", ".gitignore", "ü/x")
     for name in (*seen, *unseen):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
