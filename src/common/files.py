@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UNSEEN = re.compile(r"(^|/)(\..*\.part|\.cache|__pycache__|\.git|\.hg|\.dvc)(/|$)")  # by DVC, with .dvcignore
+UNSEEN = re.compile(r"(^|/)(\.[^/]*\.part|\.cache|__pycache__|\.git|\.hg|\.dvc)(/|$)")  # by DVC, with .dvcignore
 
 
 @contextmanager
