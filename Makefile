@@ -100,8 +100,8 @@ gpu-files: .venv/run ## .gpu: what benchmarks/gpu.py needs on a machine with a G
 test: .venv/dev ## the test suite
 	pytest -n "$${WORKERS:-logical}" --dist worksteal
 
-test-all: .venv/dev ## the slow tests too, and 20 times as much fuzzing
-	FUZZ_EXAMPLES=10000 pytest -n "$${WORKERS:-logical}" --dist worksteal -m ""
+test-all: .venv/dev ## the slow tests too, and 10 times as much fuzzing
+	FUZZ_EXAMPLES=5000 pytest -n "$${WORKERS:-logical}" --dist worksteal -m ""
 
 lint: .venv/dev ## formatter, linters and type checker
 	ruff format --check .
