@@ -58,7 +58,7 @@ def _lacks_only_images() -> bool:
     if any(path.is_file() and path.name != "README.md" and path.suffix != ".dvc" for path in INPUT.rglob("*")):
         return False
     done = subprocess.run(["dvc", "status", "--json", "prepare"], capture_output=True, check=False)
-    changes = [change.get("changed deps", {}) for change in json.loads(done.stdout).get("prepare", [])]
+    changes = [change.get("changed deps", {}) for change in json.loads(done.stdout or "{}").get("prepare", [])]
     changed = {name: how for change in changes for name, how in change.items()}
     return {name for name, how in changed.items() if how != "deleted"} == {str(INPUT)}
 
