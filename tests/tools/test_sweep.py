@@ -522,7 +522,7 @@ def test_killed_after_the_third_of_eight_trials_it_ends_with_eight_and_none_twic
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert len(swept(clone)) == 3
-    said, _ = (again := start(clone)).communicate(timeout=600)
+    said, _ = (again := start(clone, PATH=with_forks()["PATH"])).communicate(timeout=600)
     assert again.returncode == 0, said
     assert "8 of 8 trials have ended, 8 of them complete" in said
     assert "trial 2 |" not in said
@@ -585,7 +585,8 @@ def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_pa
     first = prepared(reproduced, tmp_path / "first", trials=4)
     clones = [first, first.copied(tmp_path / "second")]
     with servers.postgresql() as url:
-        processes = [start(clone, OPTUNA_STORAGE=url) for clone in clones]
+        paths = (os.environ["PATH"], with_forks()["PATH"])
+        processes = [start(clone, OPTUNA_STORAGE=url, PATH=path) for clone, path in zip(clones, paths, strict=True)]
         for process in processes:
             said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said
