@@ -190,7 +190,7 @@ repository:
 install := python -m pip install --quiet --require-hashes --requirement
 
 .venv/run: locks/run.txt locks/torch.txt locks/cuda.txt tools/offline_plots.py | repository
-	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python must be 3.11 or later; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
+	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and f"error: Python must be 3.11 to 3.14; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	@$(whole) || { test ! -e .venv/state && $(state) >/dev/null 2>&1; } || { test ! -e .venv || \
 		echo '.venv is of another folder or Python, or has no pip: it is made anew.'; rm -rf .venv; "$$PYTHON" -m venv .venv; }
 	@$(state) >.venv/state

@@ -1,6 +1,6 @@
 // Imitates another processor at full speed: libraries that ask which instructions there are get its answer.
 //
-//     cc -O2 -shared -fPIC -o .cache/imitate.so benchmarks/imitate.c
+//     mkdir -p .cache && cc -O2 -shared -fPIC -o .cache/imitate.so benchmarks/imitate.c
 //     LD_AUDIT=$PWD/.cache/imitate.so IMITATE=haswell python ...
 //
 // They ask by the instruction CPUID, which only some processors let a program trap. So as the dynamic loader maps a

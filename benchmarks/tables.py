@@ -23,8 +23,8 @@ def clone_sentence() -> str:
         return "How long it takes is not measured with this recipe (`python benchmarks/clone.py`)."
     minutes = {name: f"{count / 60:.1f} minutes" for name, count in found["seconds"].items()}
     return (
-        f"In a fresh clone it takes {minutes['environment']} for the environment, {minutes['pipeline']} for the stages "
-        f"({minutes['train']} of training) and {found['megabytes']['all'] / 1000:.1f} GB of disk, on "
+        f"In a fresh clone it takes {minutes['environment']} for the environment (more where downloads are slow), "
+        f"{minutes['pipeline']} for the stages ({minutes['train']} of training) and {found['megabytes']['all'] / 1000:.1f} GB of disk, on "
         f"{benchmark_files.machine(found)}."
     )
 
@@ -175,12 +175,31 @@ def resplits_table() -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def verdicts_sentences() -> str:
+    """How often `make compare` is wrong, and right; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("verdicts")
+    if found is None:
+        return "Not simulated (`python benchmarks/verdicts.py`)."
+    cases = pd.DataFrame(found["cases"])
+    told = []
+    for part, of_part in cases.groupby("part", sort=False):
+        for name, shares in of_part.filter(like="right at ").dropna(axis="columns").items():
+            gain = str(name).removeprefix("right at ")
+            told.append(f"{gain} on {part} in {shares.min():.0%} to {shares.max():.0%} of the pairs")
+    return (
+        f"In each of {len(cases)} cases, {found['pairs']:,} pairs of models were simulated. Of pairs that are equal, at most "
+        f"{cases.filter(like='wrong of equal').max(axis=None):.1%} were called *better* or *worse*. With {found['seeds']} "
+        f"seeds on each side, a true difference was told: {', '.join(told)}, depending on how the models differ."
+    )
+
+
 PAGES = {
     Path("README.md"): {"clone": clone_sentence},
     Path("docs/change.md"): {
         **{name: partial(change.block, name) for name in change.BLOCKS},
         change.REVIEW: change.review,
     },
+    Path("docs/verdicts.md"): {"verdicts": verdicts_sentences},
     Path("docs/experiments.md"): {"recipes": recipes_table, "operations": operations_table},
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,

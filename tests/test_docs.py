@@ -21,13 +21,12 @@ def rows(page: Path) -> list[list[str]]:
     return [row for row in cells if row[0] != "case" and set(row[0]) != {"-"}]
 
 
-def has_test(named: str) -> bool:
+def definition(named: str) -> ast.FunctionDef | None:
     file, _, name = named.partition("::")
     path = ROOT / file
     tree = ast.parse(path.read_text("utf-8") if path.is_file() else "")
-    return name.startswith("test_") and any(
-        isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body
-    )
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return found[0] if found and name.startswith("test_") else None
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -38,15 +37,19 @@ def test_every_case_names_a_test_that_exists(name: str) -> None:
     found = rows(page)
     assert found
     assert [row for row in found if len(row) != 3 or not all(row)] == []
-    tests = [named for row in found for named in row[2].replace("`", "").split(", ")]
-    assert [named for named in tests if not has_test(named)] == []
+    tests = [named for row in found for named in row[2].replace("`", "").replace(" (slow)", "").split(", ")]
+    assert [named for named in tests if not definition(named)] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_a_test_that_a_page_names_exists(path: Path) -> None:
-    named = re.findall(r"tests/[\w/]+\.py::\w+", path.read_text("utf-8"))
-    assert [name for name in named if not has_test(name)] == []
+    named = re.findall(r"(tests/[\w/]+\.py::\w+)(?:` \((slow))?", path.read_text("utf-8"))
+    assert [name for name, _ in named if not definition(name)] == []
     assert named or path.name not in (*PAGES, "libraries.md")
+    for name, mark in named:
+        decorators = [ast.unparse(each) for each in getattr(definition(name), "decorator_list", [])]
+        assert not mark or any("slow" in each for each in decorators), name
+        assert mark or "pytest.mark.slow" not in decorators, name
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))

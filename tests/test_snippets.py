@@ -30,6 +30,7 @@ NOT_RUN = {
     "make test": ("it runs this test", "make -n test"),
     "dvc exp run -S train.learning_rate=0.01": (TRAINS, HELP),
     "dvc exp run -S model.architecture=plain": (TRAINS, HELP),
+    "dvc exp run -S train.device=cuda": (TRAINS, HELP),
     "dvc exp run -S data.source=folder -S data.height=64 -S data.width=64 -S data.channels=3": (TRAINS, HELP),
     "dvc exp run -S 'evaluate.parts=[val]'": (TRAINS, HELP),
     "dvc exp run --queue -S train.batch_size=128,512": (TRAINS, HELP),

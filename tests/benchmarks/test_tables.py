@@ -69,6 +69,31 @@ def test_own_images_are_means_over_seeds(folder: Path, monkeypatch: pytest.Monke
     assert "on 2 cores: some processor." in page(folder)
 
 
+def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "PAGES", {Path("README.md"): {"clone": tables.verdicts_sentences}})
+    call(monkeypatch)
+    assert "Not simulated (`python benchmarks/verdicts.py`)." in page(folder)
+    wrong = [(0.01, 0.02), (0.03, 0.049), (0.04, 0.01)]
+    cases = [
+        {"part": part, "wrong of equal": equal, "wrong of equal, one training": single, f"right at {gain}": right}
+        for (equal, single), part, gain, right in zip(
+            wrong,
+            ("test", "test", "val"),
+            ("0.30 points", "0.30 points", "0.50 points"),
+            (0.42, 0.98, 0.7),
+            strict=True,
+        )
+    ]
+    write("benchmarks/verdicts.json", {"pairs": 2000, "seeds": 5, "cases": cases})
+    call(monkeypatch)
+    said = page(folder)
+    assert "In each of 3 cases, 2,000 pairs" in said
+    assert "at most 4.9% were called" in said
+    assert "0.30 points on test in 42% to 98% of the pairs, 0.50 points on val in 70% to 70% of the pairs," in said
+
+
 # --- accuracy against time ------------------------------------------------------------------------
 
 
@@ -160,7 +185,7 @@ def measured(folder: Path) -> None:
 
 
 TAKES = (
-    "1.6 minutes for the environment, 10.2 minutes for the stages (9.8 minutes of training) and 2.3 GB of disk, on 2 "
+    "1.6 minutes for the environment (more where downloads are slow), 10.2 minutes for the stages (9.8 minutes of training) and 2.3 GB of disk, on 2 "
     "cores: some processor."
 )
 
