@@ -35,7 +35,7 @@ def main() -> None:
             f"received {source}, and metrics of {', '.join(found) or 'no images'}"
         )
     chosen = params.read_yaml(Path(__file__).parent / "templates/adopt.yaml", dict[str, Any])
-    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"])
+    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], f":!*/{params.load().model.architecture}.py")
     words = {"name": Path.cwd().name, "classes": len(arrays.load_class_names())}
     for path, edits in chosen["edits"].items():
         text = Path(path).read_text("utf-8")

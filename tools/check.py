@@ -3,8 +3,8 @@
 Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It names every
 fault, then fails: dvc.lock that is not up to date, figures that do not follow from the predictions, an architecture
 that needs another file, and files in git that are compiled or too large. A module of src/ that takes the place of
-another one ends it, as every script. With --data it also holds each file under data/ and models/, and each object of
-DVC's cache, against its hash. (tests/test_pipeline.py holds dvc.yaml against what its stages import and read.)
+another one ends it, as every script. With --data it also holds data/ and models/, as far as dvc.lock has them, and
+each object of DVC's cache against its hash. (tests/test_pipeline.py does so for dvc.yaml and what its stages read.)
 """
 
 import argparse
@@ -30,27 +30,25 @@ from analysis.git import git, is_compiled, names
 INPUT = Path("data/input")
 CLAIMS = Path("published/claims.yaml")
 PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
-CLASSES = 10  # any number
 OWN = ("folder", "idx")  # sources of other images than Fashion-MNIST
 LARGEST_IN_GIT = 1_000_000  # bytes
 
 
 def lock_problems() -> Iterator[str]:
-    """DVC's own view."""
+    """DVC's own view; what several stages depend on is named once."""
     stages: list[str] = []
     own = params.load().data.source != "fashion-mnist"  # on which alone the published systems are trained
     for pipeline, command in [*PIPELINES.items()][: 1 if own or not CLAIMS.exists() else None]:
-        if found := reproduction.would_run(pipeline, "--allow-missing"):
-            if found == ["prepare"] and _lacks_only_images():
-                continue
+        found = reproduction.would_run(pipeline, "--allow-missing")
+        if found and not (found == ["prepare"] and _lacks_only_images()):
             yield f"{Path(pipeline).with_suffix('.lock')} is not up to date ({command}): {', '.join(found)} would run"
         stages += found
     if not stages:
         return
     status = subprocess.run(["dvc", "status"], capture_output=True, encoding="utf-8", check=False).stdout
-    ends = tuple(f" {stage}" for stage in stages)
-    modified = [line.split() for line in status.splitlines() if "modified:" in line and not line.endswith(ends)]
-    yield from dict.fromkeys(map(" ".join, modified))  # several stages may depend on it
+    ends = tuple(f" {name}" for name in (*stages, INPUT))
+    lines = [" ".join(line.split()) for line in status.splitlines() if not line.endswith(ends)]
+    yield from dict.fromkeys(line for line in lines if line.startswith(("modified:", "changed command")))
 
 
 def _lacks_only_images() -> bool:
@@ -58,8 +56,8 @@ def _lacks_only_images() -> bool:
     if any(path.is_file() and path.name != "README.md" and path.suffix != ".dvc" for path in INPUT.rglob("*")):
         return False
     done = subprocess.run(["dvc", "status", "--json", "prepare"], capture_output=True, check=False)
-    changes = [change.get("changed deps", {}) for change in json.loads(done.stdout or "{}").get("prepare", [])]
-    changed = {name: how for change in changes for name, how in change.items()}
+    changes = [each for each in json.loads(done.stdout or "{}").get("prepare", []) if isinstance(each, dict)]
+    changed = {name: how for each in changes for name, how in each.get("changed deps", {}).items()}
     return {name for name, how in changed.items() if how != "deleted"} == {str(INPUT)}
 
 
@@ -99,7 +97,7 @@ def architecture_problems() -> Iterator[str]:
     chosen = params.load()
     name, data = chosen.model.architecture, chosen.data
     try:
-        architectures.build(name, (data.height, data.width, data.channels), CLASSES, chosen.model.options.get(name, {}))
+        architectures.build(name, (data.height, data.width, data.channels), 10, chosen.model.options.get(name, {}))
     except InputError as error:
         yield str(error)
 

@@ -2,12 +2,13 @@
 
 from common import params
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
-from training.batches import resized
+from training.batches import Batches, resized
 from training.callbacks import ProgressiveResizing
 
 
@@ -18,7 +19,7 @@ def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -
     (torch.utils.flop_counter).
 
     Args:
-        images: of which an epoch leaves out train.data_pruning.
+        images: for training; how often an epoch visits them follows from data_pruning and least_steps.
         epochs: as many as were trained.
     """
     data, train, name = chosen.data, chosen.train, chosen.model.architecture
@@ -34,6 +35,8 @@ def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -
     small = min(resizing.epochs, epochs)
     parameters, whole = of_image(1.0)
     weights, reduced = of_image(resizing.scale) if small else (parameters, whole)
-    if weights != parameters:  # it takes one size only, so train leaves resizing out
-        reduced = whole
-    return parameters, (small * reduced + (epochs - small) * whole) * (images - round(train.data_pruning * images))
+    reduced = reduced if weights == parameters else whole  # it takes one size only, so train leaves resizing out
+    rows = np.zeros((images, 1, 1, 1), np.uint8)
+    order = (train.batch_size, 1, "cpu", None, 0, train.data_pruning, train.least_steps)
+    batches = Batches(rows, rows[:, 0, 0, 0], *np.zeros((2, 1)), *order)
+    return parameters, (small * reduced + (epochs - small) * whole) * batches.passes * batches.rows_a_pass

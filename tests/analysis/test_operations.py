@@ -9,7 +9,12 @@ from analysis import operations
 from conftest import write_params
 
 CONVOLUTION = 2 * 28 * 28 * 3 * 3 * 8  # a channel in, 8 out
-COMMON = {"train.data_pruning": 0.0, "train.progressive_resizing.share": 0.0, "train.epochs": 10}
+COMMON = {
+    "train.data_pruning": 0.0,
+    "train.progressive_resizing.share": 0.0,
+    "train.epochs": 10,
+    "train.least_steps": 1,
+}
 PLAIN = {"model.architecture": "plain", "model.options.plain.widths": [8]}
 BLOCKS = {"model.architecture": "blocks", "model.options.blocks.widths": [8, 8, 8]}
 HALVES = {"train.progressive_resizing.share": 0.5, "train.progressive_resizing.scale": 0.5}
@@ -30,6 +35,12 @@ def test_they_are_those_of_each_image_in_each_epoch(count: Any) -> None:
     assert 1 < whole / (100 * 10 * 2 * CONVOLUTION) < 1.1
     assert count(PLAIN, epochs=20) == count(PLAIN, images=200) == 2 * whole
     assert count(PLAIN | {"train.data_pruning": 0.25}) == 0.75 * whole
+
+
+def test_few_rows_are_seen_several_times_an_epoch(count: Any) -> None:
+    few = {"train.batch_size": 64, "train.least_steps": 8}  # batches of 32: 4 steps a pass
+    assert count(PLAIN | few) == 2 * count(PLAIN)
+    assert count(PLAIN | few | {"train.data_pruning": 0.5}) == 2 * count(PLAIN)  # 50 rows: 4 passes of 2 steps
 
 
 def test_small_images_have_fewer(count: Any) -> None:

@@ -37,7 +37,8 @@ def test_what_is_fashion_mnists_goes_and_pages_and_targets_still_work(birds: Clo
     assert "images of 10 classes apart" in readme
     assert "| test (idx)" in readme
     for page in map(Path, [path for path in birds.git("ls-files", "-z", "*.md").split("\0") if path]):
-        assert not re.search(r"published/|MODEL_CARD|croissant|own_images|adopt|[Ff]ashion-MNIST's", page.read_text())
+        theirs = r"published |published/|MODEL_CARD|croissant|own_images|adopt|[Ff]ashion-MNIST's|change\.md|LOG\.md|on black"
+        assert not re.search(theirs, page.read_text())
         text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
         assert accuracy not in text
         links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
@@ -47,6 +48,14 @@ def test_what_is_fashion_mnists_goes_and_pages_and_targets_still_work(birds: Clo
     birds.git("reset", "--hard", "--quiet")
     assert Path("published/claims.yaml").exists()
     assert birds.git("status", "--porcelain") == ""
+
+
+def test_the_network_that_is_used_stays(birds: Clone) -> None:
+    write_params(Path(), TINY | {"data.source": "idx", "model.architecture": "basic"})
+    birds.commit("another network")
+    birds.run("python", "tools/adopt.py")
+    networks = {path.name for path in Path("src/architectures").glob("*.py")}
+    assert networks == {"__init__.py", "basic.py", "blocks.py", "plain.py"}
 
 
 @pytest.mark.parametrize(

@@ -177,12 +177,17 @@ def test_images_of_ones_own_need_not_be_there(
     own.git("clone", "--quiet", ".", str(tmp_path / "clone"))
     monkeypatch.chdir(tmp_path / "clone")
     assert list(check.lock_problems()) == []
-    with Path("src/prepare.py").open("a") as source:
-        source.write("# edited")
-    assert_named(
-        check.lock_problems(), ["dvc.lock is not up to date (make repro): prepare", "modified: src/prepare.py"]
-    )
-    own.git("-C", str(tmp_path / "clone"), "checkout", "--quiet", "src")
+    for file, old, new, reasons in (
+        ("src/prepare.py", "\n\n\n", "\n\n\n\n", ["dvc.lock is not up to date (make repro): prepare", "modified: src/prepare.py"]),
+        ("src/train.py", "\n\n\n", "\n\n\n\n", ["modified: src/train.py"]),
+        ("metrics/data/classes.csv", "test", "text", ["modified: metrics/data"]),
+        ("params.yaml", "epochs: 2", "epochs: 3", ["modified: train"]),
+        ("dvc.yaml", "src/prepare.py", "src/prepare.py --help", ["changed command"]),
+        ("dvc.yaml", "src/evaluate.py", "src/evaluate.py --help", ["changed command"]),
+    ):  # fmt: skip
+        edit(file, old, new)
+        assert_named(check.lock_problems(), reasons)
+        own.git("-C", str(tmp_path / "clone"), "checkout", "--quiet", ".")
     Path("data/input/classes.txt").write_text("a\nb\n")
     assert_named(check.lock_problems(), ["dvc.lock is not up to date (make repro): prepare"])
 
