@@ -1,7 +1,6 @@
 """Stage 3: which rows of the prepared training images are for training and which for validation.
 
-Both sets are stratified by class and drawn with `split.seed`. The outputs are sorted row numbers, not
-copies of the images.
+Both sets are stratified by class and drawn with `split.seed`. The outputs are sorted row numbers.
 """
 
 from common import arrays, files, inputs, locks, params

@@ -27,8 +27,7 @@ ROUNDING = 2e-6  # the metrics have six decimals
 def judge(commit: str, part: str) -> tuple[bool | None, str]:
     """Whether the accuracy on val or test is the same but for chance, and a line on it.
 
-    None where that is not known: the images are other ones, or nobody measured the spread over seeds of
-    the committed training.
+    None where that is not known: the images are other ones, or the spread over seeds is not measured.
     """
     from analysis import comparison, seeds
     from analysis.revisions import HERE, Revision

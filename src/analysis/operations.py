@@ -15,8 +15,7 @@ from training.callbacks import ProgressiveResizing
 def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -> tuple[int, int]:
     """The network's parameters, and the operations for all images that a training sees, in their size.
 
-    Counted are convolutions and matrix products, forward and backward; a multiply-add counts as two
-    (torch.utils.flop_counter).
+    Those of convolutions and matrix products, both ways; a multiply-add is two (torch.utils.flop_counter).
 
     Args:
         images: for training; how often an epoch visits them follows from data_pruning and least_steps.

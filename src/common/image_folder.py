@@ -41,8 +41,7 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
     One tree gives a test part without rows. Rows are in the order of class and file name.
 
     Raises:
-        InputError: there are no classes, a class is empty, test has a class that train lacks, or a file
-            is not a picture.
+        InputError: there are no classes, a class is empty, test has a class that train lacks, or a file is no picture.
     """
     train, test = folder / "train", folder / "test"
     if not train.is_dir():

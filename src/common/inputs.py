@@ -123,14 +123,15 @@ def _refuse_other_bytes(paths: Iterable[str]) -> None:
         os.path.realpath(lock.parent / out["path"]): out["md5"] for stage in stages for out in stage.get("outs", [])
     }
     held = [(Path(path), lock.name, outs.get(os.path.realpath(path))) for path in paths]
-    for pointer in (found for path in paths for found in Path(path).rglob("*.dvc") if found.is_file()):
-        held += [(pointer.parent / out["path"], str(pointer), out.get("md5")) for out in read(pointer).get("outs", [])]
+    for pointer in (found for path in paths for found in Path(path).glob("*.dvc") if found.is_file()):
+        outs = [out for out in read(pointer).get("outs", []) if out.get("hash")]  # DVC 2 hashed text otherwise
+        held += [(pointer.parent / out["path"], str(pointer), out["md5"]) for out in outs]
     for path, source, expected in held:
         if expected and (found := files.md5(path)) not in (expected, None):
-            remedy = "repro" if source == lock.name else "pull"
+            start, end = ("", "repro") if source == lock.name else ("dvc add it, if they are meant; else ", "pull")
             raise InputError(
                 f"{path} must have the bytes that {source} says (MD5 {expected}); received others ({found}), as from a "
-                f"damaged object in DVC's cache. Remove {path} and what python tools/check.py --data names, then dvc {remedy}"
+                f"damaged object in DVC's cache: {start}remove {path} and what python tools/check.py --data names, then dvc {end}"
             )
 
 

@@ -7,19 +7,20 @@ from common import release
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
 
 LIMIT = 10  # of 255: root mean square difference of the pixels
 GRID = 8  # at most so many blocks in each direction, by whose sums pairs are searched
 CHUNK = 250  # images at a time
-BYTES = 2**26  # of pairs of images at a time
+BYTES = 2**23  # of each of two sets of images at a time
 
 
 def groups(images: np.ndarray) -> np.ndarray:
     """(N,) int64: one number for images within `LIMIT` of each other, directly or through others.
 
     Sums over blocks of n pixels differ by at most √n times the root of the sum of squares (Cauchy and Schwarz), so
-    pairs whose sums are farther apart are left out; the rest is computed in integers, the same on any processor.
+    pairs whose sums are farther apart are left out; the rest is exact in float64, and so the same on any processor.
 
     Args:
         images: (N, H, W, C) uint8.
@@ -33,17 +34,19 @@ def groups(images: np.ndarray) -> np.ndarray:
     sums: np.ndarray = images
     for axis in (1, 2):
         sums = np.add.reduceat(sums, np.arange(0, images.shape[axis], block), axis=axis, dtype=np.int64)
-    sums = sums.reshape(len(images), -1).astype(np.float32)
+    sums, pixels = (array.reshape(len(images), -1) for array in (sums.astype(np.float32), images))
     search = NearestNeighbors(radius=1.01 * block * most**0.5, algorithm="brute")  # 1 % more, for rounding
     group = np.arange(len(images))
     for start in range(0, len(images), CHUNK):
         near = search.fit(sums[start:]).radius_neighbors_graph(sums[start : start + CHUNK])
-        candidates = np.stack(near.nonzero(), axis=1) + start
-        # dark images may all be near each other: what is joined already is not compared, nor kept
-        while len(candidates := candidates[np.diff(group[candidates])[:, 0] != 0]):
-            pairs, candidates = np.split(candidates, [max(1, BYTES // size)])
-            differences = images[pairs[:, 0]].astype(np.int32) - images[pairs[:, 1]]
-            joined = group[pairs[(differences**2).sum((1, 2, 3), dtype=np.int64) <= most]]
-            graph = coo_array((np.ones(len(joined)), joined.T), (len(images), len(images)))
+        left, right = np.stack(near.nonzero()) + start
+        # dark images may all be near each other: what is joined already is not compared
+        while (is_open := group[left] != group[right]).any():
+            rows = np.unique(left[is_open])[: max(1, BYTES // size)]
+            columns = np.unique(right[is_open & np.isin(left, rows)])[: max(1, BYTES // size)]
+            i, j = np.nonzero(euclidean_distances(pixels[rows], pixels[columns], squared=True) <= most)
+            graph = coo_array((np.ones(len(i)), (group[rows[i]], group[columns[j]])), (len(images), len(images)))
             group = connected_components(graph, directed=False)[1][group]
+            is_open &= ~(np.isin(left, rows) & np.isin(right, columns))
+            left, right = left[is_open], right[is_open]
     return group.astype(np.int64)[copy_of]

@@ -230,4 +230,19 @@ def test_what_a_dvc_file_tracks_has_its_bytes(locked: Path, tracked: str, with_l
         inputs._refuse_other_bytes(PATHS)
     said = str(caught.value)
     assert said.startswith(f"{path} must have the bytes that {pointer} says (MD5 ")
-    assert said.endswith(f"Remove {path} and what python tools/check.py --data names, then dvc pull")
+    remedy = f"remove {path} and what python tools/check.py --data names, then dvc pull"
+    assert said.endswith(f"dvc add it, if they are meant; else {remedy}")
+
+
+@pytest.mark.parametrize(
+    ("pointer", "content"),
+    [
+        ("tracked.dvc", f"outs:\n- md5: {32 * '0'}\n  path: pictures\n"),  # of DVC 2, which hashed text otherwise
+        ("pictures/a/notes.dvc", ""),  # git ignores it there, and so does DVC
+    ],
+)
+def test_what_dvc_does_not_hold_is_not_held(locked: Path, pointer: str, content: str) -> None:
+    (locked / "data/input/pictures/a").mkdir(parents=True)
+    (locked / "data/input/pictures/a/0.png").write_bytes(b"a picture")
+    (locked / "data/input" / pointer).write_text(content)
+    inputs._refuse_other_bytes(PATHS)
