@@ -1,7 +1,6 @@
 """Writes the figures of metrics/ into README.md and MODEL_CARD.md; benchmarks/tables.py those of benchmarks/.
 
-It also draws README's picture, where the images are there. With --check it says whether the pages have the
-figures (src/analysis/marked_pages.py).
+It also draws README's picture, where the images are there. With --check it says whether the pages have the figures.
 """
 
 import argparse

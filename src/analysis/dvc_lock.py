@@ -37,6 +37,7 @@ def read(commit: str | None = None) -> dict[str, Stage]:
     return parse(git.content(commit, str(LOCK)), f" of commit {commit}" if commit else "")
 
 
+@functools.cache  # a comparison asks for the same few again and again
 def parse(lock: bytes | None, place: str) -> dict[str, Stage]:
     """What the content of a dvc.lock says of each stage.
 
