@@ -70,7 +70,7 @@ def measured(folder: Path) -> dict[str, Any]:
     rows = metric_files.table(Path("metrics/data/classes.csv"), ("part", "class", "images"))
     rows = rows.loc[rows["part"] == "train", "images"]  # the first of all classes
     start, end = chosen.split.train_slice or (results.get("val", {}).get("images", 0), int(rows.iloc[0]))
-    images = chosen.split.train_size or end - start
+    images = chosen.split.train_size or max(0, end - start)  # images of one's own may be fewer than val has
     parameters, flops = operations.of_training(chosen, len(rows) - 1, images, epochs)
     found = {
         "parameters": parameters,
