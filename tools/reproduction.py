@@ -177,13 +177,11 @@ def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
 def other_libraries(requirements: str) -> list[str]:
     """The libraries that are not installed in the version that requirements.txt locks."""
     from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
 
-    installed = {canonicalize_name(library.name): library.version for library in metadata.distributions()}
     found = []
     for line in re.findall(r"^\w[^\\\n]*", requirements, re.M):  # no comment, option or hash
         locked = Requirement(line)
-        version = installed.get(canonicalize_name(locked.name))
+        version = next((library.version for library in metadata.distributions(name=locked.name)), None)
         is_for_here = locked.marker is None or locked.marker.evaluate()
         if is_for_here and (version is None or version not in locked.specifier):
             rule = str(locked.specifier).removeprefix("==")

@@ -341,6 +341,12 @@ def test_a_library_in_another_version_is_found_among_comments_and_markers() -> N
     assert [text.split()[0] for text in reproduction.other_libraries("torch==2.12.0")] == ["torch"]
 
 
+def test_what_is_left_of_a_removed_library_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert reproduction.other_libraries("torch==2.13.0\ngone==1.0") == ["gone not installed (locked: 1.0)"]
+
+
 def test_a_processor_that_is_not_portable_is_named(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.machine.is_portable", lambda: False)
     monkeypatch.setattr("training.machine.processor", lambda: "Some Processor")
