@@ -8,7 +8,9 @@ from conftest import write_params
 
 def test_a_recipe_is_trained_on_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, {"model.architecture": "plain", "train.data_pruning": 0.0, "train.epochs": 2})
+    write_params(
+        tmp_path, {"model.architecture": "plain", "train.data_pruning": 0.0, "train.epochs": 2, "train.least_steps": 1}
+    )
     (tmp_path / "metrics/data").mkdir(parents=True)
     classes = tmp_path / "metrics/data/classes.csv"
     found = []
