@@ -35,7 +35,7 @@ def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -
     parameters, whole = of_image(1.0)
     weights, reduced = of_image(resizing.scale) if small else (parameters, whole)
     reduced = reduced if weights == parameters else whole  # it takes one size only, so train leaves resizing out
-    rows = np.zeros((images, 1, 1, 1), np.uint8)
+    rows, ignored = np.zeros((images, 1, 1, 1), np.uint8), np.zeros(1)
     order = (train.batch_size, 1, "cpu", None, 0, train.data_pruning, train.least_steps)
-    batches = Batches(rows, rows[:, 0, 0, 0], *np.zeros((2, 1)), *order)
+    batches = Batches(rows, rows[:, 0, 0, 0], ignored, ignored, *order)
     return parameters, (small * reduced + (epochs - small) * whole) * batches.passes * batches.rows_a_pass

@@ -124,8 +124,8 @@ def _refuse_other_bytes(paths: Iterable[str]) -> None:
     }
     held = [(Path(path), lock.name, outs.get(os.path.realpath(path))) for path in paths]
     for pointer in (found for path in paths for found in Path(path).glob("*.dvc") if found.is_file()):
-        outs = [out for out in read(pointer).get("outs", []) if out.get("hash")]  # DVC 2 hashed text otherwise
-        held += [(pointer.parent / out["path"], str(pointer), out["md5"]) for out in outs]
+        tracked = [out for out in read(pointer).get("outs", []) if out.get("hash")]  # DVC 2 hashed text otherwise
+        held += [(pointer.parent / out["path"], str(pointer), out["md5"]) for out in tracked]
     for path, source, expected in held:
         if expected and (found := files.md5(path)) not in (expected, None):
             start, end = ("", "repro") if source == lock.name else ("dvc add it, if they are meant; else ", "pull")
