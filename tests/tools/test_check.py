@@ -317,7 +317,7 @@ def test_damaged_labels_in_dvcs_cache_are_never_trained_on(clone: Clone) -> None
     edit("params.yaml", "  learning_rate: 0.05", "  learning_rate: 0.04")
     said = clone.run("sh", "-c", "! dvc repro 2>&1")
     assert "error: data/prepared/train must have the bytes that dvc.lock says (MD5 " in said
-    assert "Remove data/prepared/train and what python tools/check.py --data names, then dvc repro" in said
+    assert "remove data/prepared/train and what python tools/check.py --data names, then dvc repro" in said
     assert not MODEL.exists()
     said = clone.run("sh", "-c", "! python tools/check.py --data 2>&1")
     assert f"{damaged} is damaged (remove it; dvc pull or dvc repro makes it again)" in said.replace(
