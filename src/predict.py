@@ -31,29 +31,25 @@ MARK = " (out of distribution: unlike the training images)"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    parser.add_argument(
-        "--model", type=Path, default="models/model.onnx", help="as make export writes it (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--save-inputs", type=Path, metavar="FOLDER", help="write there the images as the model sees them"
-    )
+    parser.add_argument("--model", type=Path, default="models/model.onnx", help="of make export (default: %(default)s)")
+    parser.add_argument("--save-inputs", type=Path, metavar="FOLDER", help="write there what the model sees")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one list of objects")
-    form.add_argument(
-        "--csv",
-        action="store_true",
-        help="one row a picture; an apostrophe leads texts that a spreadsheet would take for a formula",
-    )
+    form.add_argument("--csv", action="store_true", help="one row a picture; a ' leads what looks like a formula")
     return parser.parse_args()
 
 
 def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each picture, and its path below the given folder, or its bare name."""
+    """Each picture, and its path below the given folder, or its bare name; so too a folder that is not looked into."""
     for path in paths:
         if not os.path.isdir(path):  # which no name makes fail
             yield path, Path(path.name)
             continue
-        names = [file.relative_to(path) for file in sorted(path.rglob("*")) if not file.is_dir()]
+        names = [
+            file.relative_to(path)
+            for file in sorted(path.rglob("*"))
+            if file.is_symlink() or not file.is_dir() or not os.access(file, os.R_OK | os.X_OK)
+        ]
         names = [name for name in names if not any(part[0] == "." for part in name.parts)]
         # an empty folder stands for itself, and is refused later
         yield from ((path / name, name) for name in names or [Path()])
@@ -100,7 +96,7 @@ def main() -> None:
     for path, name in tqdm(found, disable=not has_bar, leave=False, unit=" pictures"):
         try:
             if os.path.isdir(path):
-                raise InputError(f"{printable(path)} must hold at least one picture; received none")
+                raise InputError(f"{printable(path)} must hold a picture, and be no link in a folder; received none")
             prediction = classifier.predict(path)
         except InputError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)

@@ -40,7 +40,7 @@ def read_idx(folder: Path) -> dict[str, Part]:
 def class_names() -> list[str]:
     """The lines of data/input/classes.txt, or the ten digits without that file."""
     path = INPUT / "classes.txt"
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return [str(digit) for digit in range(10)]
     try:
         names = path.read_text("utf-8-sig").split("\n")
@@ -48,14 +48,16 @@ def class_names() -> list[str]:
         raise InputError(f"{path} must be a readable UTF-8 file; received: {error}") from None
     names = [name.strip() for name in names if name.strip()]
     if not 2 <= len(set(names)) == len(names) <= image_folder.MAX_CLASSES:
-        raise InputError(f"{path} must hold 2 to {image_folder.MAX_CLASSES} different names; received {len(names)}")
+        raise InputError(
+            f"{path} must hold 2 to {image_folder.MAX_CLASSES} different names; received {len(names)}, {len(set(names))} different"
+        )
     return names
 
 
 def refuse_unseen_and_name_unread(source: str) -> None:
     """Refuses links to folders, folders with a .dvc, and .dvcignore, which hide from DVC; warns of what no one reads."""
     inside = sorted(INPUT.rglob("*"))
-    for path in inside:
+    for path in map(image_folder.regular, inside):
         if path.name == ".dvcignore" or (path.is_dir() and (path.is_symlink() or (path / ".dvc").is_dir())):
             rule = f"{INPUT} must hold no link to a folder, no .dvcignore and no folder with a .dvc"
             raise InputError(f"{rule}, into which DVC does not look; received {path}")
@@ -63,7 +65,7 @@ def refuse_unseen_and_name_unread(source: str) -> None:
         raise InputError(f"{INPUT} must be tracked by what is in it (dvc add {INPUT}/NAME); received {whole}")
     names = sorted(f"{path.name}{'/' * path.is_dir()}" for path in INPUT.iterdir())
     is_tree = source == "folder" and "train/" not in names  # each folder is a class
-    read = re.compile(rf"{READ[source].pattern}|[^/]*\.dvc{r'|[^.].*/' * is_tree}")
+    read = re.compile(rf"{READ[source].pattern}|[^/]*\.dvc{r'|[^.][^/]*/' * is_tree}")
     unread = [name for name in names if not read.fullmatch(name)]
     if hidden := sum(path.name[0] == "." and path.name != ".gitignore" and path.parent != INPUT for path in inside):
         unread.append(f"{hidden:,} hidden files in folders")

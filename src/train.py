@@ -198,7 +198,7 @@ def fit(
         callbacks.append(
             keras.callbacks.LearningRateScheduler(
                 lambda epoch, rate: (
-                    max(rate * settings.plateau_factor, settings.plateau_floor)
+                    max(rate * settings.plateau_factor, min(rate, settings.plateau_floor))
                     if epoch in settings.rate_falls
                     else rate
                 )

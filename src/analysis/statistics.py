@@ -42,7 +42,7 @@ def counts(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> di
     """
     correct = int((predicted == labels).sum())
     interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
-    f1 = f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)
+    f1 = f1_score(labels, predicted, labels=classes, average="macro", zero_division=np.nan)  # of a class without rows
     macro = {"macro_accuracy": round(float(balanced_accuracy_score(labels, predicted)), 4)} if unequal(labels) else {}
     return macro | {
         "accuracy": round(correct / len(labels), 6),

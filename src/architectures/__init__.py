@@ -35,7 +35,7 @@ def build(
     try:
         with keras.device(device), inputs.reading_only(source):
             return architecture.build(input_shape, classes, **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last for want of memory
         # Keras puts the layer first, then the cause in bold
         lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).split("\n\n")
         reason = " ".join(" ".join(lines[:2]).split())

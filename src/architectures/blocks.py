@@ -53,7 +53,7 @@ def build(
             x = layers.Activation(activation)(x)
             first = x if place == 0 else first
     x = layers.GlobalMaxPooling2D()(x)  # (N, H // 8, W // 8, width) -> (N, width)
-    logits = layers.Rescaling(logit_scale)(layers.Dense(classes)(x))
+    logits = layers.Rescaling(float(logit_scale))(layers.Dense(classes)(x))
     # not by initialisers of our own, without which plain Keras could not load the model
     whitening.kernel.assign(whitening_kernel(channels))
     for convolution in convolutions:

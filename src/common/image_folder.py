@@ -113,7 +113,7 @@ def opened(source: str | Path | BinaryIO | Image.Image, name: str = "") -> Itera
             with Image.open(_Bounded(file, name), formats=FORMATS) as image:
                 _refuse_costly(image, file, name)
                 if image.mode in ("I", "F"):  # Pillow does not say what their white is
-                    raise InputError(f"{name} must have 8 or 16 bits a channel; received mode {image.mode}")
+                    raise InputError(f"{name} must give Pillow 8 or 16 bits a channel; received mode {image.mode}")
                 picture: Image.Image = image
                 if (factor := _factor(image)) > 1:
                     picture = _reduced(image, factor)

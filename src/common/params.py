@@ -17,7 +17,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NORMALISING = ("adam", "adamw", "adamax", "nadam", "rmsprop", "lion")  # a step's length is not the gradient's
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -119,10 +119,14 @@ class Train(Section):
 
     @pydantic.model_validator(mode="after")
     def _rate_fits(self) -> "Train":
-        if self.optimizer in NORMALISING and (self.learning_rate or 0) > 0.1:
+        options = self.optimizer_options.get(self.optimizer, {})
+        rate = self.learning_rate or options.get("learning_rate") or 0
+        if (most := max(rate, *(value or 0 for value in options.values()), 0)) > 1e6:
+            raise ValueError(f"learning_rate and options of {self.optimizer} must be up to 1e6; received {most}")
+        if self.optimizer in NORMALISING and rate > 0.1:
             raise ValueError(
                 f"learning_rate must be at most 0.1 for {self.optimizer}, whose steps are as long as the rate (Keras' "
-                f"default is 0.001; each optimizer needs its own); received {self.learning_rate}"
+                f"default is 0.001; each optimizer needs its own); received {rate}"
             )
         return self
 

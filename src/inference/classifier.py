@@ -39,7 +39,7 @@ class Classifier:
                 raise InputError(f"{path} must hold its weights itself; received the name of another file for them")
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
-            self.class_names: list[str] = json.loads(metadata["class_names"])
+            self.class_names = [str(name) for name in json.loads(metadata["class_names"])]
             self.form = metadata["form"]
             self.distance_limit = float(metadata["distance_limit"])
             pixels = self._session.get_inputs()[0]
