@@ -54,10 +54,10 @@ sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each tri
 replicate: .venv/run ## EXP=... SEEDS=5: trains an experiment, a commit or the workspace with other seeds
 	@python tools/replicate.py $${SEEDS:+--seeds="$$SEEDS"} -- $${EXP:+"$$EXP"}
 
-compare: .venv/run ## A=... B=... (commits, experiments or workspace) FAIL_IF=worse: which model is better
+compare: .venv/run ## A=HEAD B=workspace (or commits, experiments) FAIL_IF=worse: which model is better
 	@python tools/compare.py $${PART:+--part="$$PART"} $${FAIL_IF:+--fail-if="$$FAIL_IF"} \
 		$${TOLERANCE:+--tolerance="$$TOLERANCE"} $${DIFFERENCE:+--difference="$$DIFFERENCE"} \
-		-- $${A:+"$$A"} $${B:+"$$B"}
+		-- "$${A:-HEAD}" $${B:+"$$B"}
 
 experiments: .venv/run ## the commit and its experiments, one line each: accuracy on val, seeds, verdict
 	@python tools/experiments.py
@@ -68,8 +68,8 @@ watch: .venv/run ## the curves of the training that runs here, in the terminal
 review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
 	@python tools/review.py $${OUT:+--out="$$OUT"} -- $${BASE:+"$$BASE"}
 
-data-diff: .venv/run ## A=... B=workspace OUT=FILE: rows added, removed, relabelled and moved, as Markdown
-	@python tools/data_diff.py $${OUT:+--out="$$OUT"} -- $${A:+"$$A"} $${B:+"$$B"}
+data-diff: .venv/run ## A=HEAD B=workspace OUT=FILE: rows added, removed, relabelled and moved, as Markdown
+	@python tools/data_diff.py $${OUT:+--out="$$OUT"} -- "$${A:-HEAD}" $${B:+"$$B"}
 
 report: .venv/run ## report.html: one page of results, curves, mistakes and experiments
 	python tools/report.py

@@ -188,9 +188,7 @@ def main() -> None:
             for path in sorted(Path(folder).iterdir()):
                 there = PUBLISHED / path.name
                 if not there.exists() or there.read_bytes() != path.read_bytes():
-                    raise InputError(
-                        f"{there} must follow from the metrics (make readme writes it); received other content"
-                    )
+                    raise InputError(f"{there} must follow from the metrics (make readme); received other content")
     else:
         write(systems, PUBLISHED)
     marked_pages.update(pages(systems), check)

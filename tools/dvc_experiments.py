@@ -15,6 +15,7 @@ from common import locks
 from common.errors import InputError
 
 import psutil
+from dvc.config import Config
 from dvc.repo import Repo
 
 from analysis.git import git, names
@@ -93,8 +94,8 @@ def _copy(content: str, folder: str) -> Path:
     git("clone", "--quiet", "--shared", "--no-checkout", *identity, git("rev-parse", "--show-toplevel"), folder)
     git("-C", folder, "checkout", "--quiet", "--detach", content)
     project = Path(folder, git("rev-parse", "--show-prefix"))
-    with Repo() as repo:
-        (project / ".dvc/config.local").write_text(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n", "utf-8")
+    with Repo() as repo, Config(str(project / ".dvc")).edit("local") as settings:
+        settings["cache"] = {"dir": repo.cache.local_cache_dir}
     return project
 
 

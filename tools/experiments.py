@@ -5,16 +5,18 @@ where they are known, and the verdict of `make compare` beside the commit. Repli
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from common.errors import InputError, one_line
 
 import pandas as pd
 
-from analysis import comparison, revisions, seeds
+from analysis import comparison, dvc_lock, revisions, seeds
 from analysis.revisions import Revision
 
 SECONDS = Path(".cache/checkpoints/seconds.csv")  # of trainings here that nothing interrupted, by the model's hash
+PARENTS = re.compile(r".*[/.](?!n?py$)")  # of a parameter or a file
 WIDTHS = {"name": 16, "differs in": 24}  # of 100 columns
 
 
@@ -28,7 +30,7 @@ def verdict(base: Revision, model: Revision) -> str:
 def table() -> pd.DataFrame:
     """One row for the commit, and one for each experiment of it that is no other seed of a row before it."""
     base = revisions.resolve("HEAD")
-    commit, before = str(base.commit), base.parameters()
+    commit, before = str(base.commit), base.parameters() | base.code()
     models: dict[str | None, Revision] = {}
     for model in [base, *revisions.experiments(f"refs/exps/{commit[:2]}/{commit[2:]}/*")]:
         models.setdefault(seeds.training(model), model)
@@ -36,15 +38,16 @@ def table() -> pd.DataFrame:
     seconds = dict(line.partition(",")[::2] for line in logged)
     rows = []
     for model in models.values():
-        changes = {key: value for key, value in model.parameters().items() if before.get(key) != value}
+        known = (model.parameters() | model.code()).items()
+        changes = [f"{PARENTS.sub('', key)} {value}" for key, value in known if before.get(key) != value]
         val, accuracy = model.json("metrics/val.json"), "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
         rows.append(
             {
                 "name": one_line(model.name),
-                "differs in": ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()),
+                "differs in": one_line(", ".join(changes)),
                 "val accuracy": accuracy.format_map(val) if val else "",
                 "seeds": len(seeds.trainings(model, "val").accuracy) if val else 0,
-                "seconds": seconds.get(model.outputs().get("models/model.keras", ""), ""),
+                "seconds": seconds.get(model.outputs().get(dvc_lock.MODEL, ""), ""),
                 "verdict": "" if model == base else verdict(base, model),
             }
         )

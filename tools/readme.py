@@ -44,9 +44,7 @@ def noise() -> dict[str, dict[str, Any]]:
         )
     summary = metric_files.summary(runs)
     if summary != metric_files.read(METRICS / "noise.json"):
-        raise InputError(
-            f"{METRICS}/noise.json must follow from noise.csv (make noise writes both); received different figures"
-        )
+        raise InputError(f"{METRICS}/noise.json must follow from noise.csv (make noise writes both); received others")
     columns = {"seed": int, "part": str, "class": str, "recall": float}
     classes = metric_files.table(METRICS / NOISE[2], tuple(columns), dtype=columns)
     own = classes[classes["seed"] == seed].to_dict("records")

@@ -44,7 +44,7 @@ def copy(commit: str) -> Path:
     git("-C", str(repository), "checkout", "--quiet", "--detach", "FETCH_HEAD")
     # not by the schema, which may have changed since the commit
     chosen = params.read_yaml(project / "params.yaml", dict[str, dict[str, Any]])
-    if chosen["data"]["source"] not in ("fashion-mnist", "synthetic"):
+    if chosen.get("data", {}).get("source") not in ("fashion-mnist", "synthetic"):
         shutil.copytree(INPUT, project / INPUT, dirs_exist_ok=True)
         git("-C", str(repository), "checkout", "--quiet", "--force", "HEAD")  # what git has, it has as committed
     with chdir(project):

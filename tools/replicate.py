@@ -36,14 +36,16 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
     if training is None or problem:
         received = problem or "no training in dvc.lock"
         raise InputError(f"{model} must have results that belong to its files (make repro); received {received}")
-    dvc_experiments.refuse_missing_files()
-    known = seeds.replicates(model)
+    if model.commit is None:
+        dvc_experiments.refuse_missing_files()
+    parts = model.predicted()
+    known = {seed: other for seed, other in seeds.replicates(model).items() if {*parts} <= {*other.predicted()}}
     content = model.commit or dvc_experiments.snapshot()
     # that of an experiment is its parent
     baseline = git("rev-parse", f"{model.commit}^" if model.is_experiment else model.commit or "HEAD")
     wanted = range(model.seed(), model.seed() + count)
     for seed in [seed for seed in wanted if seed not in known]:
-        name = f"seed-{seed}-{training[:8]}"
+        name = "-".join([f"seed-{seed}", training[:8], *parts])
         run = dvc_experiments.run(name, content, baseline, {"train.seed": seed}, f"seed {seed}")
         known[seed] = asyncio.run(run)
         if seeds.training(known[seed]) != training:
@@ -51,10 +53,10 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
     return {seed: known[seed] for seed in wanted}
 
 
-def record(models: Collection[Revision]) -> None:
+def record(models: Collection[Revision], parts: Collection[str]) -> None:
     """Writes noise.csv and noise_classes.csv, figures and recalls of each model, and noise.json, their summary."""
-    table = pd.DataFrame([row for model in models for row in seeds.figures(model)])
-    classes = pd.DataFrame([row for model in models for row in seeds.recalls(model)])
+    table = pd.DataFrame([row for model in models for row in seeds.figures(model) if row["part"] in parts])
+    classes = pd.DataFrame([row for model in models for row in seeds.recalls(model) if row["part"] in parts])
     for name, content in (("noise.csv", table), ("noise_classes.csv", classes)):
         with files.atomic_file(METRICS / name) as part:
             content.to_csv(part, index=False)
@@ -73,8 +75,9 @@ def main() -> None:
     if arguments.record:
         metric_files.by_part(METRICS)  # which must be there
         recorded = seeds.noise(model)
-        if recorded is not None and recorded["seed"].nunique() >= arguments.seeds:
-            print(f"{METRICS / 'noise.csv'} has {recorded['seed'].nunique()} seeds of this training")
+        count = 0 if recorded is None else recorded.groupby("part")["seed"].nunique().min()
+        if count >= arguments.seeds:
+            print(f"{METRICS / 'noise.csv'} has {count} seeds of this training")
             return
     models = replicate(model, arguments.seeds).values()
     for part in model.predicted():
@@ -83,7 +86,7 @@ def main() -> None:
     if model.is_experiment:
         print(f"make compare A=HEAD B={model.name} counts them all")
     if arguments.record:
-        record(models)
+        record(models, model.predicted())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from analysis.revisions import Revision
 from search_space import Search
 
 HERE = Path(".cache/sweep")
-DATABASE = "OPTUNA_STORAGE must be a database that can be reached"
+DATABASE = f"OPTUNA_STORAGE, else {HERE}/trials.db, must be a database that can be reached"
 OPENINGS = 10  # of a database, while other machines may be making Optuna's tables in it
 ATTEMPTS = 100  # to find parameters that no other trial has, the last 90 at random
 

@@ -19,7 +19,6 @@ import reproduction
 from analysis import dvc_lock
 from reproduction import Results
 
-MODEL = "models/model.keras"
 SAME, UNDECIDED, ANOTHER = "Other bytes, same result", "Other bytes, result not decided", "Another result"
 ROUNDING = 2e-6  # the metrics have six decimals
 
@@ -53,8 +52,8 @@ def report(results: Results) -> str:
     """The verdict, line by line."""
     name = results.commit[:7]
     if not results.edited and not any(results.outputs.values()):
-        md5 = dvc_lock.read()["train"].outputs[MODEL]
-        return f"Reproduced: every byte as committed in {name}; the MD5 hash of {MODEL} is {md5}."
+        md5 = dvc_lock.read()["train"].outputs[dvc_lock.MODEL]
+        return f"Reproduced: every byte as committed in {name}; the MD5 hash of {dvc_lock.MODEL} is {md5}."
 
     from analysis import metric_files
     from analysis.revisions import HERE, Revision

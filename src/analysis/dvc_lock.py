@@ -52,15 +52,15 @@ def parse(lock: bytes | None, place: str) -> dict[str, Stage]:
         if lock is None:
             raise FileNotFoundError("no such file")
         return {name: _stage(name, entry) for name, entry in YAML(typ="safe").load(lock)["stages"].items()}
-    except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError, YAMLError) as error:
+    except (FileNotFoundError, AttributeError, KeyError, RecursionError, TypeError, ValueError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{LOCK}{place} must have every stage (make repro); received: {reason}") from None
 
 
 def _stage(name: str, entry: dict[str, Any]) -> Stage:
-    inputs = {(dep["path"], ""): dep["md5"] for dep in entry.get("deps", [])}
+    inputs = {(str(dep["path"]), ""): dep["md5"] for dep in entry.get("deps", [])}
     for file, values in entry.get("params", {}).items():
-        inputs |= {(file, key): value for key, value in leaves(values).items()}
+        inputs |= {(str(file), str(key)): value for key, value in leaves(values).items()}
     inputs["dvc.yaml", f"the command of {name}"] = entry.get("cmd")
     return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs)
 

@@ -65,9 +65,7 @@ def update(pages: Pages, check: bool) -> None:
                 raise InputError(f"{page} must have the two comments that mark the {name}; received none")
             text = f"{text[: place.start()]}{table}\n{text[place.end() :]}"
         if check and text != old:
-            raise InputError(
-                f"{page} must show the figures that are committed (make readme writes them); received others"
-            )
+            raise InputError(f"{page} must show the figures that are committed (make readme); received others")
         if not check:
             with files.atomic_file(page) as part:
                 part.write_text(text, "utf-8")

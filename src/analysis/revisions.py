@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import InputError, one_line
+from common.errors import InputError, first_line, one_line
 
 import pandas as pd
 from dvc.repo import Repo
@@ -112,9 +112,10 @@ def resolve(name: str) -> Revision:
     git("log", "-1", "--format=%H")  # DVC's libraries end in a traceback where git says why it cannot
     if name == WORKSPACE:
         return HERE
+    rule = f"a revision must be a commit, an experiment or {WORKSPACE}; received {name or 'none'}"
     try:
         with Repo() as repo:
-            return Revision(name, resolve_rev(repo.scm, name))
-    except RevError:
-        rule = f"a revision must be a commit, an experiment or {WORKSPACE}"
-        raise InputError(f"{rule}; received {name}{shallow()}") from None
+            found = resolve_rev(repo.scm, name or "''")  # git takes an empty name for HEAD
+            return Revision(name, git("rev-parse", "--verify", f"{found}^{{commit}}"))
+    except (InputError, RevError, ValueError) as error:
+        raise InputError(f"{rule}{shallow()}: {first_line(error)}") from None

@@ -82,7 +82,7 @@ def training(model: Revision) -> str | None:
         return None
     inputs = stages["train"].inputs | stages["evaluate"].inputs
     known = [(*key, value) for key, value in sorted(inputs.items()) if not {*key} & NOT_OF_THE_MODEL]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(known, default=str).encode()).hexdigest()[:16]
 
 
 _training = functools.cache(training)  # of commits, which stay as they are
@@ -108,8 +108,9 @@ def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
     labels, runs = tables[model.seed()]["label"], None if alone else noise(model)
     if runs is None:
         return Seeds(right.mean(), right, labels)
-    accuracy = right.mean().combine_first(runs[runs["part"] == part].set_index("seed")["accuracy"])
-    classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall")
+    accuracy = right.mean().combine_first(runs[runs["part"] == part].groupby("seed")["accuracy"].first())
+    types = metric_files.NAMES | {"seed": int, "recall": float}
+    classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=types)
     if classes is None:
         return Seeds(accuracy, right, labels)
     return Seeds(accuracy, right, labels, classes[classes["part"] == part].pivot_table("recall", "class", "seed"))
@@ -124,7 +125,5 @@ def predictions(model: Revision, part: str) -> pd.DataFrame:
     path = f"metrics/predictions/{part}.csv"
     table = model.table(path, "id", "label", "predicted", "confidence")
     if table is None:
-        raise InputError(
-            f"{model} must have predictions on {part} (or choose the other part with PART=); received no {path}"
-        )
+        raise InputError(f"{model} must have predictions on {part} (or choose the other PART); received no {path}")
     return table.set_index("id")
