@@ -51,4 +51,5 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
 
 def machine(found: dict[str, Any]) -> str:
     """The machine on which results were measured."""
-    return "{threads} cores: {processor}".format_map(found["machine"])
+    threads, name = found["machine"]["threads"], found["machine"]["processor"]
+    return f"{threads} core{'s' * (threads > 1)}: {name}"

@@ -88,6 +88,8 @@ def experiment(name: str, content: str, baseline: str, files: dict[str, str]) ->
     with tempfile.TemporaryDirectory() as folder:
         index = str(Path(folder, "index"))
         git("read-tree", content, GIT_INDEX_FILE=index)
+        if any(path.startswith("metrics/predictions/") for path in files):  # a folder that evaluate writes anew
+            git("rm", "-r", "--cached", "--quiet", "--", "metrics/predictions", GIT_INDEX_FILE=index)
         for path, text in files.items():
             written = Path(folder, "written")
             written.write_text(text)
@@ -105,12 +107,14 @@ class Trainings:
     def __init__(self, **kinds: Any) -> None:
         self.kinds = kinds
         self.seeds: list[int] = []
+        self.names: list[str] = []
         self.ends: dict[int, BaseException] = {}
 
     async def run(self, name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:
         assert changes.keys() == {"train.seed"}
         seed = changes["train.seed"]
         self.seeds.append(seed)
+        self.names.append(name)
         if seed in self.ends:
             raise self.ends.pop(seed)
         return experiment(name, content, baseline, results(seed, **self.kinds))

@@ -239,6 +239,20 @@ def test_variables_are_data(target: str, name: str, value: str, tmp_path: Path) 
         assert re.search(f"[<=]{re.escape(value)}>", done.stdout)
 
 
+@pytest.mark.parametrize("target", ["compare", "data-diff"])
+@pytest.mark.parametrize(
+    ("words", "given"), [([], ["HEAD"]), (["B=b"], ["HEAD", "b"]), (["A=a"], ["a"]), (["A=a", "B=b"], ["a", "b"])]
+)
+def test_a_revision_that_is_not_named_is_head_and_none_takes_its_place(
+    target: str, words: list[str], given: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    words = [f"--file={ROOT / 'Makefile'}", "--assume-old=.venv/run", target, *words]
+    said = make(tmp_path, *words, PATH=f"{tmp_path}:{os.environ['PATH']}").stdout.splitlines()
+    assert said[said.index("--") + 1 :] == given
+
+
 def test_variables_that_are_not_set_reach_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"--file={ROOT / 'Makefile'}", "--eval=list: ; @env", "list"]
     (listed,) = re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)

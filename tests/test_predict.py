@@ -138,10 +138,25 @@ def test_hidden_files_are_passed_over_and_an_empty_folder_is_refused(call: Call,
     (tmp_path / ".DS_Store").write_text("")
     status, said, error = call(tmp_path)
     assert (status, said) == (1, "")
-    assert error == f"error: {tmp_path} must hold at least one picture; received none\n"
+    assert error == f"error: {tmp_path} must hold a picture, and be no link in a folder; received none\n"
     save(tmp_path / "a.png")
     status, said, _ = call(tmp_path)
     assert (status, len(said.splitlines())) == (0, 1)
+
+
+def test_a_folder_that_is_not_looked_into_is_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("seen/a.png", "seen/closed/b.png", "elsewhere/c.png"):
+        save(tmp_path / name)
+    (tmp_path / "seen/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "seen/d.png").symlink_to(tmp_path / "elsewhere/c.png")
+    access = os.access  # root may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and access(path, mode))
+    status, said, error = call(tmp_path / "seen")
+    assert status == 1
+    rule = "must hold a picture, and be no link in a folder; received none"
+    assert error.splitlines() == [f"error: {tmp_path}/seen/{name} {rule}" for name in ("closed", "link")]
+    named = [line.partition(": ")[0] for line in said.splitlines()]
+    assert named == [f"{tmp_path}/seen/{name}.png" for name in ("a", "closed/b", "d")]
 
 
 # --- photographs ------------------------------------------------------------------------------------

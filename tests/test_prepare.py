@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -306,6 +307,22 @@ def test_files_beside_one_tree_are_named(workspace: Path, capsys: pytest.Capture
     assert "warning: not read in data/input: c.png\n" in capsys.readouterr().err
 
 
+def test_a_class_of_any_name_is_read(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_folder(INPUT, ["a", "two\nlines", "c.d"])
+    run({**FOLDER, **WITHOUT_TEST})
+    assert "not read" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["csv", "idx", "folder"])
+def test_a_pipe_is_refused_before_it_is_read(workspace: Path, source: str) -> None:
+    INPUT.mkdir(parents=True)
+    path = {"csv": "fashion-mnist_train.csv", "idx": "classes.txt", "folder": "train/a/0.png"}[source]
+    (INPUT / path).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(INPUT / path)
+    rule = "must be a regular file; received a pipe, a device or a socket"
+    assert refusal({**(FOLDER if source == "folder" else {}), "data.source": source}) == f"data/input/{path} {rule}"
+
+
 @pytest.mark.parametrize("place", ["train/b", "train/b/more", "elsewhere"])
 @pytest.mark.parametrize("hidden", ["link", ".dvc", ".dvcignore"])
 def test_what_dvc_does_not_look_into_is_refused(workspace: Path, tmp_path: Path, place: str, hidden: str) -> None:
@@ -372,7 +389,7 @@ def test_classes_txt(workspace: Path, content: bytes) -> None:
     [
         pytest.param(b"", "must hold 2 to 256 different names; received 0", id="empty"),
         pytest.param(b"cat\n", "must hold 2 to 256 different names; received 1", id="one"),
-        pytest.param(b"cat\ndog\ncat\n", "must hold 2 to 256 different names; ", id="twice"),
+        pytest.param(b"cat\ndog\ncat\n", "must hold 2 to 256 different names; received 3, 2 different", id="twice"),
         pytest.param(
             b"".join(b"%d\n" % number for number in range(257)),
             "must hold 2 to 256 different names; received 257",
@@ -380,12 +397,15 @@ def test_classes_txt(workspace: Path, content: bytes) -> None:
         ),
         pytest.param("Größe\nx\n".encode("latin-1"), "must be a readable UTF-8 file; ", id="Latin-1"),
         pytest.param(None, "must be a readable UTF-8 file; ", id="folder"),
+        pytest.param("nowhere", "must be a readable UTF-8 file; ", id="link to nothing"),
     ],
 )
-def test_a_wrong_classes_txt_is_refused(workspace: Path, content: bytes | None, words: str) -> None:
+def test_a_wrong_classes_txt_is_refused(workspace: Path, content: bytes | str | None, words: str) -> None:
     write_idx(INPUT, random_parts())
     if content is None:
         (INPUT / "classes.txt").mkdir()
+    elif isinstance(content, str):
+        (INPUT / "classes.txt").symlink_to(content)
     else:
         (INPUT / "classes.txt").write_bytes(content)
     assert refusal({"data.source": "idx"}).startswith(f"data/input/classes.txt {words}")

@@ -425,6 +425,8 @@ def test_best_keeps_the_best_epoch(run: Train, small: int) -> None:
         ({"rate_falls": [2, 3]}, 1 / 4),
         ({"rate_falls": [1, 4], "plateau_factor": 0.2}, 1 / 5),  # after the last epoch nothing is trained
         ({"rate_falls": [1, 2, 3], "plateau_floor": 4e-13}, 0.4),
+        ({"rate_falls": [1, 2, 3], "plateau_floor": 1e-9}, 1),  # the floor never lifts it
+        ({"reduce_on_plateau": 1, "plateau_floor": 1e-9}, 1),
     ],
 )
 def test_the_rate_falls_on_a_plateau_or_after_given_epochs(

@@ -109,3 +109,18 @@ def test_a_damaged_lock_is_named(content: str) -> None:
 def test_a_command_that_fails_is_one_line() -> None:
     with pytest.raises(InputError, match=r"git merge-base nonsense HEAD must succeed; .*nonsense"):
         revisions.git("merge-base", "nonsense", "HEAD")
+
+
+@pytest.mark.parametrize("name", ["", "nonsense", "main^{tree}", "main:", "caf\udce9", "a" * 5000, "twice"])
+def test_what_is_no_revision_is_one_line(name: str) -> None:
+    """Of two experiments of one name DVC says that they are."""
+    for baseline in ("aa/bbbb", "cc/dddd"):
+        git("update-ref", f"refs/exps/{baseline}/twice", git("commit-tree", "HEAD^{tree}", "-m", baseline))
+    with pytest.raises(InputError, match=r"^a revision must be a commit, an experiment or workspace; received") as said:
+        revisions.resolve(name)
+    assert ("ambiguous" in str(said.value).lower()) == (name == "twice")
+
+
+def test_a_tag_with_a_message_is_its_commit() -> None:
+    git("tag", "--annotate", "--message", "it", "v1", "HEAD~1")
+    assert revisions.resolve("v1").commit == git("rev-parse", "HEAD~1")

@@ -1,5 +1,6 @@
 """Which trainings are one model: by metrics/noise.csv, and by experiments that differ in the seed alone."""
 
+import io
 import json
 import subprocess
 from pathlib import Path
@@ -133,3 +134,23 @@ def test_a_class_may_have_any_name() -> None:
     assert [row["class"] for row in seeds.recalls(model)] == ["NA", "01"]
     with pytest.raises(InputError, match=r"classes/val\.csv in x must be a table with class, recall; received: "):
         seeds.recalls(written(**{"metrics/classes/val.csv": "class,precision\na,1\n"}))
+
+
+def test_a_seed_twice_counts_once() -> None:
+    model = written(**{"metrics/noise.csv": NOISE + "1,val,0.91,0.3,0.89,0.01\n"})
+    assert seeds.trainings(model, "val").accuracy.tolist() == [0.5, 0.91]
+
+
+def test_a_recall_that_is_no_number_is_one_line() -> None:
+    model = written(**{"metrics/noise_classes.csv": CLASSES + "1,val,2,high\n"})
+    with pytest.raises(InputError, match=r"^metrics/noise_classes.csv in x must be a table with seed, part, class, "):
+        seeds.trainings(model, "val")
+
+
+def test_a_parameter_may_be_a_date() -> None:
+    changed = lock()
+    changed["stages"]["train"]["params"]["params.yaml"]["train"] |= {"since": "2017-08-31", 5: 6}
+    text = YAML(typ="safe", pure=True)
+    text.dump(changed, dumped := io.StringIO())
+    with_date = written(**{"dvc.lock": dumped.getvalue().replace("'2017-08-31'", "2017-08-31")})
+    assert seeds.training(with_date) not in (None, seeds.training(written()))

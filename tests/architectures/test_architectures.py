@@ -78,6 +78,8 @@ def test_an_unknown_option_is_refused_by_name(name: str) -> None:
         ("blocks", "widths", [0]),
         ("blocks", "widths", None),
         ("blocks", "activation", "nosuch"),
+        *(("blocks", "logit_scale", value) for value in ("high", None, [1, 2], 10**400)),
+        ("plain", "widths", [10**9]),  # more than any memory
     ],
 )
 def test_an_impossible_option_is_refused_in_one_line(name: str, option: str, value: Any) -> None:

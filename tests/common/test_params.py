@@ -178,25 +178,25 @@ def test_a_whole_number_may_stand_for_a_float(tmp_path: Path) -> None:
 
 # --- ranges -------------------------------------------------------------------------------------
 
-SEED = (0, 2**32 - 1)
+SEED, COUNT = (0, 2**32 - 1), (1, 2**31 - 1)
 LIMITS: dict[str, tuple[Any, Any]] = {  # smallest and largest accepted; None: no limit
     "data.height": (8, 512),
     "data.width": (8, 512),
     "data.synthetic.train_images": (10, 1_000_000),
     "data.synthetic.test_images": (10, 1_000_000),
     "data.synthetic.seed": SEED,
-    "split.train_size": (1, None),
+    "split.train_size": COUNT,
     "split.seed": SEED,
     "train.seed": SEED,
-    "train.epochs": (1, None),
-    "train.batch_size": (1, None),
-    "train.least_steps": (1, None),
+    "train.epochs": COUNT,
+    "train.batch_size": COUNT,
+    "train.least_steps": COUNT,
     "train.learning_rate": (1e-9, None),
     "train.warmup": (0.0, 1.0),
     "train.label_smoothing": (0.0, 1 - 1e-9),
     "train.averaging": (0.0, 1 - 1e-9),
-    "train.early_stopping": (1, None),
-    "train.reduce_on_plateau": (1, None),
+    "train.early_stopping": COUNT,
+    "train.reduce_on_plateau": COUNT,
     "train.augmentation.shift": (0, 8),
     "train.augmentation.cutout": (0, 28),
     "train.augmentation.rotation": (0.0, 180.0),
@@ -418,3 +418,20 @@ def test_an_optimizer_with_the_learning_rate_of_another_is_refused(tmp_path: Pat
     assert message.endswith("received 0.4")
     params.load(changed(tmp_path, {"train.optimizer": optimizer, "train.learning_rate": 0.001}))
     params.load(changed(tmp_path, {"train.optimizer": "sgd", "train.learning_rate": 0.4}))
+
+
+@pytest.mark.parametrize("optimizer", params.NORMALISING)
+def test_a_rate_among_its_options_is_held_to_the_same(tmp_path: Path, optimizer: str) -> None:
+    own = {"train.optimizer": optimizer, f"train.optimizer_options.{optimizer}": {"learning_rate": 0.4}}
+    message = refusal(changed(tmp_path, {**own, "train.learning_rate": None}))
+    assert f"learning_rate must be at most 0.1 for {optimizer}, " in message
+    assert message.endswith("received 0.4")
+    params.load(changed(tmp_path, {**own, "train.learning_rate": 0.001}))  # which is the one that counts
+
+
+@pytest.mark.parametrize("key", ["train.learning_rate", "train.optimizer_options.muon.kernel_rate"])
+@pytest.mark.parametrize("value", [1e39, 1e308])
+def test_what_is_beyond_float32_is_refused(tmp_path: Path, key: str, value: float) -> None:
+    assert "muon" in params.load(changed(tmp_path, {"train.optimizer": "muon"})).train.optimizer_options
+    message = refusal(changed(tmp_path, {"train.optimizer": "muon", key: value}))
+    assert message.endswith(f"learning_rate and options of muon must be up to 1e6; received {value}")

@@ -84,6 +84,10 @@ def with_too_few_names(path: Path) -> None:
     changed(path, path.parent, class_names='["one", "two"]')
 
 
+def with_names_by_number(path: Path) -> None:
+    changed(path, path.parent, class_names='{"0": "one"}')
+
+
 def with_names_that_are_no_json(path: Path) -> None:
     changed(path, path.parent, class_names="one, two")
 
@@ -124,6 +128,7 @@ def a_device(path: Path) -> None:
         without_distance,
         with_another_input,
         with_too_few_names,
+        with_names_by_number,
         with_names_that_are_no_json,
         with_another_form,
         with_a_limit_that_is_no_number,

@@ -158,7 +158,10 @@ def test_a_difference_to_tell_must_be_possible(call: Callable[..., str], points:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (("nonsense",), "^a revision must be a commit, an experiment or workspace; received nonsense$"),
+        (
+            ("nonsense",),
+            "^a revision must be a commit, an experiment or workspace; received nonsense: unknown Git revision 'nonsense'$",
+        ),
         (("HEAD", "empty"), r"^empty \(.*\) must have predictions on val .*; received no"),
     ],
 )

@@ -14,6 +14,7 @@ from common.errors import InputError
 
 import psutil
 import pytest
+from dvc.config import Config
 
 import dvc_experiments
 from analysis.revisions import Revision
@@ -252,3 +253,14 @@ def test_a_failure_ends_what_other_tasks_run_at_once(project: Path, notes: Path)
             time.sleep(0.05)
     assert time.monotonic() - start < 300
     assert not [path for path in Path(".cache/experiments").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("name", ["a, b", "c #1", "it's", 'the "one"', "50% $HOME"])
+def test_a_copy_has_the_cache_whatever_its_folder_is_called(
+    project: Path, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(project.rename(tmp_path / name))
+    run()
+    (project_copy := tmp_path / "copy/.dvc").mkdir(parents=True)
+    (notes / "config.local").rename(project_copy / "config.local")
+    assert Config(str(project_copy))["cache"]["dir"] == f"{tmp_path / name}/.dvc/cache"

@@ -1,5 +1,6 @@
 """One line for the commit and for each idea; trainings are stand-ins."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -54,3 +55,13 @@ def test_seconds_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     experiments.SECONDS.parent.mkdir(parents=True)
     experiments.SECONDS.write_text("HEAD,12\nother,3\n")
     assert experiments.table()["seconds"].tolist() == ["12", ""]
+
+
+def test_ideas_in_code_are_told_apart(head: str) -> None:
+    for name, md5 in (("one", "1234567890"), ("other", "abcdefghij")):
+        lock = json.loads(replicates.lock(FIRST))
+        lock["stages"]["train"]["deps"] = [{"path": "src/training/muon.py", "md5": md5}]
+        lock["stages"]["train"]["params"]["params.yaml"]["train"]["words"] = "two\nlines"
+        replicates.experiment(name, head, head, results(FIRST) | {"dvc.lock": json.dumps(lock)})
+    differing = experiments.table()["differs in"].tolist()[2:]
+    assert differing == ["words two lines, muon.py 1234567", "words two lines, muon.py abcdefg"]

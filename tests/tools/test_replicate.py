@@ -1,11 +1,13 @@
 """Which seeds are trained, and which are found again; trainings are stand-ins, but for the slow test."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import InputError
 
+import pandas as pd
 import pytest
 
 import check
@@ -84,6 +86,47 @@ def test_a_workspace_that_was_not_reproduced_is_refused(
     Path("dvc.lock").unlink()
     monkeypatch.setattr(check, "lock_problems", list)
     with pytest.raises(InputError, match=r"received no training in dvc.lock$"):
+        call()
+
+
+def test_seeds_on_val_alone_are_evaluated_again_where_test_is_asked_for(
+    made: Trainings, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = git("rev-parse", "HEAD")
+    replicates.experiment("chosen", head, head, replicates.results(FIRST, parts=("val",)))
+    made.kinds = {"parts": ("val",)}
+    call("chosen", "--seeds", "3")
+    made.kinds = {}
+    call("--seeds", "3", "--record")
+    assert made.seeds == [8, 9, 8, 9]
+    assert len(set(made.names)) == 4
+    assert seeds.trainings(revisions.HERE, "test").accuracy.index.tolist() == [7, 8, 9]
+    recorded = pd.read_csv("metrics/noise.csv")
+    assert recorded.groupby("part")["seed"].apply(list).to_dict() == {"val": [7, 8, 9], "test": [7, 8, 9]}
+    assert "has 3 seeds" in call("--seeds", "3", "--record")
+    call("chosen", "--seeds", "3")  # for which those on both parts do
+    assert made.seeds == [8, 9, 8, 9]
+
+
+def test_what_is_recorded_is_of_the_parts_of_the_model(made: Trainings, call: Callable[..., str]) -> None:
+    call("--seeds", "3")
+    replicates.write(replicates.results(FIRST, parts=("val",)))
+    Path("metrics/predictions/test.csv").unlink()
+    call("--seeds", "3", "--record")
+    assert made.seeds == [8, 9]
+    assert pd.read_csv("metrics/noise.csv")["part"].tolist() == ["val"] * 3
+    assert json.loads(Path("metrics/noise.json").read_text()).keys() == {"val"}
+
+
+def test_new_files_of_the_workspace_are_missed_by_its_own_seeds_alone(
+    made: Trainings, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise InputError("all files must be in git")
+
+    monkeypatch.setattr(dvc_experiments, "refuse_missing_files", refuse)
+    call("HEAD", "--seeds", "2")
+    with pytest.raises(InputError, match=r"^all files must be in git$"):
         call()
 
 

@@ -191,7 +191,7 @@ def test_a_database_that_is_lost_is_one_line(
     def lose(*_: Any) -> None:
         raise error
 
-    rule = r"^OPTUNA_STORAGE must be .*; received: .*connection refused\)?$"
+    rule = r"^OPTUNA_STORAGE, else .cache/sweep/trials.db, must be .*; received: .*connection refused\)?$"
     runs.ends = lambda changes: error if runs.made else None
     with pytest.raises(InputError, match=rule):
         sweep.main()
@@ -437,10 +437,18 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE", url)
-    with pytest.raises(InputError, match=r"^OPTUNA_STORAGE must be .*; received: .") as refused:
+    with pytest.raises(InputError, match=r"^OPTUNA_STORAGE, else .* must be .*; received: .") as refused:
         sweep.main()
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_damaged_database_of_this_clone_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    sweep.HERE.mkdir(parents=True, exist_ok=True)
+    (sweep.HERE / "trials.db").write_text("no database")
+    with pytest.raises(InputError, match=rf", else {sweep.HERE}/trials.db, must be .*; received: .*not a database"):
+        sweep.main()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def measure_noise(std: float, **changes: float) -> None:
 
 def retrain() -> None:
     """As a machine that computes otherwise would: another model, in val one more image right."""
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     predict("val", 81)
 
 
@@ -89,8 +89,8 @@ def test_committed_results_are_reproduced_at_once(clone: Clone) -> None:
     )
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
     head = clone.git("rev-parse", "HEAD")[:7]
-    assert said == f"Reproduced: every byte as committed in {head}; the MD5 hash of {verdict.MODEL} is " + (
-        f"{md5(Path(verdict.MODEL))}.\nset()\n"
+    assert said == f"Reproduced: every byte as committed in {head}; the MD5 hash of {dvc_lock.MODEL} is " + (
+        f"{md5(Path(dvc_lock.MODEL))}.\nset()\n"
     )
 
 
@@ -119,11 +119,11 @@ def test_where_git_has_no_commit_its_own_line_says_so(clone: Clone, said: Callab
 
 
 def lose_the_model() -> None:
-    Path(verdict.MODEL).unlink()
+    Path(dvc_lock.MODEL).unlink()
 
 
 def other_model() -> None:
-    Path(verdict.MODEL).write_text("other")
+    Path(dvc_lock.MODEL).write_text("other")
 
 
 def train_for_longer() -> None:
@@ -162,9 +162,9 @@ def test_other_bytes_within_the_noise_are_the_same_result(clone: Clone, said: Ca
     retrain()
     text = said()
     assert text.startswith("Other bytes, same result: 3 of ")
-    (model,) = [line for line in text.splitlines() if verdict.MODEL in line]
-    hashes = [dvc_lock.read(commit)["train"].outputs[verdict.MODEL][:7] for commit in ("HEAD", None)]
-    assert model.split()[:3] == ["train", verdict.MODEL, hashes[0]]
+    (model,) = [line for line in text.splitlines() if dvc_lock.MODEL in line]
+    hashes = [dvc_lock.read(commit)["train"].outputs[dvc_lock.MODEL][:7] for commit in ("HEAD", None)]
+    assert model.split()[:3] == ["train", dvc_lock.MODEL, hashes[0]]
     assert model.endswith(f"{hashes[1]} here")
     assert "\nval accuracy: 80.00% in the commit, 81.00% here: within noise. " in text
     assert "Chance in images and seeds explains +1.00 points (p = 0.41)." in text
@@ -175,7 +175,7 @@ def test_other_bytes_within_the_noise_are_the_same_result(clone: Clone, said: Ca
 
 def test_beyond_the_noise_is_another_result(clone: Clone, said: Callable) -> None:
     commit_figures(clone)
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     predict("test", 60)
     text = said()
     assert text.startswith("Another result: ")
@@ -265,7 +265,7 @@ def test_new_data_are_an_experiment_though_git_ignores_them(clone: Clone) -> Non
 def test_a_commit_without_its_results_is_named(clone: Clone) -> None:
     lock = dvc_lock.LOCK.read_text()
     change_inputs()
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     here = dvc_lock.LOCK.read_text()
     dvc_lock.LOCK.write_text(lock)
     clone.commit("code alone")
@@ -280,7 +280,7 @@ def test_a_change_behind_another_cause_does_not_hide_it(clone: Clone) -> None:
     old = md5(source)
     source.write_text(source.read_text() + "# touched\n")
     edit(dvc_lock.LOCK, old, md5(source))
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     other_hash("metrics/predictions")
     experiment, unknown = named()
     assert experiment.startswith("uncommitted changes to src/evaluate.py:")
@@ -311,7 +311,7 @@ def test_another_precision_or_device_is_named(clone: Clone) -> None:
     compute("bfloat16", "cuda")
     assert named() == ["train computed in bfloat16 on cuda here, in float32 on cpu in the commit"]
     clone.commit("other figures")
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     assert named() == ["train computed in bfloat16 on cuda here, in bfloat16 on cuda in the commit"]
 
 
@@ -328,7 +328,7 @@ def test_other_libraries_than_the_commit_locks_are_named(clone: Clone) -> None:
     path.write_text(path.read_text().replace("keras==", "keras==0.") + "no-such-library==1\n")
     clone.commit("lock others")
     path.write_text(clone.git("show", "HEAD~1:requirements.txt"))  # an upgrade that is not committed
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     (why,) = named()
     start = "the commit locks other libraries in requirements.txt than are installed: keras "
     assert why.startswith(start)
@@ -351,6 +351,6 @@ def test_a_processor_that_is_not_portable_is_named(clone: Clone, monkeypatch: py
     monkeypatch.setattr("training.machine.is_portable", lambda: False)
     monkeypatch.setattr("training.machine.processor", lambda: "Some Processor")
     monkeypatch.setattr(reproduction.platform, "machine", lambda: "aarch64")
-    other_hash(verdict.MODEL)
+    other_hash(dvc_lock.MODEL)
     reason = "this processor gives other last bits than any x86-64 with AVX2: Some Processor (aarch64)"
     assert named() == [reason]
