@@ -89,10 +89,10 @@ _training = functools.cache(training)  # of commits, which stay as they are
 
 
 def replicates(model: Revision) -> dict[int, Revision]:
-    """`model`, and the experiments of this clone that differ from it in the seed alone, by seed."""
+    """`model`, and the experiments of this clone that differ in the seed alone, by seed: with the most parts."""
     known = training(model)
     others = [other for other in experiments() if known and _training(other) == known]
-    return {other.seed(): other for other in [*others, model]}
+    return {other.seed(): other for other in [*sorted(others, key=lambda other: len(other.predicted())), model]}
 
 
 def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:

@@ -108,6 +108,15 @@ def test_seeds_on_val_alone_are_evaluated_again_where_test_is_asked_for(
     assert made.seeds == [8, 9, 8, 9]
 
 
+def test_a_later_evaluation_on_val_alone_hides_no_seed_on_test(made: Trainings, call: Callable[..., str]) -> None:
+    call("--seeds", "3")
+    head = git("rev-parse", "HEAD")
+    replicates.experiment("again", head, head, replicates.results(8, parts=("val",)))
+    assert seeds.trainings(revisions.HERE, "test").accuracy.index.tolist() == [7, 8, 9]
+    call("--seeds", "3")
+    assert made.seeds == [8, 9]
+
+
 def test_what_is_recorded_is_of_the_parts_of_the_model(made: Trainings, call: Callable[..., str]) -> None:
     call("--seeds", "3")
     replicates.write(replicates.results(FIRST, parts=("val",)))
