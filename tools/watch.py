@@ -18,7 +18,7 @@ CURVES, COLOURS = Path("metrics/.curves.part"), {"train": "cyan", "val": "yellow
 def is_training() -> bool:
     """Whether the process that holds the lock of the stages trains; one that was killed leaves its curves."""
     with suppress(OSError, ValueError, psutil.Error):
-        return CURVES.exists() and "train.py" in str(psutil.Process(int(locks.STAGE.read_text())).cmdline())
+        return CURVES.exists() and "/train.py'" in str(psutil.Process(int(locks.STAGE.read_text())).cmdline())
     return False
 
 
