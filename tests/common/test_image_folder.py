@@ -1,5 +1,7 @@
 import io
+import re
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -537,3 +539,22 @@ def test_one_wrong_file_among_others_is_named(tmp_path: Path, part: str) -> None
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     folder_refusal(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "limit"),
+    [
+        ("PNG", {}, r"up to (\d+) million pixels"),
+        ("JPEG", {"progressive": True}, r"progressive (\d+)"),
+        ("TIFF", {}, r"TIFF in one strip (\d+)"),
+        ("WEBP", {}, r"WebP (\d+)"),
+    ],
+)
+def test_the_largest_pictures_are_those_of_the_page(form: str, options: dict[str, Any], limit: str) -> None:
+    found = re.search(limit, (ROOT / "docs/model.md").read_text("utf-8"))
+    assert found
+    for millions, is_read in ((int(found[1]), True), (int(found[1]) + 1, False)):
+        image((0, 0, 0), "RGB", (1000 * millions, 1000)).save(file := io.BytesIO(), form, **options)
+        end = nullcontext() if is_read else pytest.raises(InputError, match=r"must take at most 150,000,000 bytes")
+        with end, image_folder.opened(file, "a picture"):
+            pass

@@ -101,6 +101,12 @@ def test_a_commit_is_rebuilt_whatever_the_workspace_has(clone: Clone, call: Call
     assert "Uncommitted" not in call("HEAD~1")
 
 
+def test_a_commit_whose_params_name_no_source_is_rebuilt(clone: Clone, call: Callable[..., str]) -> None:
+    Path("params.yaml").write_text("train: {}\n")
+    clone.commit("no source")
+    assert "every byte" in call()
+
+
 def test_a_stage_that_dvc_lock_lacks_is_refused(clone: Clone, call: Callable[..., str]) -> None:
     last, locked = list(dvc_lock.read().items())[-1]
     text = dvc_lock.LOCK.read_text()

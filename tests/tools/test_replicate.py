@@ -90,7 +90,7 @@ def test_a_workspace_that_was_not_reproduced_is_refused(
 
 
 def test_seeds_on_val_alone_are_evaluated_again_where_test_is_asked_for(
-    made: Trainings, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    made: Trainings, call: Callable[..., str]
 ) -> None:
     head = git("rev-parse", "HEAD")
     replicates.experiment("chosen", head, head, replicates.results(FIRST, parts=("val",)))
