@@ -437,7 +437,7 @@ def test_an_error_of_a_process_is_one_line(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_diverging_training_is_one_line(folder: Path) -> None:
-    process = start(folder, {"train.learning_rate": 1e30}, 2)
+    process = start(folder, {"train.learning_rate": 1e6, "train.warmup": 0.0}, 2)
     _, error = process.communicate()
     assert process.returncode == 1
     assert error.startswith("error: train loss must stay finite")
