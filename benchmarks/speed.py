@@ -8,7 +8,9 @@ channels in and out, forwards, in the instructions of a precision, one on each c
 
 import argparse
 import multiprocessing
+import os
 import statistics
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,13 +22,15 @@ import torch
 from torch.nn import functional as F
 
 import benchmark_files
-from analysis import metric_files, operations
+from analysis import metric_files
 from conditions import machine
 from recipe import PRECISIONS, RECIPES
+from training import operations
 from training.machine import cores, set_up
 
 RESULTS = Path("benchmarks/speed.json")
 IMAGES, SIDE, CHANNELS, ROUNDS = 64, 14, 256, 30
+PATIENCE = 120  # seconds until the processes of all cores have started
 
 
 def of_recipe(changes: dict[str, Any]) -> int:
@@ -37,8 +41,9 @@ def of_recipe(changes: dict[str, Any]) -> int:
     return operations.of_training(chosen, len(counts) - 1, int(counts.iloc[0]), chosen.train.epochs)[1]
 
 
-def rate(precision: str) -> float:
-    """Operations a second of one core; for a process of its own, whose first operation fixes its instructions."""
+def rate(precision: str, all_cores: threading.Barrier) -> tuple[int, float]:
+    """The id of this process, whose first operation fixes its instructions, and operations a second of its core."""
+    all_cores.wait(PATIENCE)
     set_up(precision)
     shapes = (IMAGES, CHANNELS, SIDE, SIDE), (CHANNELS, CHANNELS, 3, 3)
     images, kernel = (
@@ -52,13 +57,14 @@ def rate(precision: str) -> float:
         start = time.perf_counter()
         F.conv2d(images, kernel, padding=1)
         seconds.append(time.perf_counter() - start)
-    return 2 * IMAGES * (3 * SIDE * CHANNELS) ** 2 / statistics.median(seconds)
+    return os.getpid(), 2 * IMAGES * (3 * SIDE * CHANNELS) ** 2 / statistics.median(seconds)
 
 
-def most(precision: str) -> float:
-    """Operations a second of all cores at once."""
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
-        return sum(pool.map(rate, [precision] * cores()))
+def rates(precision: str) -> dict[int, float]:
+    """Operations a second of each core while all compute, by the id of its process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(cores(), context) as pool:
+        return dict(pool.map(rate, [precision] * cores(), [manager.Barrier(cores())] * cores()))
 
 
 def main() -> None:
@@ -68,7 +74,7 @@ def main() -> None:
         {
             "training": benchmark_files.training_key(),
             "operations": {name: of_recipe(changes) for name, changes in RECIPES.items()},
-            "most a second": {precision: round(most(precision)) for precision in PRECISIONS},
+            "most a second": {precision: round(sum(rates(precision).values())) for precision in PRECISIONS},
             "machine": machine(),
         },
     )

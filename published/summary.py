@@ -15,9 +15,10 @@ from common.errors import InputError
 import pandas as pd
 from pydantic import Field
 
-from analysis import marked_pages, metric_files, operations
+from analysis import marked_pages, metric_files
 from analysis.figures import plt
 from analysis.marked_pages import markdown
+from training import operations
 
 PARTS = ("train", "val")
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")

@@ -92,8 +92,7 @@ def from_upstream(addresses: tuple[str, ...] = UPSTREAM, timeout_s: float = 20, 
 def from_package() -> dict[str, bytes]:
     """Downloads the package with apt and unpacks it in a temporary folder; installs nothing.
 
-    Works without root: where the system's package lists are missing or too old, apt fetches lists into
-    the temporary folder.
+    Works without root: where the system's package lists are missing or old, apt fetches lists into a temporary folder.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise NotThere("apt-get or dpkg-deb is not installed")

@@ -48,7 +48,7 @@ def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
         names = [
             file.relative_to(path)
             for file in sorted(path.rglob("*"))
-            if file.is_symlink() or not file.is_dir() or not os.access(file, os.R_OK | os.X_OK)
+            if os.path.islink(file) or not os.path.isdir(file) or not os.access(file, os.R_OK | os.X_OK)
         ]
         names = [name for name in names if not any(part[0] == "." for part in name.parts)]
         # an empty folder stands for itself, and is refused later
@@ -86,14 +86,17 @@ def main() -> None:
     chosen = arguments()
     classifier = Classifier(chosen.model)
     found = list(find_pictures(chosen.pictures))
-    if chosen.save_inputs and len({name for _, name in found}) < len(found):
+    targets = {p: chosen.save_inputs / name.with_name(f"{name.name}.png") for p, name in found if chosen.save_inputs}
+    if len({*targets.values()}) < len(targets):
         raise InputError("pictures must have unique names for --save-inputs; received some twice")
+    if lost := {*map(os.path.realpath, targets.values())} & {*map(os.path.realpath, targets)}:
+        raise InputError(f"--save-inputs must overwrite no given picture; received {printable(Path(min(lost)))}")
     table = csv.DictWriter(sys.stdout, COLUMNS, restval="", lineterminator="\n")
     if chosen.csv:
         table.writeheader()
     objects, failed = [], False
     has_bar = len(found) > MANY and sys.stderr.isatty() and (chosen.json or not sys.stdout.isatty())
-    for path, name in tqdm(found, disable=not has_bar, leave=False, unit=" pictures"):
+    for path, _ in tqdm(found, disable=not has_bar, leave=False, unit=" pictures"):
         try:
             if os.path.isdir(path):
                 raise InputError(f"{printable(path)} must hold a picture, and be no link in a folder; received none")
@@ -102,8 +105,8 @@ def main() -> None:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        if chosen.save_inputs:
-            with files.atomic_file(chosen.save_inputs / name.with_name(f"{name.name}.png")) as part:
+        if targets:
+            with files.atomic_file(targets[path]) as part:
                 image_folder.to_picture(prediction.image).save(part, "PNG")
         if chosen.json:
             objects.append(as_object(path, prediction))

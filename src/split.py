@@ -75,9 +75,7 @@ def split(
         raise InputError(f"split.val_size must leave groups of images on both sides; received {val_size:,} of 1 group")
     left = candidates[~in_val] if left is None else left
     if train_size is not None and train_size > len(left):
-        raise InputError(
-            f"split.train_size must be at most the {len(left):,} rows that val leaves; received {train_size:,}"
-        )
+        raise InputError(f"split.train_size must be at most {len(left):,}, as val leaves; received {train_size:,}")
     chosen, _ = draw(labels[left], len(left) if train_size is None else train_size, seed, "split.train_size")
     train = left[chosen]
     for name, rows in (("split.val_size", val), ("split.train_size", train)):

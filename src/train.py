@@ -38,8 +38,7 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
     channels = images.shape[-1]
     if kind == "unit":
         return np.zeros(channels), np.full(channels, 255.0)
-    # from counts of the 256 values, which are exact; a thousand images at a time, since NumPy counts
-    # in a copy eight times as large
+    # exact, from counts of the 256 values; a thousand images at a time, since NumPy's copy is eight times as large
     counts = np.zeros((channels, 256), np.int64)
     for start in range(0, len(images), 1000):
         pixels = images[start : start + 1000].reshape(-1, channels)
@@ -106,6 +105,8 @@ def set_up(precision: str | None = None) -> Training:
     model_file.refuse_custom_layers(build())
     keras.utils.set_random_seed(init_seed)
     network = build()
+    if network.output_shape != (None, len(class_names)):
+        raise InputError(f"model.architecture must give (None, {len(class_names)}); received {network.output_shape}")
     threads = machine.number("TRAIN_THREADS", max(1, machine.cores() // processes.on_this_machine()))
     adder = Adder(settings.shards, threads, device)
     with keras.device(device):
@@ -135,9 +136,7 @@ def set_up(precision: str | None = None) -> Training:
     return Training(fingerprint, device, train, val, mean, std, class_names, network, model, learning_rate)
 
 
-def load_batches(
-    device: str, order_seed: int, augmentation_seed: int
-) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
+def load_batches(device: str, order_seed: int, draw_seed: int) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
     """Of train and val; with the mean and standard deviation (C,) that normalise both."""
     settings = params.load().train
     images, labels = arrays.load("train")
@@ -146,7 +145,7 @@ def load_batches(
     mean, std = normalisation(train_images, settings.normalisation)
     changes = dict(settings.augmentation)
     changes["cutout"] = round(changes["cutout"] * min(28, *images.shape[1:3]) / 28)  # not all of a small image
-    augmentation = Augmentation(**changes, rows=len(train_rows), seed=augmentation_seed, device=device)
+    augmentation = Augmentation(**changes, rows=len(train_rows), seed=draw_seed, device=device)
     how = settings.batch_size, settings.shards, device, augmentation, order_seed, settings.data_pruning
     train = Batches(train_images, labels[train_rows], mean, std, *how, settings.least_steps)
     val_shards = 1 if device == "cuda" else VAL_SHARDS  # a GPU computes a batch side by side
@@ -188,20 +187,15 @@ def fit(
     first = resizing.epochs  # with full images
     weights = Weights(settings.averaging, settings.keep, first)
     callbacks = [training.learning_rate, resizing, weights, *reporters]
+    factor, floor = settings.plateau_factor, settings.plateau_floor
     if settings.reduce_on_plateau:
         callbacks.append(
-            keras.callbacks.ReduceLROnPlateau(
-                factor=settings.plateau_factor, patience=settings.reduce_on_plateau, min_lr=settings.plateau_floor
-            )
+            keras.callbacks.ReduceLROnPlateau(factor=factor, patience=settings.reduce_on_plateau, min_lr=floor)
         )
     if settings.rate_falls:
         callbacks.append(
             keras.callbacks.LearningRateScheduler(
-                lambda epoch, rate: (
-                    max(rate * settings.plateau_factor, min(rate, settings.plateau_floor))
-                    if epoch in settings.rate_falls
-                    else rate
-                )
+                lambda epoch, rate: max(rate * factor, min(rate, floor)) if epoch in settings.rate_falls else rate
             )
         )
     if settings.early_stopping:

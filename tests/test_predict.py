@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common import arrays, synthetic
 from common.errors import InputError
@@ -132,6 +134,15 @@ def test_saved_inputs_never_overwrite_each_other(call: Call, tmp_path: Path) -> 
     assert not (tmp_path / "inputs").exists()
 
 
+def test_saved_inputs_never_overwrite_given_pictures(call: Call, tmp_path: Path) -> None:
+    save(tmp_path / "a.png").rename(tmp_path / "a")
+    before = save(tmp_path / "a.png", np.eye(28, dtype=np.uint8) * 255).read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"^--save-inputs must overwrite no given picture; received .*/a\.png$"):
+        call(tmp_path, "--save-inputs", tmp_path / "link")
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
 def test_hidden_files_are_passed_over_and_an_empty_folder_is_refused(call: Call, tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git/config").write_text("")
@@ -157,6 +168,23 @@ def test_a_folder_that_is_not_looked_into_is_named(call: Call, tmp_path: Path, m
     assert error.splitlines() == [f"error: {tmp_path}/seen/{name} {rule}" for name in ("closed", "link")]
     named = [line.partition(": ")[0] for line in said.splitlines()]
     assert named == [f"{tmp_path}/seen/{name}.png" for name in ("a", "closed/b", "d")]
+
+
+def test_a_folder_whose_files_only_have_names_is_named(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "closed/a.png")
+    save(tmp_path / "b.png")
+    stat = os.stat
+
+    def refuse(path: Any, *more: Any, **options: Any) -> os.stat_result:  # as of r--, to all but root
+        if "closed/" in os.fspath(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "lstat", refuse)
+    assert [str(name) for _, name in predict.find_pictures([tmp_path])] == ["b.png", "closed/a.png"]
 
 
 # --- photographs ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -602,7 +603,7 @@ def test_an_error_is_one_line_and_leaves_the_old_result(workspace: Path, old: bo
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "error: data/input/fashion-mnist_test.csv must hold 785 integers from 0 to 255 a row; "
+        "error: data/input/fashion-mnist_test.csv must hold 785 integers 0 to 255 a row; "
         "received in line 8: could not convert string '256' to uint8, column 785.\n"
     )
     assert everything() == before
@@ -651,6 +652,19 @@ def test_summarise_gives_numpys_numbers() -> None:
     for column, function in (("pixel_mean", np.mean), ("pixel_std", np.std)):
         assert table[column][:4].tolist() == [round(float(function(group)), 2) for group in groups]
         assert pd.isna(table[column][4])
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [lambda images: prepare.summarise("train", images, np.zeros(len(images), np.uint8), ["a"]), prepare.groups],
+)
+def test_large_images_take_little_more_memory_than_they_are(measure: Callable[[np.ndarray], Any]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    tracemalloc.start()
+    measure(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * images.nbytes
 
 
 def part(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

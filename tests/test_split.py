@@ -67,7 +67,7 @@ def test_train_is_in_its_slice_and_val_outside(train_size: int | None, val_size:
         ((500, 1001), None, 0, "split.train_slice must lie in the 1,000 rows; received [500, 1001]"),
         ((500, 500), None, 0, "split.train_slice must lie in the 1,000 rows; received [500, 500]"),
         ((200, 500), None, 701, "split.val_size must be between 0 and 700; received 701"),
-        ((200, 500), 301, 0, "split.train_size must be at most the 300 rows that val leaves; received 301"),
+        ((200, 500), 301, 0, "split.train_size must be at most 300, as val leaves; received 301"),
     ],
 )
 def test_a_slice_that_does_not_fit_is_refused(
@@ -108,7 +108,7 @@ SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
     [
         (EVEN, None, 1000, "split.val_size must be between 0 and 999; received 1,000"),
         (EVEN, None, 1001, "split.val_size must be between 0 and 999; received 1,001"),
-        (EVEN, 901, 100, "split.train_size must be at most the 900 rows that val leaves; received 901"),
+        (EVEN, 901, 100, "split.train_size must be at most 900, as val leaves; received 901"),
         (
             EVEN,
             None,

@@ -170,6 +170,20 @@ def val_accuracy() -> float:
     return float((predicted == labels[rows]).mean())
 
 
+@pytest.mark.parametrize("outputs", [3, 20])
+def test_a_network_with_other_outputs_than_classes_is_refused_before_it_trains(
+    run: Train, monkeypatch: pytest.MonkeyPatch, outputs: int
+) -> None:
+    build = train.architectures.build
+    monkeypatch.setattr(
+        train.architectures, "build", lambda name, shape, classes, *more: build(name, shape, outputs, *more)
+    )
+    rule = rf"^model\.architecture must give \(None, 10\); received \(None, {outputs}\)$"
+    with pytest.raises(InputError, match=rule):
+        run(epochs=1)
+    assert not Path("models").exists()
+
+
 # --- custom layers ---------------------------------------------------------------------------------
 
 

@@ -1,1 +1,1 @@
-"""Figures of results."""
+"""Figures of results, comparisons, and what git and dvc.lock say."""

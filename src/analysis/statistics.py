@@ -6,7 +6,7 @@ Everything is rounded to what the number of images supports, so that a diff show
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import f1_score, precision_recall_fscore_support, recall_score
 
 CALIBRATION_BINS = 15
 
@@ -43,8 +43,8 @@ def counts(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> di
     correct = int((predicted == labels).sum())
     interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     f1 = f1_score(labels, predicted, labels=classes, average="macro", zero_division=np.nan)  # of a class without rows
-    macro = {"macro_accuracy": round(float(balanced_accuracy_score(labels, predicted)), 4)} if unequal(labels) else {}
-    return macro | {
+    recall = recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    return ({"macro_accuracy": round(float(recall), 4)} if unequal(labels) else {}) | {
         "accuracy": round(correct / len(labels), 6),
         "accuracy_low": round(float(interval.low), 4),
         "accuracy_high": round(float(interval.high), 4),

@@ -97,9 +97,7 @@ def load_array(path: Path, dtype: type, dimensions: int) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(
-            f"{path} must exist (dvc repro writes it, dvc pull or checkout brings it); received no file"
-        ) from None
+        raise InputError(f"{path} must exist (dvc repro, pull or checkout brings it); received no file") from None
     except Exception as error:  # NumPy's reader raises whatever a damaged header makes it
         raise InputError(f"{path} must be a whole .npy file; received: {first_line(error)}") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:

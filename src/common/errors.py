@@ -51,8 +51,8 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
         restore += "; to take back what -S has changed: git restore params.yaml"
     if issubclass(kind, InputError):
         line = f"error: {error}"
-    # The machine's, such as a full disk: dvclive meets it as an error of the database that DVC keeps.
-    elif issubclass(kind, OSError | sqlite3.OperationalError):
+    # The machine's, such as a full disk or memory: dvclive meets it as an error of the database that DVC keeps.
+    elif issubclass(kind, OSError | MemoryError | sqlite3.OperationalError):
         line = f"error: {InputError(_cause(error, trace))}"
     elif issubclass(kind, KeyboardInterrupt):
         line = "interrupted"

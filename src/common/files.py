@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Gives an empty temporary folder beside `path` to fill; it replaces `path` unless the block raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (path := path.resolve()).parent.mkdir(parents=True, exist_ok=True)  # so a link stays one
     part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
     if old.exists() and not path.exists():
         old.replace(path)

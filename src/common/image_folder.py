@@ -6,11 +6,11 @@ begin with a dot are ignored; everything else in a class folder must be a pictur
 
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 MAX_MEMORY = 150_000_000  # bytes that Pillow unpacks it into, and that it reads
 MAX_EDGE = 65_535  # pixels; the filter that scales a longer edge takes more than its picture
 MAX_SCANS = 100  # of a JPEG: each passes over the whole picture, and takes no more than 30 bytes
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG's segment, with a length behind it
+MAX_SEGMENTS = 10_000
 MAX_SECONDS = 2.0  # of the processor, while Pillow still reads
 LARGE = 8_000_000  # pixels, from which a picture is reduced while it is unpacked
 ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 278, 322, 323  # tags of TIFF and EXIF
@@ -163,11 +165,12 @@ def _refuse_costly(image: Image.Image, file: BinaryIO, name: str) -> None:
     width, height = image.size
     if max(image.size) > MAX_EDGE:
         raise InputError(f"{name} must have edges of at most {MAX_EDGE:,} pixels; received {width:,} × {height:,}")
-    buffers, place = 0, file.tell()  # in a JPEG at its first scan, behind the thumbnail
+    buffers, place = 0, file.tell()
     is_jpeg = isinstance(image, JpegImageFile)
     if is_jpeg or "jpeg" in str(image.info.get("compression")):
-        file.seek(place if is_jpeg else 0)
-        scans = is_jpeg + sum(part.count(b"\xff\xda") for part in iter(partial(file.read, 1 << 20), b""))
+        file.seek(0)
+        content = file.read(MAX_MEMORY)
+        scans = _scans(content) if is_jpeg else content.count(b"\xff\xda")
         if scans > MAX_SCANS:
             raise InputError(f"{name} must have at most {MAX_SCANS} scans; received {scans:,}")
         buffers = (8 if scans > 1 else 1) * width * height
@@ -180,10 +183,20 @@ def _refuse_costly(image: Image.Image, file: BinaryIO, name: str) -> None:
         image.draft(None, (width // factor, height // factor))
     memory = buffers + 4 * image.width * image.height  # as Pillow has colours
     if memory > MAX_MEMORY:
-        raise InputError(
-            f"{name} must take at most {MAX_MEMORY:,} bytes; received {memory:,} for {width:,} × {height:,} pixels"
-        )
+        raise InputError(f"{name} must take at most {MAX_MEMORY:,} bytes; received {memory:,} ({width:,} × {height:,})")
     file.seek(place)
+
+
+def _scans(jpeg: bytes) -> int:
+    """Up to the end of the first picture, behind which cameras put others; thumbnails lie in segments."""
+    scans, place = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        marker = MARKER.search(jpeg, place)
+        if not marker or marker[1] == b"\xd9":
+            return scans
+        scans += marker[1] == b"\xda"
+        place = marker.end() + max(2, int.from_bytes(jpeg[marker.end() : marker.end() + 2]))
+    return MAX_SEGMENTS
 
 
 def _factor(image: Image.Image) -> int:

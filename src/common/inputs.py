@@ -72,9 +72,7 @@ def refuse_shadows() -> None:
     for _, name, _ in iter_modules([SOURCE]):
         installed = PathFinder.find_spec(name, libraries)
         if name in sys.stdlib_module_names or (installed and installed.origin):
-            raise InputError(
-                f"a module in src/ must not have the name of a standard or installed module; received {name}"
-            )
+            raise InputError(f"a module in src/ must not have the name of a standard or installed one; received {name}")
 
 
 def declare(*paths: str) -> None:
@@ -89,7 +87,7 @@ def declare(*paths: str) -> None:
     argparse.ArgumentParser(description=sys.modules["__main__"].__doc__).parse_args()
     _refuse_other_bytes(paths)
     project = (_names(os.path.dirname(SOURCE)) | _names(".")) - {os.sep}
-    variables = [os.environ[name] for name in FOLDER_VARIABLES if name in os.environ]
+    variables = [os.environ[name] for name in FOLDER_VARIABLES if os.environ.get(name)]
     own = os.path.dirname(SOURCE)  # where paths under src/ begin
     declared = (os.path.join(own, path) if path.startswith("src/") else path for path in paths)
     allowed = _libraries().union(*(_names(path) for path in (*declared, ".cache", *variables)))

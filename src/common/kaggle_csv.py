@@ -44,9 +44,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path} must be a readable file; received: {error.strerror}") from None
     except ValueError as error:
         reason = re.sub(r" at row \d+(;.*)?", "", str(error))  # a count without header and blank lines
-        raise InputError(
-            f"{path} must hold 785 integers from 0 to 255 a row; received in line {line}: {reason}"
-        ) from None
+        raise InputError(f"{path} must hold 785 integers 0 to 255 a row; received in line {line}: {reason}") from None
     return values[:, 1:].reshape(-1, HEIGHT, WIDTH, 1), values[:, 0]
 
 

@@ -31,10 +31,11 @@ def groups(images: np.ndarray) -> np.ndarray:
     images, size = images[first], math.prod(images.shape[1:])
     most = LIMIT**2 * size  # of the sum of squares
     block = -(-max(images.shape[1:3]) // GRID)  # rounded up
-    sums: np.ndarray = images
+    parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]  # NumPy copies one into int64
     for axis in (1, 2):
-        sums = np.add.reduceat(sums, np.arange(0, images.shape[axis], block), axis=axis, dtype=np.int64)
-    sums, pixels = (array.reshape(len(images), -1) for array in (sums.astype(np.float32), images))
+        edges = np.arange(0, images.shape[axis], block)
+        parts = [np.add.reduceat(part, edges, axis=axis, dtype=np.int64) for part in parts]
+    sums, pixels = (array.reshape(len(images), -1) for array in (np.concatenate(parts).astype(np.float32), images))
     search = NearestNeighbors(radius=1.01 * block * most**0.5, algorithm="brute")  # 1 % more, for rounding
     group = np.arange(len(images))
     for start in range(0, len(images), CHUNK):

@@ -160,10 +160,10 @@ class Params(Section):
                 "evaluate.parts: val": "val" in self.evaluate.parts,
             }.items():
                 if needs_val:
-                    raise ValueError(f"{key} needs val rows (split.val_size above 0)")
+                    raise ValueError(f"{key} must come with val rows; received split.val_size 0")
         for key, is_set in {"reduce_on_plateau": train.reduce_on_plateau, "rate_falls": train.rate_falls}.items():
             if is_set and train.schedule != "constant":
-                raise ValueError(f"train.{key} needs train.schedule: constant")
+                raise ValueError(f"train.{key} must come with train.schedule: constant; received {train.schedule}")
         return self
 
 

@@ -1,1 +1,1 @@
-"""What only the train stage needs."""
+"""The training step, its state, and the model file."""

@@ -56,8 +56,7 @@ class LearningRate(keras.callbacks.Callback):
 class ProgressiveResizing(keras.callbacks.Callback):
     """Uses smaller images in the first epochs, in training and in validation.
 
-    They cost less and teach nearly as much (progressive learning, https://arxiv.org/abs/2104.00298,
-    section 4, in one step).
+    They cost less and teach nearly as much (progressive learning, arXiv 2104.00298, section 4, in one step).
 
     Args:
         scale: factor for height and width.

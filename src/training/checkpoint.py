@@ -69,10 +69,10 @@ def state_file(training: str) -> Iterator[Path]:
     raised, or another process waits to run the same training: that process then starts from the state of the last
     epoch. States of other trainings that nobody has come back for in `KEPT_DAYS` days are removed.
     """
-    folder = Path(os.environ.get("CHECKPOINT_DIR", ".cache/checkpoints")).resolve()
+    folder = Path(os.environ.get("CHECKPOINT_DIR") or ".cache/checkpoints").resolve()
     file, lock = folder / training, folder / f"{training}.lock"
     with locks.exclusive(lock):
-        for path in folder.glob("*.lock"):
+        for path in folder.glob("[0-9a-f]" * 16 + ".lock"):
             old = path.with_suffix("")
             with suppress(FileNotFoundError, Timeout), FileLock(path, timeout=0):
                 if time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400:
@@ -111,10 +111,7 @@ class Checkpoint(keras.callbacks.Callback):
         except FileNotFoundError:
             return {}
         if hashlib.sha256(content).hexdigest().encode() != digest:
-            print(
-                f"{self.file} must be whole; received a damaged file: the training starts at the first epoch",
-                file=sys.stderr,
-            )
+            print(f"{self.file} is damaged: the training starts at the first epoch", file=sys.stderr)
             return {}
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 

@@ -87,8 +87,7 @@ class NativeModel(keras.Model):
             precision: float32, or bfloat16 by autocast, in training and in validation; the weights
                 and the saved model stay float32.
             adder: computes the shards of batches.
-            shard_seeds: for the random draws of each shard but the first one, which draws from PyTorch's
-                default generator.
+            shard_seeds: for the draws of each shard but the first one, which draws from PyTorch's default generator.
 
         Raises:
             InputError: a layer draws random numbers from a generator that all layers share.
@@ -221,13 +220,13 @@ class NativeModel(keras.Model):
 
     @torch.no_grad()
     def test_step(self, data: Batch) -> dict[str, None]:
-        total = self.adder(lambda number: self._test_shard(data, number), len(data.shards), 2 * len(data.labels))
+        total = self.adder(lambda number: self._val_shard(data, number), len(data.shards), 2 * len(data.labels))
         losses, correct = total.view(2, -1)
         self._tally(losses, correct, weights=None)
         return LOGS
 
     @torch.no_grad()  # a setting of each thread
-    def _test_shard(self, batch: Batch, number: int) -> torch.Tensor:
+    def _val_shard(self, batch: Batch, number: int) -> torch.Tensor:
         rows = batch.shards[number]
         log_probabilities = self.logits(batch.normalised(batch.images[rows])).log_softmax(-1)
         losses = F.nll_loss(log_probabilities, batch.labels[rows], reduction="none")

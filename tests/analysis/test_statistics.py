@@ -65,6 +65,12 @@ def test_means_over_unequal_classes_come_first() -> None:
     assert "macro_accuracy" not in statistics.summary(labels[1:], confident([0, 0, 0, 1, 1], 0.8))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_predicted_class_without_rows_has_no_share_in_the_mean() -> None:
+    figures = statistics.summary(np.array([0, 0, 0, 0, 1, 1]), confident([0, 0, 0, 2, 1, 1], 0.8, classes=3))
+    assert figures["macro_accuracy"] == 0.875
+
+
 def test_macro_f1_weighs_classes_alike() -> None:
     # class 0: 3 found of 4, none wrongly: 6/7; class 1: its 1 found, 1 wrongly: 2/3
     figures = statistics.summary(np.array([0, 0, 0, 0, 1]), confident([0, 0, 0, 1, 1], 0.8))

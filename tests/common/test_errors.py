@@ -116,6 +116,7 @@ def test_what_the_system_refuses_is_one_line(stage: str | None, end: str) -> Non
         ("import socket; socket.create_connection(('127.0.0.1', 1))", "Connection refused (host 127.0.0.1, port 1)"),
         ("import socket; socket.getaddrinfo('no host', 80)", "Name or service not known (host no host, port 80)"),
         ("raise OSError('a\\nb')", "a b"),
+        ("import numpy as np\nnp.empty(2**60, 'uint8')", "Unable to allocate 1.00 EiB for an array with shape (1152921504606846976,) and data type uint8"),
         ("raise TimeoutError", "TimeoutError"),
     ],
 )  # fmt: skip

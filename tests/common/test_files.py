@@ -63,6 +63,16 @@ def test_an_atomic_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"new", "new/data", "new/data/b"}
 
 
+def test_an_atomic_folder_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a").symlink_to("elsewhere")
+    for text in ("one", "two"):
+        with files.atomic_folder(tmp_path / "a") as part:
+            (part / "file").write_text(text)
+        assert (tmp_path / "elsewhere/file").read_text() == text
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "elsewhere"}
+
+
 @pytest.mark.parametrize("old", [None, "old"])
 def test_an_exception_in_an_atomic_folder_changes_nothing(tmp_path: Path, old: str | None) -> None:
     path = tmp_path / "data"

@@ -313,6 +313,36 @@ def test_a_small_file_has_no_large_bill(tmp_path: Path, name: str) -> None:
     assert seconds < hostile.SECONDS
 
 
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+def test_what_a_camera_appends_to_a_jpeg_counts_not(tmp_path: Path, form: str) -> None:
+    """A video, or a preview with as many scans as one may have."""
+    picture, path = Image.fromarray(NOISE), tmp_path / "a.jpg"
+    picture.save(
+        path, form, quality=95, **({"save_all": True, "append_images": [picture] * 2} if form == "MPO" else {})
+    )
+    expected = to_array(path, COLOUR)
+    with path.open("ab") as file:
+        file.write(image_folder.MAX_SCANS * b"\xff\xda\x00\x02")
+    np.testing.assert_array_equal(to_array(path, COLOUR), expected)
+
+
+@pytest.mark.parametrize("hidden", [b"\xff\xfe\x00\x04\xff\xd9", b"\xff\x01", b"\xff\xd0"])
+def test_scans_are_counted_up_to_the_end_that_the_decoder_sees(tmp_path: Path, hidden: bytes) -> None:
+    """Behind a comment that holds an end, and behind markers without a length."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(NOISE).save(path, quality=95)
+    scan = hidden + b"\xff\xda\x00\x02"
+    path.write_bytes(path.read_bytes()[:-2] + image_folder.MAX_SCANS * scan + b"\xff\xd9")
+    assert refusal(path) == "must have at most 100 scans; received 101"
+
+
+def test_a_jpeg_of_many_segments_is_refused_soon(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(NOISE).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-2] + 1_000_000 * b"\xff\xfe\x00\x02")
+    assert refusal(path) == f"must have at most 100 scans; received {image_folder.MAX_SEGMENTS:,}"
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "I;16", "CMYK", "1"])
 def test_a_large_picture_is_the_same_as_a_smaller_one(tmp_path: Path, mode: str) -> None:
     """Reduced a strip at a time, and turned as its EXIF data says."""
@@ -545,6 +575,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     ("form", "options", "limit"),
     [
         ("PNG", {}, r"up to (\d+) million pixels"),
+        ("JPEG", {}, r"JPEG (\d+) million"),
         ("JPEG", {"progressive": True}, r"progressive (\d+)"),
         ("TIFF", {}, r"TIFF in one strip (\d+)"),
         ("WEBP", {}, r"WebP (\d+)"),
@@ -554,7 +585,7 @@ def test_the_largest_pictures_are_those_of_the_page(form: str, options: dict[str
     found = re.search(limit, (ROOT / "docs/model.md").read_text("utf-8"))
     assert found
     for millions, is_read in ((int(found[1]), True), (int(found[1]) + 1, False)):
-        image((0, 0, 0), "RGB", (1000 * millions, 1000)).save(file := io.BytesIO(), form, **options)
+        image((0, 0, 0), "RGB", (4000, 250 * millions)).save(file := io.BytesIO(), form, **options)
         end = nullcontext() if is_read else pytest.raises(InputError, match=r"must take at most 150,000,000 bytes")
         with end, image_folder.opened(file, "a picture"):
             pass

@@ -40,7 +40,7 @@ def refusal(path: Path, content: str | bytes) -> str:
 
 def refused_at(message: str) -> int:
     """The line that a message about the form of a row names."""
-    assert message.startswith("must hold 785 integers from 0 to 255 a row; received in line ")
+    assert message.startswith("must hold 785 integers 0 to 255 a row; received in line ")
     found = re.search(r"\bline (\d+)\b", message)
     assert found, message
     return int(found[1])
@@ -218,7 +218,7 @@ def test_the_first_wrong_cell_is_named(path: Path, value: str) -> None:
 )
 def test_the_cell_is_shown(path: Path, cell: str, received: str) -> None:
     assert refusal(path, csv(row(), row(cell=cell), row())) == (
-        "must hold 785 integers from 0 to 255 a row; "
+        "must hold 785 integers 0 to 255 a row; "
         f"received in line 3: could not convert string {received} to uint8, column 401."
     )
 

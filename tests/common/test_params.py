@@ -323,7 +323,7 @@ def test_other_parts_are_refused(tmp_path: Path, parts: list[str], key: str, val
 def test_what_needs_val_rows_is_refused_without(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     params.load(changed(tmp_path, FIT | changes))  # with val rows
     message = refusal(changed(tmp_path, FIT | {"split.val_size": 0} | changes))
-    assert f"{words} needs val rows (split.val_size above 0)" in message
+    assert f"{words} must come with val rows; received split.val_size 0" in message
 
 
 def test_no_val_rows_are_accepted_where_nothing_needs_them(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_source_has_its_shape(tmp_path: Path, source: str, key: str, value: in
 def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str, key: str, value: Any) -> None:
     params.load(changed(tmp_path, {f"train.{key}": value, "train.schedule": "constant"}))
     message = refusal(changed(tmp_path, {f"train.{key}": value, "train.schedule": schedule}))
-    assert f"train.{key} needs train.schedule: constant" in message
+    assert f"train.{key} must come with train.schedule: constant; received {schedule}" in message
 
 
 # --- files that are no parameters ---------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_a_module_that_shadows_another_is_refused(project: Path, name: str) -> N
     (project / "src" / name).write_text("def dumps(*_): return 'shadow'\n")
     process = start("-E", "src/tell.py", environment=ALLOWED)
     out, error = process.communicate()
-    rule = "error: a module in src/ must not have the name of a standard or installed module; received"
+    rule = "error: a module in src/ must not have the name of a standard or installed one; received"
     assert (process.returncode, out, error) == (1, "", f"{rule} {Path(name).parts[0].removesuffix('.py')}\n")
 
 

@@ -24,9 +24,8 @@ import prepare
 import rerun
 import split
 import summary
-from analysis import operations
 from conftest import ROOT, TINY, Clone, made_once
-from training import machine
+from training import machine, operations
 from training.callbacks import LearningRate
 
 FOLDER = ROOT / "published"
@@ -120,6 +119,16 @@ def test_dsc_is_its_authors_code() -> None:
     moves = train.augmentation
     assert (moves.flip, moves.rotation, moves.zoom, moves.shift) == ("random", 0.2, 0.2, 0)
     assert settings("dsc").split.val_size == 0.3
+
+
+def test_basic_is_the_notebook_with_the_phrases_of_its_description() -> None:
+    assert kinds("basic") == ["Conv2D", "MaxPooling2D", "Dropout", "Flatten", "Dense", "Dense"]
+    assert network("basic").count_params() == 173_738
+    assert of("basic", keras.layers.Dropout, "rate") == [0.2]
+    train = settings("basic").train
+    assert settings("basic").model.options == {}  # the network is the one above
+    assert (train.epochs, train.batch_size, train.keep) == (50, 512, "last")
+    assert settings("basic").split.val_size == 0.2
 
 
 # --- what their results say ---------------------------------------------------------------------

@@ -263,7 +263,7 @@ def test_an_architecture_that_needs_another_file_is_refused(
 def test_a_module_that_takes_the_place_of_another_is_refused(clone: Clone, name: str) -> None:
     Path(f"src/{name}.py").touch()
     said = clone.run("sh", "-c", "! python tools/check.py", fresh=True)
-    rule = "a module in src/ must not have the name of a standard or installed module; received"
+    rule = "a module in src/ must not have the name of a standard or installed one; received"
     assert said == f"error: {rule} {name}\n"
 
 

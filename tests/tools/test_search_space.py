@@ -126,7 +126,7 @@ def test_what_breaks_a_rule_is_refused_in_one_line(workspace: Path, change: dict
 
 def test_two_values_that_are_valid_alone_and_not_together_are_refused(workspace: Path) -> None:
     space = {"train.schedule": {"choices": ["constant", "linear"]}, "train.reduce_on_plateau": {"choices": [None, 2]}}
-    with pytest.raises(InputError, match=r"reduce_on_plateau needs train\.schedule: constant"):
+    with pytest.raises(InputError, match=r"reduce_on_plateau must come with train\.schedule: constant; received linear"):
         load(workspace, VALID | {"space": space}, **{"train.schedule": "constant"})
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_yaml_is_refused_in_one_line(workspace: Path, text: str | Non
 
 
 def test_without_val_rows_there_is_nothing_to_search_by(workspace: Path) -> None:
-    with pytest.raises(InputError, match=r"needs val rows"):
+    with pytest.raises(InputError, match=r"must come with val rows"):
         load(workspace, VALID, **{"split.val_size": 0})
 
 

@@ -209,8 +209,7 @@ def test_a_damaged_state_is_reported_and_training_starts_again(
     again = train(tmp_path)
     assert again == (*undisturbed("plain"), 0)
     (said,) = capfd.readouterr().err.splitlines()
-    rule = f"{file} must be whole; received a damaged file"
-    assert said == f"{rule}: the training starts at the first epoch"
+    assert said == f"{file} is damaged: the training starts at the first epoch"
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------
@@ -287,31 +286,35 @@ def test_it_may_lie_outside_the_working_directory(
     with checkpoint.state_file("a") as file:
         assert file.parent == folder
     assert not (workspace / ".cache").exists()
+    monkeypatch.setenv("CHECKPOINT_DIR", "")
+    with checkpoint.state_file("a") as file:
+        assert file.parent == workspace / ".cache/checkpoints"
 
 
 def test_states_that_nobody_came_back_for_go(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
-    days = {"own": 31, "old": 31, "young": 29, "locked": 31, "no state": None}
-    with checkpoint.state_file("own") as file:
+    own, old, young, locked, stateless, another = (16 * digit for digit in "012abf")
+    days = {own: 31, old: 31, young: 29, locked: 31, stateless: None, "thesis": 31}
+    with checkpoint.state_file(own) as file:
         folder = file.parent
         for name, age in days.items():
             (folder / f"{name}.lock").touch()
             if age is not None:
                 (folder / name).write_text(name)
                 os.utime(folder / name, (time.time() - age * 86_400,) * 2)
-        with pytest.raises(Ended), checkpoint.state_file("locked"):
-            with checkpoint.state_file("another"):
+        with pytest.raises(Ended), checkpoint.state_file(locked):
+            with checkpoint.state_file(another):
                 left = {path.name for path in folder.iterdir()}
             raise Ended
-    assert left >= {"young", "locked", "own"}
-    assert not left & {"old", "old.lock"}
-    with checkpoint.state_file("another"):  # what was locked is free now, and as old
-        assert not {"locked", "own"} & {path.name for path in folder.iterdir()}
-    with pytest.raises(Ended), checkpoint.state_file("young") as file:
+    assert left >= {young, locked, own, "thesis", "thesis.lock"}  # the last two are of another program
+    assert not left & {old, f"{old}.lock"}
+    with checkpoint.state_file(another):  # what was locked is free now, and as old
+        assert not {locked, own} & {path.name for path in folder.iterdir()}
+    with pytest.raises(Ended), checkpoint.state_file(young) as file:
         os.utime(file, (0, 0))
         raise Ended
-    with checkpoint.state_file("young") as file:  # someone has come back for it
-        assert file.read_text() == "young"
+    with checkpoint.state_file(young) as file:  # someone has come back for it
+        assert file.read_text() == young
 
 
 TRAINING = """

@@ -5,8 +5,8 @@ from common import params
 
 import pytest
 
-from analysis import operations
 from conftest import write_params
+from training import operations
 
 CONVOLUTION = 2 * 28 * 28 * 3 * 3 * 8  # a channel in, 8 out
 COMMON = {
