@@ -9,7 +9,7 @@ from common.errors import InputError
 
 from analysis import dvc_lock, metric_files
 
-BENCHMARKS = Path("benchmarks")
+BENCHMARKS, PUBLISHED = Path("benchmarks"), Path("published")
 PREDICTIONS = "metrics/predictions"
 
 
@@ -47,6 +47,13 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
             "received results of another one"
         )
     return found
+
+
+def models() -> dict[str, str]:
+    """The MD5 of the committed models of the systems that resplits.py trains."""
+    published = dvc_lock.parse((PUBLISHED / dvc_lock.LOCK).read_bytes(), f" of {PUBLISHED}")
+    stages = {"default": dvc_lock.read()["train"], "deep": published["train@deep"]}
+    return {name: stage.outputs[dvc_lock.MODEL] for name, stage in stages.items()}
 
 
 def machine(found: dict[str, Any]) -> str:

@@ -258,6 +258,13 @@ static void replace(const char *library, uintptr_t base) {
     fclose(file);
 }
 
+static int has_instructions(void) {
+    uint32_t eax, ebx, ecx, edx, leaf_7_1;
+    __cpuid_count(7, 1, leaf_7_1, ebx, ecx, edx);
+    __cpuid_count(7, 0, eax, ebx, ecx, edx);
+    return !((imitated->ebx & ~ebx) | (imitated->ecx & ~ecx) | (imitated->leaf_7_1 & ~leaf_7_1));
+}
+
 unsigned la_version(unsigned version) {
     const char *name = getenv("IMITATE");
     for (size_t i = 0; name && i < sizeof PROCESSORS / sizeof *PROCESSORS; i++)
@@ -265,6 +272,8 @@ unsigned la_version(unsigned version) {
             imitated = &PROCESSORS[i];
     if (!imitated)
         fail("IMITATE must be a processor of imitate.c", name ? name : "nothing");
+    if (!has_instructions())
+        fail("this processor must have the vector instructions of the imitated one", name);
     const char *temporary = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%s/imitate-%d", temporary ? temporary : "/tmp", getuid());
     if (mkdir(folder, 0700) && errno != EEXIST)

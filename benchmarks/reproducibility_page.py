@@ -82,5 +82,6 @@ def speed_table() -> str:
             for result in measured["results"]
         }
         table = pd.DataFrame(columns).rename_axis("").reset_index()
-        tables.append(f"{markdown(table)}\n\nMeasured on {benchmark_files.machine(found)}.")
+        commits = sorted({measured["commit"] for measured in found["precisions"].values()})
+        tables.append(f"{markdown(table)}\n\nMeasured on {benchmark_files.machine(found)}, at {', '.join(commits)}.")
     return "\n\n".join(tables) or "Not measured (`python benchmarks/train_step.py`)."

@@ -1,7 +1,6 @@
-"""What the choice of the test images is worth: the 70,000 images split at random, as the first release was.
+"""What the choice of the test images is worth: the 70,000 images split at random.
 
-Kaggle's files are the release of 26 August 2017; that of 31 August split the same images anew, and its test images are
-harder. Here `default` (params.yaml) and `deep` (published/) are trained on random splits of the 70,000, stratified by
+Kaggle's files are the release of 26 August 2017; that of 31 August split the images anew. Here `default` (params.yaml) and `deep` (published/) are trained on random splits of the 70,000, stratified by
 class and seeded, each with 10,000 test images. These runs decide nothing, and their figures stand beside no others
 but in the table of published/README.md.
 
@@ -21,22 +20,14 @@ from common import arrays, classes, files, idx
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+import benchmark_files
 import rerun
-from analysis import dvc_lock
 from conditions import machine
 
 RESULTS = Path("benchmarks/resplits.json")
 FOLDER = Path(".cache/resplits")
-PUBLISHED = Path("published")
-SYSTEMS = {"default": Path(), "deep": PUBLISHED / "deep"}  # where their parameters are
+SYSTEMS = {"default": Path(), "deep": Path("published/deep")}  # where their parameters are
 SPLITS = 3
-
-
-def models() -> dict[str, str]:
-    """The MD5 of each system's committed model, which tells whether results are of it."""
-    published = dvc_lock.parse((PUBLISHED / dvc_lock.LOCK).read_bytes(), f" of {PUBLISHED}")
-    stages = {"default": dvc_lock.read()["train"], "deep": published["train@deep"]}
-    return {name: stage.outputs[dvc_lock.MODEL] for name, stage in stages.items()}
 
 
 def write_split(folder: Path, seed: int) -> None:
@@ -66,7 +57,7 @@ def measure(system: str, seed: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS), help="(default: all)")
-    chosen, current = parser.parse_args().systems, models()
+    chosen, current = parser.parse_args().systems, benchmark_files.models()
     earlier = json.loads(RESULTS.read_text("utf-8"))["runs"] if RESULTS.exists() else []
     runs: list[dict[str, Any]] = [run for run in earlier if run["model"] == current[run["system"]]]
     for seed, system in product(range(SPLITS), chosen):

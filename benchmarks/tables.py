@@ -7,6 +7,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from common import params
+from common.errors import InputError
+
 import pandas as pd
 
 import benchmark_files
@@ -143,6 +146,10 @@ def own_images_table() -> str:
     found = benchmark_files.results("own_images", of_this_training=True)
     if found is None:
         return "Not measured with this recipe (`python benchmarks/own_images.py`)."
+    if found["recipe"] != params.load().train.model_dump(mode="json"):
+        raise InputError(
+            "benchmarks/own_images.json must be of the recipe in params.yaml; received results of another one"
+        )
     rows = []
     for name, runs in pd.DataFrame(found["runs"]).groupby("set", sort=False):
         models = {"this recipe": "ours", "gradient boosting": "boosting", "logistic regression": "logistic"}
@@ -155,12 +162,12 @@ def own_images_table() -> str:
 
 def resplits_table() -> str:
     """Markdown: accuracies on random splits of all images beside that on today's; errors are those of `benchmark_files`."""
-    found = benchmark_files.results("resplits")
-    if found is None:
-        return "Not measured (`python benchmarks/resplits.py`)."
+    models, found = benchmark_files.models(), benchmark_files.results("resplits") or {"runs": []}
+    if not (current := [run for run in found["runs"] if run["model"] == models[run["system"]]]):
+        return "Not measured with these models (`python benchmarks/resplits.py`)."
     results = metric_files.read(Path("published/results.json"))
     rows = []
-    for system, runs in pd.DataFrame(found["runs"]).groupby("system", sort=False):
+    for system, runs in pd.DataFrame(current).groupby("system", sort=False):
         today, accuracies = results[system]["test_accuracy"], runs["accuracy"]
         difference = 100 * (accuracies - today)
         spread = f" ± {difference.std():.2f}" if len(runs) > 1 else ""

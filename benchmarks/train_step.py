@@ -43,6 +43,7 @@ from torch.nn import functional as F
 
 import architectures
 from analysis import metric_files
+from analysis.git import git
 from busy import busy_process
 from conditions import machine
 from training.augmentation import Augmentation
@@ -284,7 +285,11 @@ def main() -> None:
     known = metric_files.read(path) if path.exists() else {}
     if known.get("machine") != here or known.get("architecture") != ARCHITECTURE:
         known = {"machine": here, "architecture": ARCHITECTURE, "precisions": {}}
-    known["precisions"][chosen.precision] = {"rounds": chosen.rounds, "results": results}
+    known["precisions"][chosen.precision] = {
+        "rounds": chosen.rounds,
+        "results": results,
+        "commit": git("rev-parse", "--short", "HEAD"),
+    }
     files.write_json(path, known)
 
 

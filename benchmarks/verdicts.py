@@ -9,7 +9,8 @@ Each pair has images and seeds of its own, and goes through the code that compar
 - all others are right or wrong with every seed of both models.
 
 The spread over seeds is the committed one (metrics/noise.json), which five seeds know badly, or a wider one: that
-of a model of which two seeds disagree on 2.1 % of the images, as trainings of one recipe in other arithmetic did.
+of a model of which two seeds disagree on 2.1 % of the images (`CHURN`); two trainings in other arithmetic
+  differ on about as many (benchmarks/sameness.json).
 Half of its variance, or none, is a seed's effect that all its images share.
 
 `python benchmarks/verdicts.py` writes benchmarks/verdicts.json (about 15 minutes on one core).

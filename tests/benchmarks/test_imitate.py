@@ -50,12 +50,23 @@ def imitating(name: str, program: Path, *options: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize(
-    ("name", "answer"),
-    [("haswell", "GenuineIntel 306c 0"), ("alder", "GenuineIntel 9067 0"), ("zen2", "AuthenticAMD 830f1 0")],
+    ("name", "flags", "answer"),
+    [
+        ("haswell", set(), "GenuineIntel 306c 0"),
+        ("zen2", set(), "AuthenticAMD 830f1 0"),
+        ("alder", {"avx_vnni", "gfni", "vaes", "vpclmulqdq"}, "GenuineIntel 9067 0"),
+        ("skx", {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}, "GenuineIntel 5065 1"),
+    ],
 )
-def test_gives_the_answers_of_the_processor(name: str, answer: str, program: Path) -> None:
+def test_gives_the_answers_of_a_processor_whose_instructions_are_there(
+    name: str, flags: set[str], answer: str, program: Path
+) -> None:
     result = imitating(name, program)
-    assert (result.stdout.strip(), result.stderr, result.returncode) == (answer, "", 0)
+    if flags <= set(Path("/proc/cpuinfo").read_text().split()):
+        assert (result.stdout.strip(), result.stderr, result.returncode) == (answer, "", 0)
+    else:
+        rule = "imitate: this processor must have the vector instructions of the imitated one"
+        assert (result.stdout, result.stderr, result.returncode) == ("", f"{rule}; received {name}\n", 1)
 
 
 def test_leaves_an_invalid_instruction_of_the_program_as_it_is(program: Path) -> None:
