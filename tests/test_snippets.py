@@ -161,7 +161,9 @@ def test_every_block_is_of_a_language_that_is_run(language: str) -> None:
     assert language in {"python", "sh"}
 
 
-@pytest.mark.parametrize("snippet", ONCE.values(), ids=lambda snippet: f"{snippet.page}: {snippet.code.splitlines()[0]}")
+@pytest.mark.parametrize(
+    "snippet", ONCE.values(), ids=lambda snippet: f"{snippet.page}: {snippet.code.splitlines()[0]}"
+)
 def test_it_runs_as_printed(snippet: Snippet, copy: Path, tmp_path: Path) -> None:
     shutil.copytree(copy, folder := tmp_path / "copy", symlinks=True)
     if snippet.language == "python":

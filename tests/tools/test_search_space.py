@@ -126,7 +126,9 @@ def test_what_breaks_a_rule_is_refused_in_one_line(workspace: Path, change: dict
 
 def test_two_values_that_are_valid_alone_and_not_together_are_refused(workspace: Path) -> None:
     space = {"train.schedule": {"choices": ["constant", "linear"]}, "train.reduce_on_plateau": {"choices": [None, 2]}}
-    with pytest.raises(InputError, match=r"reduce_on_plateau must come with train\.schedule: constant; received linear"):
+    with pytest.raises(
+        InputError, match=r"reduce_on_plateau must come with train\.schedule: constant; received linear"
+    ):
         load(workspace, VALID | {"space": space}, **{"train.schedule": "constant"})
 
 
