@@ -36,13 +36,15 @@ STEP = {
     "machine": {"processor": "some", "threads": 2},
     "precisions": {
         "float32": {
+            "commit": "abc1234",
             "results": [
                 {"batch_size": size, "images_a_second": {"ours": 12 * size}, "ratios": {"ours / OpenMP": size / 100}}
                 for size in (128, 256)
-            ]
+            ],
         },
         "bfloat16": {
-            "results": [{"batch_size": 256, "images_a_second": {"ours": 9999}, "ratios": {"ours / OpenMP": 1.5}}]
+            "commit": "abc1234",
+            "results": [{"batch_size": 256, "images_a_second": {"ours": 9999}, "ratios": {"ours / OpenMP": 1.5}}],
         },
     },
 }
@@ -108,7 +110,7 @@ def test_a_step_has_a_column_for_each_precision_and_batch() -> None:
         "| images a second | 1,536 | 3,072 | 9,999 |",
         "| ours / OpenMP | 1.28 | 2.56 | 1.50 |",
         "",
-        "Measured on 2 cores: some.",
+        "Measured on 2 cores: some, at abc1234.",
     ]
 
 

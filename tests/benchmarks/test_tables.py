@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common import params
 from common.errors import InputError
 
 import pytest
@@ -63,10 +64,28 @@ def test_own_images_are_means_over_seeds(folder: Path, monkeypatch: pytest.Monke
         | {"ours": 0.9 + 0.02 * seed, "seconds": 70.4 + seed, "machine": {"processor": "some processor", "threads": 2}}
         for seed in range(3)
     ]
-    write("benchmarks/own_images.json", {"training": "this training", "runs": runs})
+    recipe = params.load().train.model_dump(mode="json")
+    write("benchmarks/own_images.json", {"training": "this training", "recipe": recipe, "runs": runs})
     call(monkeypatch)
     assert "| digits | 1,200 | 3 | 72 | 92.0% ± 2.0% | 90.0% ± 0.0% | 80.0% ± 0.0% |" in page(folder)
     assert "on 2 cores: some processor." in page(folder)
+    write_params(folder, {"train.least_steps": 1})  # of which the training's results may say nothing
+    with pytest.raises(InputError, match=r"own_images\.json must be of the recipe in params\.yaml; received results"):
+        call(monkeypatch)
+
+
+def test_a_random_split_counts_for_the_model_it_is_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_files, "models", lambda: {"default": "a", "deep": "b"})
+    (folder / "published").mkdir()
+    write("published/results.json", {"default": {"test_accuracy": 0.9}, "deep": {"test_accuracy": 0.9}})
+    runs = [("default", "a", 0.91), ("default", "a", 0.93), ("default", "c", 0.5), ("deep", "c", 0.5)]
+    found = [{"system": system, "model": model, "accuracy": accuracy} for system, model, accuracy in runs]
+    write("benchmarks/resplits.json", {"runs": found})
+    assert squeezed(tables.resplits_table()).splitlines()[2:] == [
+        "| default | 90.00% | 91.00%, 93.00% | +2.00 ± 1.41 (n = 2) |"
+    ]
+    write("benchmarks/resplits.json", {"runs": found[2:]})
+    assert tables.resplits_table() == "Not measured with these models (`python benchmarks/resplits.py`)."
 
 
 def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(

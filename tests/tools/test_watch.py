@@ -65,7 +65,7 @@ def test_draws_once_an_epoch_what_the_training_writes(
     trainer: subprocess.Popen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with files.atomic_folder(Path("metrics/curves")) as folder:
-        assert folder == watch.CURVES
+        assert folder == watch.CURVES.resolve()
         curves = Curves(folder)
         last = folder / "plots/metrics/val/accuracy.tsv"
 
