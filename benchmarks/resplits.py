@@ -1,8 +1,8 @@
 """What the choice of the test images is worth: the 70,000 images split at random.
 
-Kaggle's files are the release of 26 August 2017; that of 31 August split the images anew. Here `default` (params.yaml) and `deep` (published/) are trained on random splits of the 70,000, stratified by
-class and seeded, each with 10,000 test images. These runs decide nothing, and their figures stand beside no others
-but in the table of published/README.md.
+Kaggle's files are the release of 26 August 2017; that of 31 August split the images anew. Here `default` (params.yaml)
+and `deep` (published/) are trained on random splits of the 70,000, stratified by class and seeded, each with 10,000
+test images. These runs decide nothing, and their figures stand beside no others but in the table of published/README.md.
 
 `python benchmarks/resplits.py` (after `make repro` and `make published`) writes benchmarks/resplits.json after each
 run, and continues where it was stopped.

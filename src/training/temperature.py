@@ -36,8 +36,8 @@ def minimiser(logits: np.ndarray, labels: np.ndarray) -> float:
         return float((expected - of_labels).mean())
 
     low, high = LIMITS
-    if slope(low) <= 0:  # every row is right: there is no minimum
-        return 1.0
+    if slope(low) <= 0:  # where every row is right there is no minimum
+        return low if (logits.argmax(1) != labels).any() else 1.0
     if slope(high) >= 0:
         return high
     # rounded, since the last bits of NumPy's exponential depend on the processor
