@@ -78,8 +78,7 @@ def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
 
 def as_line(path: Path, prediction: Prediction) -> str:
     classes = ", ".join(f"{one_line(name)} {probability:.1%}" for name, probability in prediction.likeliest)
-    mark = MARK if prediction.out_of_distribution else ""
-    return f"{printable(path)}: {classes}{mark}"
+    return f"{printable(path)}: {classes}{MARK if prediction.out_of_distribution else ''}"
 
 
 def main() -> None:

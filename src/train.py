@@ -187,11 +187,9 @@ def fit(
     first = resizing.epochs  # with full images
     weights = Weights(settings.averaging, settings.keep, first)
     callbacks = [training.learning_rate, resizing, weights, *reporters]
-    factor, floor = settings.plateau_factor, settings.plateau_floor
-    if settings.reduce_on_plateau:
-        callbacks.append(
-            keras.callbacks.ReduceLROnPlateau(factor=factor, patience=settings.reduce_on_plateau, min_lr=floor)
-        )
+    patience, factor, floor = settings.reduce_on_plateau, settings.plateau_factor, settings.plateau_floor
+    if patience:
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=factor, patience=patience, min_lr=floor))
     if settings.rate_falls:
         callbacks.append(
             keras.callbacks.LearningRateScheduler(
@@ -217,10 +215,7 @@ def main() -> None:
     settings = params.load().train
     wanted = machine.number("TRAIN_PROCESSES", processes.count())
     if wanted > settings.shards:
-        raise InputError(
-            f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}, since a process computes one shard "
-            f"or more; received {wanted}"
-        )
+        raise InputError(f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}; received {wanted}")
     if processes.should_launch(wanted):
         processes.launch(wanted, Path(__file__))
         return

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +170,20 @@ def val_accuracy() -> float:
     rows = arrays.load_rows("val", len(images))
     predicted = keras.saving.load_model(MODEL).predict(images[rows], verbose=0).argmax(1)
     return float((predicted == labels[rows]).mean())
+
+
+def test_a_training_imports_no_compiler_which_works_afterwards(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(prepared / "data")
+    write_params(tmp_path, SMALL)
+    code = (
+        "import sys, train; train.main(); import torch\n"
+        "print({'matplotlib', 'sklearn', 'sympy', 'torch._dynamo'} & {*sys.modules})\n"
+        "print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["set()", "2.0"]
 
 
 @pytest.mark.parametrize("outputs", [3, 20])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import inputs
-from common.backend import keras
+from common.backend import keras, slow_imports_hidden
 from common.errors import InputError
 
 
@@ -31,7 +31,8 @@ def build(
     source = str(Path(__file__).with_name(f"{name}.py"))
     with inputs.reading_only(source):
         architecture = importlib.import_module(f"architectures.{name}")
-    keras.utils.clear_session(free_memory=False)
+    with slow_imports_hidden():
+        keras.utils.clear_session(free_memory=False)
     try:
         with keras.device(device), inputs.reading_only(source):
             return architecture.build(input_shape, classes, **options)

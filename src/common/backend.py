@@ -6,6 +6,9 @@ for it. Architecture files may write `import keras`, since `architectures` loads
 
 import os
 import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 for name in [name for name in os.environ if name.startswith("KERAS_")]:
@@ -20,16 +23,26 @@ os.environ |= {
     "MKL_CBWR": "COMPATIBLE",
 }
 
-# Keras imports these where they are installed, for wrappers and drawings that nothing here uses: it
-# takes a third less time to start where it does not find them.
-hidden: dict[str, Any] = dict.fromkeys({"matplotlib", "sklearn"} - sys.modules.keys())
-sys.modules |= hidden
+import torch  # noqa: F401 (it would import the stand-in for its own part)
 
-import h5py
-import keras
+# Keras takes a decorator of the compiler's, and asks it to forget what was compiled; here nothing is
+COMPILER = types.SimpleNamespace(disable=lambda: lambda function: function, reset=lambda: None)
+UNUSED: dict[str, Any] = {"matplotlib": None, "sklearn": None, "torch._dynamo": COMPILER}  # with stand-ins
 
-for name in hidden:
-    del sys.modules[name]
+
+@contextmanager
+def slow_imports_hidden() -> Iterator[None]:
+    """Keras starts in half the time, since it finds nothing of `UNUSED` in it but what has been imported before."""
+    hidden = {name: UNUSED[name] for name in UNUSED.keys() - sys.modules.keys()}
+    sys.modules.update(hidden)
+    yield
+    for name in hidden:
+        del sys.modules[name]
+
+
+with slow_imports_hidden():
+    import h5py
+    import keras
 
 
 def _audited_open(name: bytes, *arguments: Any, **options: Any) -> Any:

@@ -130,13 +130,6 @@ class Train(Section):
             )
         return self
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _without_former_keys(cls, section: Any) -> Any:
-        if isinstance(section, dict):  # who computes the shards has no influence on the result
-            return {key: value for key, value in section.items() if key not in ("threads", "processes")}
-        return section
-
 
 class Evaluate(Section):
     parts: Annotated[tuple[Literal["val", "test"], ...], Field(min_length=1, strict=False)]

@@ -1,8 +1,7 @@
 """Any picture as the model wants it: (H, W, C) uint8, in the form of its training images.
 
-There are two forms. `fitted` is what src/common/image_folder.py makes of pictures for training.
-`fashion-mnist` does with a picture what the dataset's authors did with the shop's photographs
-(https://arxiv.org/abs/1708.07747, section 2):
+There are two forms. `fitted` is what src/common/image_folder.py makes of pictures for training. `fashion-mnist` does
+with a picture what the dataset's authors did with the shop's photographs (https://arxiv.org/abs/1708.07747, section 2):
 
 | authors | here |
 | --- | --- |

@@ -33,7 +33,7 @@ def set_up(precision: str) -> None:
             os.environ.pop(name, None)
     # without it cuBLAS is not deterministic; read when CUDA starts
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports torch._dynamo, for seconds
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 to 10 bits before it multiplies
     # PyTorch would fill new tensors, which costs time, and nothing reads them before they are written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -120,12 +120,6 @@ def test_a_file_older_than_a_key_trains_as_it_did(tmp_path: Path, key: str) -> N
     assert operator.attrgetter(key)(loaded) == NEWER[key]
 
 
-@pytest.mark.parametrize("value", [1, 4, None, "any"])
-def test_former_keys_are_accepted_and_have_no_influence(tmp_path: Path, value: Any) -> None:
-    former = {"train.threads": value, "train.processes": value}
-    assert params.load(changed(tmp_path, former)) == params.load(changed(tmp_path, {}))
-
-
 @pytest.mark.parametrize("section", ["", *SECTIONS])
 def test_no_other_key_is_accepted(tmp_path: Path, section: str) -> None:
     key = f"{section}.nonsense".lstrip(".")
