@@ -1,6 +1,6 @@
 """What bounds the trainings of benchmarks/recipe.py: their operations, and how many a second this processor reaches.
 
-Operations are those of src/analysis/operations.py. The most a second is measured: convolutions of 3 × 3 with 256
+Operations are those of src/training/operations.py. The most a second is measured: convolutions of 3 × 3 with 256
 channels in and out, forwards, in the instructions of a precision, one on each core at once.
 
 `python benchmarks/speed.py` (on an idle machine, that of benchmarks/recipe.py) writes benchmarks/speed.json.

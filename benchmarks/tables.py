@@ -188,15 +188,31 @@ def verdicts_sentences() -> str:
     if found is None:
         return "Not simulated (`python benchmarks/verdicts.py`)."
     cases = pd.DataFrame(found["cases"])
-    told = []
+    detected = []
     for part, of_part in cases.groupby("part", sort=False):
         for name, shares in of_part.filter(like="right at ").dropna(axis="columns").items():
             gain = str(name).removeprefix("right at ")
-            told.append(f"{gain} on {part} in {shares.min():.0%} to {shares.max():.0%} of the pairs")
+            detected.append(f"{gain} on {part} in {shares.min():.0%} to {shares.max():.0%} of the pairs")
     return (
-        f"In each of {len(cases)} cases, {found['pairs']:,} pairs of models were simulated. Of pairs that are equal, at most "
-        f"{cases.filter(like='wrong of equal').max(axis=None):.1%} were called *better* or *worse*. With {found['seeds']} "
-        f"seeds on each side, a true difference was told: {', '.join(told)}, depending on how the models differ."
+        f"In each of {len(cases)} cases, {found['pairs']:,} pairs of models were simulated, both with the same spread over "
+        f"seeds. Of pairs that are equal, at most {cases.filter(like='wrong of equal').max(axis=None):.1%} were called "
+        f"*better* or *worse*. With {found['seeds']} seeds on each side, a true difference was detected: "
+        f"{', '.join(detected)}, depending on how the models differ."
+    )
+
+
+def search_sentence() -> str:
+    """How good the best trial of a sweep is, by sampler; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("search")
+    if found is None:
+        return "Not measured (`python benchmarks/search.py`)."
+    runs = pd.DataFrame(found["runs"])
+    best = runs["trials"].map(lambda trials: max(trial["value"] for trial in trials)).groupby(runs["sampler"])
+    table = best.agg(["mean", "std", "count"]).sort_values("mean", ascending=False)
+    spreads = [f"{name} {mean:.1%} ± {std:.1%} (n = {count})" for name, mean, std, count in table.itertuples()]
+    return (
+        f"Best val accuracy of {found['search']['trials']} short trainings, over sweeps with different seeds: "
+        f"{', '.join(spreads)}."
     )
 
 
@@ -207,7 +223,7 @@ PAGES = {
         change.REVIEW: change.review,
     },
     Path("docs/verdicts.md"): {"verdicts": verdicts_sentences},
-    Path("docs/experiments.md"): {"recipes": recipes_table, "operations": operations_table},
+    Path("docs/experiments.md"): {"recipes": recipes_table, "operations": operations_table, "search": search_sentence},
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,
         "processors": reproducibility_page.processors_table,

@@ -102,7 +102,7 @@ def main() -> None:
         arrays.save_array(folder / "val.npy", val)
     print(f"{len(train):,} of {len(labels):,} rows for training, {len(val):,} for validation")
     if apart := np.intersect1d(near[train], near[val]).size:
-        print(f"{apart:,} groups of nearly equal images have rows in both (split.group_duplicates keeps them together)")
+        print(f"{apart:,} groups of near-duplicates have rows in both (split.group_duplicates keeps them together)")
 
 
 if __name__ == "__main__":

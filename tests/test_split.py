@@ -194,7 +194,7 @@ def test_groups_that_are_apart_are_said(
     split.main()
     train, val = (arrays.load_rows(name, 1000) for name in ("train", "val"))
     apart = len({*GROUPS[train]} & {*GROUPS[val]})
-    said = f"{apart} groups of nearly equal images have rows in both (split.group_duplicates keeps them together)\n"
+    said = f"{apart} groups of near-duplicates have rows in both (split.group_duplicates keeps them together)\n"
     assert (said in capsys.readouterr().out) is not together
     assert (apart > 0) is not together
 

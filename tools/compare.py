@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--part", choices=metric_files.PARTS, help="default: the output says which and why")
     parser.add_argument("--fail-if", choices=["worse"], help="exit with 1 if B is worse, 2 if not decided")
     parser.add_argument("--tolerance", type=float, default=0.0, help="points that do not matter (default: 0)")
-    parser.add_argument("--difference", type=float, default=0.3, help="points to tell (default: 0.3)")
+    parser.add_argument("--difference", type=float, default=0.3, help="points to detect (default: 0.3)")
     arguments = parser.parse_args()
     if not 0 <= arguments.tolerance < 100:
         raise InputError(f"tolerance must be 0 to 100 points; received {arguments.tolerance}")

@@ -151,7 +151,7 @@ def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
     if is_recorded and (committed != here or {"bfloat16", "cuda"} & {*here}):
         return Cause(
             "train computed in {} on {} here, in {} on {} in the commit".format(*here, *committed),
-            "train.precision: float32 and train.device: cpu give the same bytes on every x86-64 processor",
+            "train.precision: float32 and train.device: cpu give the same bytes on x86-64 processors with AVX2",
         )
     libraries = other_libraries((before.content("requirements.txt") or b"").decode())
     if libraries:

@@ -1,4 +1,4 @@
-"""Images that hardly differ: the same photograph, cut, scaled or retouched a little differently."""
+"""Near-duplicates: the same photograph, cut, scaled or retouched a little differently."""
 
 import math
 

@@ -17,7 +17,10 @@ import readme
 import tables
 from conftest import ROOT, Clone, squeezed, write_params
 
-PAGES_HERE = {"README.md": ("README.md", "clone"), "experiments.md": ("docs/experiments.md", "recipes", "operations")}
+PAGES_HERE = {
+    "README.md": ("README.md", "clone"),
+    "experiments.md": ("docs/experiments.md", "recipes", "operations", "search"),
+}
 
 
 @pytest.fixture
@@ -111,6 +114,21 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
     assert "In each of 3 cases, 2,000 pairs" in said
     assert "at most 4.9% were called" in said
     assert "0.30 points on test in 42% to 98% of the pairs, 0.50 points on val in 70% to 70% of the pairs," in said
+
+
+def test_the_best_trial_of_each_sampler_is_a_mean_over_sweeps(folder: Path) -> None:
+    assert tables.search_sentence() == "Not measured (`python benchmarks/search.py`)."
+    values = {"TPE": [(0.5, 0.7), (0.8, 0.6)], "random": [(0.6, 0.5), (0.5, 0.62)]}
+    runs = [
+        {"sampler": name, "seed": seed, "trials": [{"value": value} for value in trials]}
+        for name, sweeps in values.items()
+        for seed, trials in enumerate(sweeps)
+    ]
+    write("benchmarks/search.json", {"search": {"trials": 2}, "runs": runs})
+    assert tables.search_sentence() == (
+        "Best val accuracy of 2 short trainings, over sweeps with different seeds: "
+        "TPE 75.0% ± 7.1% (n = 2), random 61.0% ± 1.4% (n = 2)."
+    )
 
 
 # --- accuracy against time ------------------------------------------------------------------------
