@@ -83,7 +83,7 @@ def figure_problems() -> Iterator[str]:
 
 def _follows(table: Path, classes: Path) -> tuple[dict[str, float | int], str]:
     """The figures of all images, and the table of classes."""
-    known = metric_files.table(classes, ("class",))["class"]
+    known = metric_files.table(classes, ("class",))["class"].drop_duplicates()
     predictions = metric_files.table(table, ("label", "predicted"))
     labels, predicted = (pd.Index(known).get_indexer(predictions[name]) for name in predictions)
     if not len(labels) or min(*labels, *predicted) < 0:

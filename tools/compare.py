@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("before", metavar="A")
     parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
     parser.add_argument("--part", choices=metric_files.PARTS, help="default: the output says which and why")
-    parser.add_argument("--fail-if", choices=["worse"], help="exit with 1 if B is worse, 2 if not decided")
+    parser.add_argument("--fail-if", choices=["worse"], help="exit with 1 if B is worse, 2 if not decided or stale")
     parser.add_argument("--tolerance", type=float, default=0.0, help="points that do not matter (default: 0)")
     parser.add_argument("--difference", type=float, default=0.3, help="points to detect (default: 0.3)")
     arguments = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> None:
         part, reason = arguments.part, "as asked for"
     found, classes = comparison.compare(before, after, part, arguments.tolerance / 100)
     print(f"{before} -> {after}, on {part}: {reason}.\n")
-    for problem in check.lock_problems() if None in (before.commit, after.commit) else ():
+    for problem in (problems := [*check.lock_problems()] if None in (before.commit, after.commit) else []):
         print(f"the results in the workspace do not belong to it: {problem}\n")
     print(f"{found.verdict}: {found.reason}\n")
     if found.verdict == "not decided":
@@ -51,7 +51,7 @@ def main() -> None:
     shown = classes.assign(**{"class": classes["class"].map(one_line)})
     print(shown.to_string(index=False, formatters={name: text.format for name, text in formats.items()}))
     if arguments.fail_if:
-        sys.exit({"worse": 1, "not decided": 2}.get(found.verdict, 0))
+        sys.exit(2 if problems else {"worse": 1, "not decided": 2}.get(found.verdict, 0))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def content(before: Revision, after: Revision, page: Path | None) -> dict[str, A
         "moved": counted(stays[stays["part before"] != stays["part after"]], "part before", "part after"),
         "figures": markdown(pages.unequal("figure", figures_of(before), figures_of(after)), names=True),
         "leaked": len(leaks[1] - leaks[0]),
-        "picture": picture(changed, page),
+        "picture": picture(changed, page) if all(map(len, sides)) else "",
     }
 
 

@@ -80,7 +80,7 @@ def _differing(before: dict, here: dict) -> dict[Any, tuple[Any, Any]]:
 
 def _uncommitted(paths: Iterable[str]) -> list[str]:
     """The files of git among or below `paths` that are not as in HEAD."""
-    return names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *paths))
+    return names(git("diff", "--name-only", "--relative", "-z", "HEAD", "--", *paths)) if paths else []
 
 
 def would_run(pipeline: str, *options: str) -> list[str]:

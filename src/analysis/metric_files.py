@@ -9,7 +9,7 @@ from common.errors import InputError
 import pandas as pd
 
 PARTS = ("val", "test")
-NAMES = dict.fromkeys(("part", "class", "label", "predicted"), str)  # a class may be called 1, or nan
+TYPES: dict[str, type] = {"confidence": float, "part": str, "class": str, "label": str, "predicted": str}  # as 1 or nan
 MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
 
 
@@ -48,7 +48,7 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
 
 
 def table(source: Path | IO, columns: tuple[str, ...], name: object = None, **options: Any) -> pd.DataFrame:
-    """These columns of a table of figures, in which an empty cell is a text, and `NAMES` are texts.
+    """These columns of a table of figures, of `TYPES`, in which an empty cell is a text.
 
     Args:
         name: stands for the file where the source is none.
@@ -58,7 +58,7 @@ def table(source: Path | IO, columns: tuple[str, ...], name: object = None, **op
         InputError: it is missing, damaged, or lacks a column.
     """
     try:
-        return pd.read_csv(source, keep_default_na=False, **{"dtype": NAMES} | options)[list(columns)]
+        return pd.read_csv(source, keep_default_na=False, **{"dtype": TYPES} | options)[list(columns)]
     except (OSError, ValueError, KeyError) as error:  # pandas' own are ValueErrors
         raise InputError(f"{name or source} must be a table with {', '.join(columns)}; received: {error}") from None
 

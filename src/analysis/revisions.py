@@ -41,7 +41,7 @@ class Revision:
         """Whether it is one of DVC's experiments, which no branch holds."""
         if self.commit is None or not git("for-each-ref", f"--points-at={self.commit}", EXPERIMENTS):
             return False
-        return not git("branch", "--all", "--contains", self.commit)
+        return not git("for-each-ref", f"--contains={self.commit}", "refs/heads", "refs/remotes")
 
     def content(self, path: str) -> bytes | None:
         """The bytes of a file; None where the revision does not have it; errors are those of `git.content`."""

@@ -109,7 +109,7 @@ def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
     if runs is None:
         return Seeds(right.mean(), right, labels)
     accuracy = right.mean().combine_first(runs[runs["part"] == part].groupby("seed")["accuracy"].first())
-    types = metric_files.NAMES | {"seed": int, "recall": float}
+    types = metric_files.TYPES | {"seed": int, "recall": float}
     classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=types)
     if classes is None:
         return Seeds(accuracy, right, labels)

@@ -56,6 +56,9 @@ def test_an_experiment_is_one_that_no_branch_holds() -> None:
     git("update-ref", "refs/exps/aa/bbbb/mine", tried)
     found = revisions.resolve("mine")
     assert (found.json("a.json"), found.is_experiment) == ({"x": 1}, True)
+    git("update-ref", "--no-deref", "HEAD", tried)
+    assert revisions.resolve("mine").is_experiment
+    git("symbolic-ref", "HEAD", "refs/heads/main")
     git("branch", "kept", tried)
     assert not found.is_experiment
     git("branch", "-D", "kept")

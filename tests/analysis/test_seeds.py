@@ -100,6 +100,14 @@ def test_the_seed_and_the_parts_alone_leave_the_training() -> None:
     assert seeds.training(written(**{"dvc.lock": "stages: {}"})) is None
 
 
+def test_a_confidence_that_is_no_number_is_refused() -> None:
+    path = "metrics/predictions/val.csv"
+    *rows, last = PREDICTIONS.splitlines()
+    damaged = "\n".join([*rows, last.rpartition(",")[0] + ",high\n"])
+    with pytest.raises(InputError, match=f"^{path} in x must be a table with .*; received: .*high"):
+        seeds.predictions(written(**{path: damaged}), "val")
+
+
 def commit(name: str, content: dict[str, Any]) -> None:
     """An experiment."""
     words = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.invalid"]

@@ -99,6 +99,11 @@ def remove_classes() -> None:
     Path("metrics/classes/test.csv").unlink()
 
 
+def repeat_a_class() -> None:
+    path = Path("metrics/classes/test.csv")
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+
+
 def edit_a_class() -> None:
     path = Path("metrics/classes/test.csv")
     first, second, *rest = path.read_text().splitlines(keepends=True)
@@ -227,6 +232,7 @@ def test_what_dvc_would_run_again_is_named(clone: Clone, faults: list[Callable[[
     [
         (edit_a_metric, ["metrics/test.json has accuracy 0.9", "metrics/predictions/test.csv gives 0."]),
         (edit_a_class, ["metrics/classes/test.csv is not what metrics/predictions/test.csv gives"]),
+        (repeat_a_class, ["metrics/classes/test.csv is not what metrics/predictions/test.csv gives"]),
         (remove_an_interval, ["metrics/test.json has accuracy_low None; metrics/predictions/test.csv gives 0."]),
         pytest.param(edit_a_published_metric, ["published/basic/metrics/predictions/val.csv gives 0."],
                      marks=of_fashion_mnist),

@@ -82,6 +82,9 @@ def test_a_workspace_that_was_not_reproduced_is_said(
     path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
     monkeypatch.chdir(other.folder)
     assert "the results in the workspace do not belong to it: dvc.lock is not" in call("main")
+    with pytest.raises(SystemExit) as ended:  # whatever the verdict on the results that are here
+        call("main", "--fail-if", "worse")
+    assert ended.value.code == 2
 
 
 def test_an_experiment_that_became_a_branch_is_a_commit(

@@ -118,11 +118,13 @@ def test_a_copy_that_comes_or_goes_is_not_another_that_moved(
 def test_a_revision_without_hashes_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = {"A": Written("A"), "B": revision("B", BEFORE)}
+    known = {"A": Written("A"), "B": revision("B", {"train": BEFORE["train"], "test": [*BEFORE["test"], ("a", 0)]})}
     monkeypatch.setattr(revisions, "resolve", known.get)
     monkeypatch.setattr(sys, "argv", ["data_diff.py", "A", "B"])
     data_diff.main()
-    assert capsys.readouterr().out.startswith("Which rows differ is not known: A or B has no hashes of its rows ")
+    said = capsys.readouterr().out
+    assert said.startswith("Which rows differ is not known: A or B has no hashes of its rows ")
+    assert "are in train now" not in said  # a copy that may have been there before
 
 
 def test_changed_images_are_drawn_where_they_are(
