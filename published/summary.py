@@ -102,8 +102,7 @@ def results() -> dict[str, dict[str, Any]]:
         said = "reached" if claim.test <= ours["test_accuracy_high"] else "not reached"
         if (said == "not reached") != bool(claim.why):
             raise InputError(
-                "published/claims.yaml must say why exactly where a claim was not reached; "
-                f"received for {name}, {said}: {claim.why}"
+                f"{PUBLISHED}/claims.yaml must say why exactly where a claim is not reached; received {name}, {said}: {claim.why}"
             )
         found[name] = {
             "claimed_train_accuracy": claim.train,

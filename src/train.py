@@ -53,6 +53,7 @@ def make_optimizer(name: str, learning_rate: float | None, options: dict) -> tup
     """One of Keras' optimizers by its lower-case name, or `Muon`; with its learning rate (None: its own)."""
     # Keras' own Muon leaves out the kernels of convolutions
     kind = Muon if name == "muon" else type(keras.optimizers.get(name))
+    options = {key: value for key, value in options.items() if value is not None}  # null: as Keras has it
     try:
         optimizer = kind(**options | ({"learning_rate": learning_rate} if learning_rate else {}))
         return optimizer, learning_rate or options.get("learning_rate") or float(optimizer.learning_rate.numpy())

@@ -87,7 +87,6 @@ def test_an_optimizer_has_its_own_learning_rate_unless_there_is_another(
         ("sgd", {"momentun": 0.9}),
         ("sgd", {"momentum": "high"}),
         ("sgd", {"momentum": 2}),
-        ("muon", {"kernel_rate": None}),
         ("muon", {"kernel_rat": 0.2}),
         ("adam", {"momentum": 0.9}),
         ("adam", {"clipnorm": 1.0, "clipvalue": 1.0}),
@@ -100,6 +99,12 @@ def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(name: str, option
     assert message.startswith(f"train.optimizer_options.{name} must ")
     assert str(options) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "option"), [("adam", "beta_1"), ("adam", "epsilon"), ("muon", "kernel_rate")])
+def test_an_option_that_is_null_has_its_default(name: str, option: str) -> None:
+    found, expected = (train.make_optimizer(name, 0.1, options)[0] for options in ({option: None}, {}))
+    assert getattr(found, option) == getattr(expected, option) > 0
 
 
 # --- whole runs -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Makes this a repository of one's own images: `make adopt`. What templates/adopt.yaml lists goes; git has it still."""
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def unlinked(page: Path) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if changed := git("status", "--porcelain", "--untracked-files=no").splitlines():
         raise InputError(f"changes must be committed, so that git has all that goes; received {changed[0]}")
     source, results = params.load().data.source, metric_files.by_part(Path("metrics"), ("source",))

@@ -5,6 +5,7 @@ the same libraries inlined, taken from the installed vl-convert, and tells this 
 it (`plots.html_template` in .dvc/config.local). `make` runs it when it installs.
 """
 
+import argparse
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ VEGA_LITE = "5.21"  # DVC's templates are written for version 5
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with files.atomic_file(TEMPLATE) as part:
         part.write_text(pages.render("plots.html.j2", {"bundle": pages.vega(VEGA_LITE)}), "utf-8")
     config = ["dvc", "config", "--local", "plots.html_template"]

@@ -39,8 +39,7 @@ def noise() -> dict[str, dict[str, Any]]:
     runs, seed = seeds.noise(here), here.seed()
     if runs is None:
         raise InputError(
-            f"{METRICS}/noise.csv must have the figures of {METRICS}/ for seed {seed} (make noise, or "
-            f"remove {', '.join(NOISE)}); received different ones"
+            f"{METRICS}/noise.csv must have the figures of {METRICS}/ for seed {seed} (make noise, or remove noise*); received others"
         )
     summary = metric_files.summary(runs)
     if summary != metric_files.read(METRICS / "noise.json"):
@@ -57,8 +56,7 @@ def noise() -> dict[str, dict[str, Any]]:
         (said,) = runs.loc[(runs["part"] == part) & (runs["seed"] == one), "accuracy"]
         if not abs(said - accuracy) < ROUNDING:  # nan: other classes
             raise InputError(
-                f"{METRICS}/{NOISE[2]} must give the accuracies of noise.csv; received {accuracy:.4f} and {said} for "
-                f"seed {one} on {part}"
+                f"{METRICS}/{NOISE[2]} must give noise.csv's accuracies; received {accuracy:.4f} and {said} (seed {one}, {part})"
             )
     return summary
 

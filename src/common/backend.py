@@ -35,9 +35,11 @@ def slow_imports_hidden() -> Iterator[None]:
     """Keras starts in half the time, since it finds nothing of `UNUSED` in it but what has been imported before."""
     hidden = {name: UNUSED[name] for name in UNUSED.keys() - sys.modules.keys()}
     sys.modules.update(hidden)
-    yield
-    for name in hidden:
-        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 with slow_imports_hidden():

@@ -121,13 +121,10 @@ class Train(Section):
     def _rate_fits(self) -> "Train":
         options = self.optimizer_options.get(self.optimizer, {})
         rate = self.learning_rate or options.get("learning_rate") or 0
-        if (most := max(rate, *(value or 0 for value in options.values()), 0)) > 1e6:
-            raise ValueError(f"learning_rate and options of {self.optimizer} must be up to 1e6; received {most}")
+        if wrong := [value for value in (rate, *options.values()) if not 0 <= (value or 0) <= 1e6]:
+            raise ValueError(f"learning_rate and {self.optimizer}'s options must be from 0 to 1e6; received {wrong[0]}")
         if self.optimizer in NORMALISING and rate > 0.1:
-            raise ValueError(
-                f"learning_rate must be at most 0.1 for {self.optimizer}, whose steps are as long as the rate (Keras' "
-                f"default is 0.001; each optimizer needs its own); received {rate}"
-            )
+            raise ValueError(f"learning_rate must be at most 0.1 for {self.optimizer} (try 0.001); received {rate}")
         return self
 
 

@@ -57,8 +57,9 @@ class Classifier:
         self.shape = (height, width, channels)
         received = (pixels.name, pixels.type, probabilities.name, probabilities.shape[1:], distance.name)
         expected = ("pixels", "tensor(uint8)", "probabilities", [len(self.class_names)], "distance")
-        if received != expected or self.form not in pictures.FORMS:
-            raise InputError(f"{rule}; received {received}, {self.form}")
+        is_known = self.form == "fitted" or (self.form, *self.shape) == ("fashion-mnist", 28, 28, 1)
+        if received != expected or not is_known:
+            raise InputError(f"{rule}; received {received}, {self.form}, {self.shape}")
 
     def predict(self, source: pictures.Source, name: str = "", count: int = 3) -> Prediction:
         """The model's input and answer for one picture, with at most so many classes.

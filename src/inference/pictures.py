@@ -27,7 +27,6 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 Source = str | Path | BinaryIO | Image.Image
-FORMS = ("fashion-mnist", "fitted")
 SIDE = 28  # pixels; the longest edge, as all below
 PHOTOGRAPH, THUMBNAIL = 1000, 73
 TOLERANCE = 0.05 * 255 * 3**0.5  # 5 % of the distance from black to white in RGB
@@ -43,7 +42,7 @@ def read(source: Source, form: str, shape: image_folder.Shape, name: str = "") -
 
     Args:
         source: its path, an open file, or a picture of Pillow.
-        form: one of FORMS; fashion-mnist makes (28, 28, 1) alone.
+        form: fashion-mnist, which makes (28, 28, 1) alone, or fitted.
         shape: height, width and channels that the model takes.
         name: what is said about it begins so; the path, if it is left out.
 

@@ -73,11 +73,11 @@ def state_file(training: str) -> Iterator[Path]:
     file, lock = folder / training, folder / f"{training}.lock"
     with locks.exclusive(lock):
         for path in folder.glob("[0-9a-f]" * 16 + ".lock"):
-            old = path.with_suffix("")
-            with suppress(FileNotFoundError, Timeout), FileLock(path, timeout=0):
-                if time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400:
-                    old.unlink()
-                    path.unlink()
+            with suppress(FileNotFoundError, Timeout):
+                if time.time() - path.stat().st_mtime > KEPT_DAYS * 86_400:  # FileLock sets it anew
+                    with FileLock(path, timeout=0):
+                        path.with_suffix("").unlink(missing_ok=True)
+                        path.unlink()
         yield file
         if not locks.is_awaited(lock):
             file.unlink(missing_ok=True)

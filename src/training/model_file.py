@@ -75,7 +75,7 @@ def load(path: Path, image_shape: tuple[int, ...], classes: int | None = None) -
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         with zipfile.ZipFile(path) as file:
-            class_names = json.loads(file.read("metadata.json"))["class_names"]
+            class_names = [str(name) for name in json.loads(file.read("metadata.json"))["class_names"]]
         shapes = model.input_shape, model.output_shape
     except Exception as error:  # zip, HDF5, JSON and Keras each raise their own
         raise InputError(f"{path} must be a model as train writes it; received: {first_line(error)}") from error

@@ -166,9 +166,7 @@ def join(device: str) -> None:
     if device == "cuda":
         own, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if own >= gpus:
-            raise InputError(
-                f"each process must have a GPU, of which there are {gpus}; received {own + 1} or more processes"
-            )
+            raise InputError(f"each process must have a GPU; received {own + 1} or more processes, {gpus} GPUs")
         torch.cuda.set_device(own)
     try:
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")

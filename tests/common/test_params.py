@@ -376,7 +376,8 @@ def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str, key:
         pytest.param(b"a: !!bool b\n", "must be valid YAML in UTF-8", id="tag bool on text"),
         pytest.param(b"? - : \n", "must be valid YAML in UTF-8", id="key that cannot be one"),
         pytest.param(b'a: "\\U00110000"\n', "must be valid YAML in UTF-8", id="no such character"),
-        pytest.param(b"a: " + b"9" * 5000, "must be valid YAML in UTF-8", id="number of 5000 digits"),
+        pytest.param(b"9" * 5000, "must hold sections of keys and values; received 999", id="number of 5000 digits"),
+        pytest.param(b"0x" + b"f" * 5000, "must hold sections of keys and values; received ", id="hexadecimal"),
         pytest.param(b"[" * 1000, "must be valid YAML in UTF-8", id="nested too deeply"),
         pytest.param("a: é\n".encode("latin-1"), "UTF-8; received 'utf-8' codec can't decode byte 0xe9", id="Latin-1"),
         pytest.param(b"\xff\xfea\0", "UTF-8; received 'utf-8' codec can't decode byte 0xff", id="UTF-16"),
@@ -386,6 +387,12 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path: Path, content: byt
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     assert words in refusal(path)
+
+
+def test_an_integer_of_any_length_is_refused_in_one_line(tmp_path: Path) -> None:
+    message = refusal(changed(tmp_path, {"train.seed": 16**5000}))
+    assert ": train.seed: " in message
+    assert message.endswith(f"; received {str(16**5000)[:200]}…")
 
 
 @pytest.mark.parametrize("name", ["", "a\nb"])
@@ -408,7 +415,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_an_optimizer_with_the_learning_rate_of_another_is_refused(tmp_path: Path, optimizer: str) -> None:
     params.load(changed(tmp_path, {"train.optimizer": optimizer}))  # with its own
     message = refusal(changed(tmp_path, {"train.optimizer": optimizer, "train.learning_rate": 0.4}))
-    assert f"learning_rate must be at most 0.1 for {optimizer}, " in message
+    assert f"learning_rate must be at most 0.1 for {optimizer} (try 0.001); " in message
     assert message.endswith("received 0.4")
     params.load(changed(tmp_path, {"train.optimizer": optimizer, "train.learning_rate": 0.001}))
     params.load(changed(tmp_path, {"train.optimizer": "sgd", "train.learning_rate": 0.4}))
@@ -418,14 +425,17 @@ def test_an_optimizer_with_the_learning_rate_of_another_is_refused(tmp_path: Pat
 def test_a_rate_among_its_options_is_held_to_the_same(tmp_path: Path, optimizer: str) -> None:
     own = {"train.optimizer": optimizer, f"train.optimizer_options.{optimizer}": {"learning_rate": 0.4}}
     message = refusal(changed(tmp_path, {**own, "train.learning_rate": None}))
-    assert f"learning_rate must be at most 0.1 for {optimizer}, " in message
+    assert f"learning_rate must be at most 0.1 for {optimizer} (try 0.001); " in message
     assert message.endswith("received 0.4")
     params.load(changed(tmp_path, {**own, "train.learning_rate": 0.001}))  # which is the one that counts
 
 
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.optimizer_options.muon.kernel_rate"])
-@pytest.mark.parametrize("value", [1e39, 1e308])
-def test_what_is_beyond_float32_is_refused(tmp_path: Path, key: str, value: float) -> None:
+@pytest.mark.parametrize("value", [1e39, 1e308, -1e300, -0.5])
+def test_what_is_beyond_float32_or_below_0_is_refused(tmp_path: Path, key: str, value: float) -> None:
     params.load(changed(tmp_path, {"train.optimizer": "muon", key: 1e6}))
     message = refusal(changed(tmp_path, {"train.optimizer": "muon", key: value}))
-    assert message.endswith(f"learning_rate and options of muon must be up to 1e6; received {value}")
+    if value < 0 and key == "train.learning_rate":
+        assert message.endswith(f"train.learning_rate: input should be greater than 0; received {value}")
+    else:
+        assert message.endswith(f"learning_rate and muon's options must be from 0 to 1e6; received {value}")

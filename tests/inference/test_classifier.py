@@ -96,6 +96,14 @@ def with_another_form(path: Path) -> None:
     changed(path, path.parent, form="photographs")
 
 
+def of_another_size(path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].ClearField("dim_value")
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "height"
+
+    edit(path, change)
+
+
 def with_a_limit_that_is_no_number(path: Path) -> None:
     changed(path, path.parent, distance_limit="high")
 
@@ -131,6 +139,7 @@ def a_device(path: Path) -> None:
         with_names_by_number,
         with_names_that_are_no_json,
         with_another_form,
+        of_another_size,
         with_a_limit_that_is_no_number,
     ],
     ids=lambda damage: damage.__name__,

@@ -294,22 +294,27 @@ def test_it_may_lie_outside_the_working_directory(
 def test_states_that_nobody_came_back_for_go(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CHECKPOINT_DIR", raising=False)
     own, old, young, locked, stateless, another = (16 * digit for digit in "012abf")
-    days = {own: 31, old: 31, young: 29, locked: 31, stateless: None, "thesis": 31}
+    days = {own: 31, old: 31, young: 29, locked: 31, stateless: 31, "thesis": 31}
     with checkpoint.state_file(own) as file:
         folder = file.parent
-        for name, age in days.items():
-            (folder / f"{name}.lock").touch()
-            if age is not None:
-                (folder / name).write_text(name)
-                os.utime(folder / name, (time.time() - age * 86_400,) * 2)
+
+        def age(name: str) -> None:
+            os.utime(folder / f"{name}.lock", (time.time() - days[name] * 86_400,) * 2)
+
         with pytest.raises(Ended), checkpoint.state_file(locked):
+            for name in days:
+                (folder / f"{name}.lock").touch()
+                if name != stateless:
+                    (folder / name).write_text(name)
+                age(name)
             with checkpoint.state_file(another):
                 left = {path.name for path in folder.iterdir()}
             raise Ended
     assert left >= {young, locked, own, "thesis", "thesis.lock"}  # the last two are of another program
-    assert not left & {old, f"{old}.lock"}
+    assert not left & {old, f"{old}.lock", f"{stateless}.lock"}  # a training that has ended leaves a lock alone
+    age(locked)
     with checkpoint.state_file(another):  # what was locked is free now, and as old
-        assert not {locked, own} & {path.name for path in folder.iterdir()}
+        assert not {locked, f"{locked}.lock", own} & {path.name for path in folder.iterdir()}
     with pytest.raises(Ended), checkpoint.state_file(young) as file:
         os.utime(file, (0, 0))
         raise Ended

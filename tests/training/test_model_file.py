@@ -272,6 +272,10 @@ def without_class_names(path: Path) -> None:
     network().save(path)
 
 
+def with_a_number_of_classes(path: Path) -> None:
+    rewrite(path, {"metadata.json": json.dumps({"class_names": 10}).encode()})
+
+
 def test_it_is_loaded_with_its_class_names(saved: Path, images: np.ndarray) -> None:
     model, class_names = model_file.load(saved, SHAPE)
     assert class_names == CLASSES
@@ -295,6 +299,7 @@ def test_it_is_loaded_with_its_class_names(saved: Path, images: np.ndarray) -> N
         no_model,
         of_code,
         without_class_names,
+        with_a_number_of_classes,
     ],
     ids=lambda damage: damage.__name__,
 )
