@@ -201,6 +201,16 @@ def verdicts_sentences() -> str:
     )
 
 
+def limits_table() -> str:
+    """Wrong verdicts by numbers of seeds and ratio of spreads; errors are those of `benchmark_files.results`."""
+    found = benchmark_files.results("verdicts")
+    if found is None:
+        return "Not simulated (`python benchmarks/verdicts.py`)."
+    wrong = pd.DataFrame(found["limits"]).pivot(index="seeds", columns="ratio of spreads", values="wrong of equal")
+    shown = wrong.map("{:.1%}".format).rename(columns="spread × {:g}".format)
+    return markdown(shown.loc[[*dict.fromkeys(row["seeds"] for row in found["limits"])]].reset_index())
+
+
 def search_sentence() -> str:
     """How good the best trial of a sweep is, by sampler; errors are those of `benchmark_files.results`."""
     found = benchmark_files.results("search")
@@ -222,7 +232,7 @@ PAGES = {
         **{name: partial(change.block, name) for name in change.BLOCKS},
         change.REVIEW: change.review,
     },
-    Path("docs/verdicts.md"): {"verdicts": verdicts_sentences},
+    Path("docs/verdicts.md"): {"verdicts": verdicts_sentences, "limits": limits_table},
     Path("docs/experiments.md"): {"recipes": recipes_table, "operations": operations_table, "search": search_sentence},
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,

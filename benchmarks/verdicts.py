@@ -13,7 +13,10 @@ of a model of which two seeds disagree on 2.1 % of the images (`CHURN`); two tra
   differ on about as many (benchmarks/sameness.json).
 Half of its variance, or none, is a seed's effect that all its images share.
 
-`python benchmarks/verdicts.py` writes benchmarks/verdicts.json (about 15 minutes on one core).
+Beside these cases `limits` are simulated, of equal models: few seeds, nearly all of whose spread is such an effect,
+and a second model that spreads more than the first one, from which it may take its spread.
+
+`python benchmarks/verdicts.py` writes benchmarks/verdicts.json (about 20 minutes on one core).
 """
 
 import argparse
@@ -36,6 +39,12 @@ BARS = {"test": (10_000, 0.0030), "val": (5_000, 0.0050)}  # images, and the tru
 CHURN = 0.021  # share of the images on which two seeds disagree
 ACCURACY = 0.94
 MOST_SEEDS = 30
+NUMBERS = {  # of seeds of both models, and how many are known of the first one by their accuracy alone
+    "one training beside five known": ((5, 1), 5),
+    "one training beside two known": ((2, 1), 2),
+    "two seeds on each side": ((2, 2), 0),
+    "five seeds on each side": ((5, 5), 0),
+}
 
 
 def simulate(
@@ -46,6 +55,7 @@ def simulate(
     common: float,
     disagreement: float,
     gain: float,
+    ratio: float = 1.0,
 ) -> tuple[Seeds, Seeds]:
     """Two models; arguments but the numbers of seeds are shares of the images.
 
@@ -53,6 +63,7 @@ def simulate(
         std: standard deviation of accuracy over seeds.
         common: share of its variance that is an effect of the seed on all images.
         gain: how much better the second model truly is.
+        ratio: of the second model's standard deviation to `std`; what it has more is an effect on all images.
     """
     is_open = 6 * images * std**2 * (1 - common)  # the mean variance of one open image is 1/6
     only = [(max(disagreement, gain) + sign * gain) / 2 for sign in (-1, 1)]
@@ -61,7 +72,8 @@ def simulate(
     chances = rng.random(images)
     sides = []
     for side, count in enumerate(seeds):
-        shift = rng.normal(0, std * np.sqrt(common) / is_open, count)
+        more = ratio**2 - 1 if side else 0.0
+        shift = rng.normal(0, std * np.sqrt(common + more) / is_open, count)
         right = np.repeat(((kinds == 1 + side) | (kinds == 3))[:, None], count, axis=1)  # (images, seeds)
         opened = kinds == 0
         right[opened] = rng.random((opened.sum(), count)) < chances[opened, None] + shift
@@ -115,16 +127,33 @@ def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, 
     return found
 
 
+def limits(pairs: int, spreads: dict[str, float]) -> list[dict[str, Any]]:
+    """The most wrong verdicts of equal models, by numbers of seeds and ratio of spreads, on the test images."""
+    images, found = BARS["test"][0], []
+    for (numbers, (seeds, known)), ratio in itertools.product(NUMBERS.items(), (1.0, 2.0, 3.0)):
+        wrong = []
+        for std, common, disagreement in itertools.product(spreads.values(), (0.5, 0.9), (0.0, 0.005)):
+            key = [images, std, common, disagreement, 3, *seeds, ratio]
+            case: dict[str, Any] = {"std": std, "common": common, "disagreement": disagreement, "ratio": ratio}
+            equal = rates(pairs, key, known, images=images, seeds=seeds, gain=0.0, **case)
+            wrong.append(round(1 - equal["within noise"], 4))
+        found.append({"seeds": numbers, "ratio of spreads": ratio, "wrong of equal": max(wrong)})
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2000, help="simulated pairs of models in a case")
     pairs = parser.parse_args().pairs
     noise = json.loads(Path("metrics/noise.json").read_text("utf-8"))
-    cases = []
-    for part, (images, _) in BARS.items():
-        spreads = {"committed": noise[part]["accuracy"]["std"], "wider": np.sqrt(CHURN / 2 / images)}
-        cases += measure(pairs, spreads, part)
-    files.write_json(RESULTS, {"pairs": pairs, "seeds": 5, "cases": cases})
+    spreads = {
+        part: {"committed": noise[part]["accuracy"]["std"], "wider": np.sqrt(CHURN / 2 / images)}
+        for part, (images, _) in BARS.items()
+    }
+    found = {"limits": limits(pairs, spreads["test"])}
+    cases = [case for part in BARS for case in measure(pairs, spreads[part], part)]
+    files.write_json(RESULTS, {"pairs": pairs, "seeds": 5, "cases": cases} | found)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,20 @@ from common.errors import InputError, one_line
 
 import pandas as pd
 
-from analysis import comparison, dvc_lock, revisions, seeds
+from analysis import comparison, dvc_lock, metric_files, revisions, seeds
 from analysis.revisions import Revision
 
 SECONDS = Path(".cache/checkpoints/seconds.csv")  # of trainings here that nothing interrupted, by the model's hash
 PARENTS = re.compile(r".*[/.](?!n?py$)")  # of a parameter or a file
+ACCURACY = "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
 WIDTHS = {"name": 16, "differs in": 24}  # of 100 columns
 
 
 def verdict(base: Revision, model: Revision) -> str:
     try:
         return comparison.compare(base, model, "val")[0].verdict
-    except InputError:  # of other images, or not evaluated on val
-        return "not compared"
+    except InputError:
+        return "other images" if {"val"} <= {*base.predicted()} & {*model.predicted()} else "not on val"
 
 
 def table() -> pd.DataFrame:
@@ -40,12 +41,12 @@ def table() -> pd.DataFrame:
     for model in models.values():
         known = (model.parameters() | model.code()).items()
         changes = [f"{PARENTS.sub('', key)} {value}" for key, value in known if before.get(key) != value]
-        val, accuracy = model.json("metrics/val.json"), "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
+        val = model.json("metrics/val.json", *metric_files.FIGURES)
         rows.append(
             {
                 "name": one_line(model.name),
                 "differs in": one_line(", ".join(changes)),
-                "val accuracy": accuracy.format_map(val) if val else "",
+                "val accuracy": ACCURACY.format_map(val) if val else "",
                 "seeds": len(seeds.trainings(model, "val").accuracy) if val else 0,
                 "seconds": seconds.get(model.outputs().get(dvc_lock.MODEL, ""), ""),
                 "verdict": "" if model == base else verdict(base, model),

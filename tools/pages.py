@@ -51,5 +51,6 @@ def write(text: str, page: Path | None) -> None:
 
 def unequal(kind: str, before: dict[str, Any], after: dict[str, Any]) -> pd.DataFrame:
     """The entries of two mappings that differ, by name; `kind` heads the column of names."""
-    both = pd.DataFrame({"before": before, "after": after}, dtype=object).fillna("–").sort_index()
-    return both[both["before"] != both["after"]].rename_axis(kind).reset_index()
+    both = [(name, before.get(name, "–"), after.get(name, "–")) for name in sorted(before | after)]
+    rows = [("null" if value is None else value for value in row) for row in both if row[1] != row[2]]
+    return pd.DataFrame(rows, columns=[kind, "before", "after"], dtype=object)

@@ -23,7 +23,6 @@ ANSWERS = Path("docs/answers.png")
 METRICS = Path("metrics")
 NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
 ROUNDING = 0.0002  # recalls and accuracies have four decimals
-FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *metric_files.MEASURES)
 
 
 def noise() -> dict[str, dict[str, Any]]:
@@ -64,7 +63,7 @@ def noise() -> dict[str, dict[str, Any]]:
 def results_table() -> str:
     """Markdown: one row for each part of metrics/ that has figures."""
     epochs = metric_files.read(METRICS / "train.json", ("epochs",))["epochs"]
-    table = metric_files.results_table(metric_files.by_part(METRICS, FIGURES), noise())
+    table = metric_files.results_table(metric_files.by_part(METRICS, metric_files.FIGURES), noise())
     return (
         f"`{params.load().model.architecture}`, {epochs} epochs. The interval is Wilson's, over images; mean and "
         f"standard deviation are over seeds.\n\n{markdown(table)}"

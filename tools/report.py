@@ -70,7 +70,8 @@ def content(here: Revision) -> dict[str, Any]:
     Raises:
         InputError: there are no results, a file of them is damaged, or the images are not those of the predictions.
     """
-    results = {part: found for part in metric_files.PARTS if (found := here.json(f"metrics/{part}.json"))}
+    found = {part: here.json(f"metrics/{part}.json", *metric_files.FIGURES) for part in metric_files.PARTS}
+    results = {part: figures for part, figures in found.items() if figures}
     if not results:
         raise InputError("metrics/ must have results (make repro); received none")
     chosen, runs = params.load(), seeds.noise(here)

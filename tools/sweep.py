@@ -153,7 +153,7 @@ class Sweep:
                 self.study.tell(trial, state=TrialState.PRUNED)
                 return "diverged"
             trial.set_user_attr("experiment", found.name)
-            value = found.json("metrics/val.json")[self.search.metric]
+            value = found.json("metrics/val.json", self.search.metric)[self.search.metric]
             trial.report(value, epochs)
             if epochs < self.search.epochs[-1] and trial.should_prune():
                 self.study.tell(trial, state=TrialState.PRUNED)

@@ -32,7 +32,7 @@ def judge(commit: str, part: str) -> tuple[bool | None, str]:
     from analysis.revisions import HERE, Revision
 
     before = Revision(commit[:7], commit)
-    committed, mine = (side.json(f"metrics/{part}.json")["accuracy"] for side in (before, HERE))
+    committed, mine = (side.json(f"metrics/{part}.json", "accuracy")["accuracy"] for side in (before, HERE))
     line = f"{part} accuracy: {committed:.2%} in the commit, {mine:.2%} here"
     try:
         comparison.predictions(before, HERE, part)

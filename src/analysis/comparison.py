@@ -107,9 +107,10 @@ class Difference:
                 "chance in the seeds is not measured for either training."
             )
         tolerance = f" and the tolerance of {100 * self.tolerance:.2f} points" if self.tolerance else ""
+        spread = f"{', if both models spread alike' if 1 in self.seeds else ''} (p = {self.p:.2g})."
         if self.verdict == "within noise":
-            return f"Chance in images and seeds{tolerance} explains {points} (p = {self.p:.2g})."
-        return f"{points} are more than chance in images and seeds{tolerance} explains (p = {self.p:.2g})."
+            return f"Chance in images and seeds{tolerance} explains {points}{spread}"
+        return f"{points} are more than chance in images and seeds{tolerance} explains{spread}"
 
     @property
     def summary(self) -> str:
@@ -124,7 +125,7 @@ class Difference:
         )
 
     def detectable(self, number: int) -> float:
-        """The true difference that `number` seeds on each side, 2 or more, tell in 80 of 100 cases.
+        """The true difference that `number` seeds on each side, 2 or more, detect in 80 of 100 cases.
 
         The standard error times Student's t of level and power (Bloom 1995, doi.org/10.1177/0193841X9501900504).
         Known only where `of_seeds` is.
@@ -134,12 +135,12 @@ class Difference:
         return planned.error * float(sum(stats.t.isf(x, planned.total_freedom) for x in (LEVEL / 2, 1 - POWER)))
 
     def power(self, number: int, value: float) -> str:
-        """What `number` seeds on each side tell, and the number that tells a true difference of `value`, in words."""
+        """What `number` seeds on each side detect, and the number that detects a true difference of `value`, in words."""
         if not self.of_seeds:  # not measured, or a model beside itself
-            return f"What difference {number} seeds can tell is not known without a spread over seeds."
+            return f"What difference {number} seeds detect is not known without a spread over seeds."
         enough = (n for n in range(2, MOST_SEEDS + 1) if self.detectable(n) <= value)
         return (
-            f"{number} seeds on each side tell a true difference of {100 * self.detectable(number):.2f} points in "
+            f"{number} seeds on each side detect a true difference of {100 * self.detectable(number):.2f} points in "
             f"80 of 100 cases; {100 * value:.2f} points need {next(enough, f'more than {MOST_SEEDS}')} seeds."
         )
 

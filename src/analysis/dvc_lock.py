@@ -54,7 +54,8 @@ def parse(lock: bytes | None, place: str) -> dict[str, Stage]:
         return {name: _stage(name, entry) for name, entry in YAML(typ="safe").load(lock)["stages"].items()}
     except (FileNotFoundError, AttributeError, KeyError, RecursionError, TypeError, ValueError, YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{LOCK}{place} must have every stage (make repro); received: {reason}") from None
+        remedy = "" if place else " (make repro)"
+        raise InputError(f"{LOCK}{place} must have every stage{remedy}; received: {reason}") from None
 
 
 def _stage(name: str, entry: dict[str, Any]) -> Stage:

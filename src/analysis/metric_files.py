@@ -11,32 +11,25 @@ import pandas as pd
 PARTS = ("val", "test")
 TYPES: dict[str, type] = {"confidence": float, "part": str, "class": str, "label": str, "predicted": str}  # as 1 or nan
 MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
+FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *MEASURES)  # of a row of `results_table`
 
 
 def read(path: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A JSON file of figures.
-
-    Args:
-        needed: keys that it must have.
-
-    Raises:
-        InputError: it is missing, damaged, or lacks a key.
-    """
+    """A JSON file of figures; errors are those of `parse`, and that it is missing."""
     try:
-        figures = parse(path.read_bytes(), path)
+        return parse(path.read_bytes(), path, needed)
     except OSError as error:
         raise InputError(f"{path} must be there and be JSON; received: {error}") from None
-    missing = [name for name in needed if figures.get(name) is None]
-    if missing:
-        raise InputError(f"{path} must have {', '.join(needed)}; {', '.join(missing)} is missing")
-    return figures
 
 
-def parse(content: bytes, name: object) -> dict[str, Any]:
+def parse(content: bytes, name: object, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     """The figures in the JSON of a file.
 
+    Args:
+        needed: keys that the file, for which `name` stands, must have.
+
     Raises:
-        InputError: it is no JSON, or not figures by name; `name` stands for the file.
+        InputError: it is no JSON, not figures by name, or lacks a key.
     """
     try:
         figures = json.loads(content)
@@ -44,6 +37,8 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
         raise InputError(f"{name} must be JSON; received: {error}") from None
     if not isinstance(figures, dict):
         raise InputError(f"{name} must hold figures by name; received other JSON")
+    if missing := [key for key in needed if figures.get(key) is None]:
+        raise InputError(f"{name} must have {', '.join(needed)}; {', '.join(missing)} is missing")
     return figures
 
 

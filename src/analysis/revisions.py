@@ -47,9 +47,10 @@ class Revision:
         """The bytes of a file; None where the revision does not have it; errors are those of `git.content`."""
         return content(self.commit, path)
 
-    def json(self, path: str) -> dict[str, Any]:
-        """The figures of a file; none where it is not there; errors are those of `metric_files.parse`."""
-        return metric_files.parse(self.content(path) or b"{}", f"{path} in {self}")
+    def json(self, path: str, *needed: str) -> dict[str, Any]:
+        """The figures of a file; none where it has none or is not there; errors are those of `metric_files.parse`."""
+        found, name = self.content(path) or b"{}", f"{path} in {self}"
+        return metric_files.parse(found, name) and metric_files.parse(found, name, needed)
 
     def table(self, path: str, *columns: str, **options: Any) -> pd.DataFrame | None:
         """The rows of a CSV file, with the columns that are named; None where it is not there.

@@ -52,7 +52,7 @@ def test_a_model_beside_itself_differs_by_nothing_and_tells_no_power() -> None:
     itself = model(right(100, 90, 2, 5)[0], known=[0.9, 0.93])
     found = difference(itself, itself)
     assert (found.verdict, found.reason) == ("within noise", "Both models classify the same images correctly.")
-    assert found.power(5, 0.003) == "What difference 5 seeds can tell is not known without a spread over seeds."
+    assert found.power(5, 0.003) == "What difference 5 seeds detect is not known without a spread over seeds."
 
 
 def test_the_figures_are_those_of_the_formulas() -> None:
@@ -72,11 +72,11 @@ def test_the_figures_are_those_of_the_formulas() -> None:
 @pytest.mark.parametrize(
     ("counts", "std", "verdict", "reason"),
     [
-        ((200, 20), 0.0014, "better", "+1.80 points are more than chance in images and seeds explains (p = "),
-        ((20, 200), 0.0014, "worse", "-1.80 points are more than chance in images and seeds explains (p = "),
-        ((60, 50), 0.0014, "within noise", "Chance in images and seeds explains +0.10 points (p = "),
+        ((200, 20), 0.0014, "better", "+1.80 points are more than chance in images and seeds explains, if both"),
+        ((20, 200), 0.0014, "worse", "-1.80 points are more than chance in images and seeds explains, if both"),
+        ((60, 50), 0.0014, "within noise", "Chance in images and seeds explains +0.10 points, if both"),
         # beyond images, but not beyond seeds: √1.2 · 0.0018 · t = 0.55 points
-        ((60, 10), 0.0018, "within noise", "Chance in images and seeds explains +0.50 points (p = "),
+        ((60, 10), 0.0018, "within noise", "Chance in images and seeds explains +0.50 points, if both"),
         ((60, 10), None, "not decided", "chance in the seeds is not measured for either training."),
         ((60, 10), 0.0, "better", "+0.50 points are more than chance"),
     ],
@@ -152,7 +152,7 @@ def test_more_seeds_tell_a_smaller_difference() -> None:
     found = single(10_000, 9_000, 60, 50, std=0.0014)
     five, twenty = found.detectable(5), found.detectable(20)
     assert five > twenty > 2.8 * math.sqrt(found.of_images)
-    assert "5 seeds on each side tell a true difference of " in found.power(5, five)
+    assert "5 seeds on each side detect a true difference of " in found.power(5, five)
     assert found.power(5, five).endswith("points need 5 seeds.")
     hidden = found.power(5, math.sqrt(found.of_images))  # by the images alone
     assert hidden.endswith("points need more than 100 seeds.")

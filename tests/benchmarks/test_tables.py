@@ -116,6 +116,16 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
     assert "0.30 points on test in 42% to 98% of the pairs, 0.50 points on val in 70% to 70% of the pairs," in said
 
 
+def test_limits_are_wrong_verdicts_by_seeds_and_spread(folder: Path) -> None:
+    assert tables.limits_table() == "Not simulated (`python benchmarks/verdicts.py`)."
+    shares = {("two seeds", 1.0): 0.05, ("two seeds", 2.0): 0.1, ("one", 1.0): 0.07, ("one", 2.0): 0.413}
+    limits = [{"seeds": seeds, "ratio of spreads": ratio, "wrong of equal": x} for (seeds, ratio), x in shares.items()]
+    write("benchmarks/verdicts.json", {"pairs": 2000, "seeds": 5, "cases": [], "limits": limits})
+    heading, _, *rows = squeezed(tables.limits_table()).splitlines()
+    assert heading == "| seeds | spread × 1 | spread × 2 |"
+    assert rows == ["| two seeds | 5.0% | 10.0% |", "| one | 7.0% | 41.3% |"]
+
+
 def test_the_best_trial_of_each_sampler_is_a_mean_over_sweeps(folder: Path) -> None:
     assert tables.search_sentence() == "Not measured (`python benchmarks/search.py`)."
     values = {"TPE": [(0.5, 0.7), (0.8, 0.6)], "random": [(0.6, 0.5), (0.5, 0.62)]}

@@ -102,7 +102,7 @@ def test_without_a_spread_over_seeds_nothing_is_decided(call: Callable[..., str]
     assert "\nnot decided: -" in said
     assert "by chance in the images alone (McNemar's exact test); chance in the seeds is not measured" in said
     assert "\nTo decide it: make replicate EXP=worse, which" in said
-    assert "What difference 5 seeds can tell is not known" in said
+    assert "What difference 5 seeds detect is not known" in said
     assert " True" not in said  # no class counts
 
 
@@ -125,7 +125,7 @@ def test_a_model_that_knows_one_class_is_worse(measured: Clone, call: Callable[.
     said = call("main", "worse")
     assert "\nworse: -" in said
     assert "3 and 1 seeds" in said
-    assert "5 seeds on each side tell a true difference of " in said
+    assert "5 seeds on each side detect a true difference of " in said
     said = call("worse", "main", "--part", "test")
     assert "on test: as asked for." in said
     assert "\nbetter: +" in said

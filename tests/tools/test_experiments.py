@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+from common.errors import InputError
+
 import pytest
 
 import experiments
@@ -40,7 +42,7 @@ def test_replicates_are_seeds_of_their_model(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_line_has_at_most_100_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     table = experiments.table()
     table["differs in"] = ", ".join(f"parameter{number} {number}" for number in range(9))
-    table["val accuracy"], table["seconds"], table["verdict"] = "100.00% (99.9%–100.0%)", "12345", "not compared"
+    table["val accuracy"], table["seconds"], table["verdict"] = "100.00% (99.9%–100.0%)", "12345", "within noise"
     monkeypatch.setattr(experiments, "table", lambda: table)
     monkeypatch.setattr(sys, "argv", ["experiments.py"])
     experiments.main()
@@ -65,3 +67,16 @@ def test_ideas_in_code_are_told_apart(head: str) -> None:
         replicates.experiment(name, head, head, results(FIRST) | {"dvc.lock": json.dumps(lock)})
     differing = experiments.table()["differs in"].tolist()[2:]
     assert differing == ["words two lines, muon.py 1234567", "words two lines, muon.py abcdefg"]
+
+
+def test_why_an_experiment_is_not_compared(head: str) -> None:
+    """Its images are other ones, it was evaluated on test alone, or a figure is missing."""
+    other = results(FIRST, epochs=6)
+    other["metrics/predictions/val.csv"] = "id,label,predicted,confidence\n0,1,1,0.5\n2,b,b,0.5\n"
+    replicates.experiment("other-rows", head, head, other)
+    replicates.experiment("test-alone", head, head, replicates.results(FIRST, epochs=4, parts=("test",)))
+    assert experiments.table()["verdict"].tolist()[2:] == ["other images", "not on val"]
+    other["metrics/val.json"] = json.dumps({"accuracy": 0.9})
+    replicates.experiment("no-interval", head, head, other | {"dvc.lock": replicates.lock(FIRST, epochs=5)})
+    with pytest.raises(InputError, match=r"^metrics/val.json in no-interval \(.{7}\) must have source, .* is missing$"):
+        experiments.table()

@@ -67,7 +67,7 @@ def test_a_commit_and_the_workspace_share_their_seeds(made: Trainings, call: Cal
     assert "make compare" not in call("workspace", "--seeds", "3")
     found = seeds.trainings(revisions.HERE, "val")
     assert sorted(found.right.columns) == [7, 8, 9]
-    assert comparison.difference(found, found).power(5, 0.3).startswith("5 seeds on each side tell")
+    assert comparison.difference(found, found).power(5, 0.3).startswith("5 seeds on each side detect")
 
 
 def test_results_of_other_files_are_refused(made: Trainings, call: Callable[..., str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import check
+import pages
 import review
 from conftest import Clone, made_once, squeezed
 
@@ -183,6 +184,11 @@ def test_of_another_architecture_only_the_files_in_use_have_a_hash(clone: Clone,
     code = section(squeezed(call(clone, "main")), "Code")
     assert re.search(r"\| `src/architectures/basic.py` \| – \| [0-9a-f]{7} \|", code)
     assert re.search(r"\| `src/architectures/plain.py` \| [0-9a-f]{7} \| – \|", code)
+
+
+def test_a_parameter_that_is_null_is_not_one_that_is_missing() -> None:
+    table = pages.unequal("parameter", {"a": None, "b": 1, "c": None}, {"b": None, "c": None, "d": None})
+    assert table.to_numpy().tolist() == [["a", "null", "–"], ["b", 1, "null"], ["d", "–", "null"]]
 
 
 def test_in_a_subfolder_of_a_larger_repository_data_and_predictions_are_found(

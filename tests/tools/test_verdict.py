@@ -167,7 +167,7 @@ def test_other_bytes_within_the_noise_are_the_same_result(clone: Clone, said: Ca
     assert model.split()[:3] == ["train", dvc_lock.MODEL, hashes[0]]
     assert model.endswith(f"{hashes[1]} here")
     assert "\nval accuracy: 80.00% in the commit, 81.00% here: within noise. " in text
-    assert "Chance in images and seeds explains +1.00 points (p = 0.41)." in text
+    assert "Chance in images and seeds explains +1.00 points, if both models spread alike (p = 0.41)." in text
     assert "\ntest accuracy: 80.00% in the commit, 80.00% here: within noise. Both models" in text
     assert "\nCause: unknown. Inputs," in text
     assert "Please report it with these lines and: Python 3." in text
