@@ -107,11 +107,11 @@ def run(command: Command, folder: Path) -> str:
         InputError: it ends with another exit status than it should.
     """
     print(f"$ {command.line}", flush=True)
-    kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    environment = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     done = subprocess.run(
         ["bash", "-c", command.line], cwd=folder, check=False, encoding="utf-8", stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=kept | {"PATH": f"{folder / '.venv/bin'}{os.pathsep}{kept['PATH']}"},
+        env=environment | {"PATH": f"{folder / '.venv/bin'}{os.pathsep}{environment['PATH']}"},
     )  # fmt: skip
     if done.returncode != command.status:
         print(done.stdout, file=sys.stderr)

@@ -58,9 +58,9 @@ def main() -> None:
         folder = Path(temporary) / "clone"
         subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)
         environment, _ = seconds(folder, ".venv/run")
-        pipeline, said = seconds(folder, "repro")
-        if "\nReproduced" not in f"\n{said}":
-            raise InputError(f"make repro must end with Reproduced; received: {said.splitlines()[-1]}")
+        pipeline, output = seconds(folder, "repro")
+        if "\nReproduced" not in f"\n{output}":
+            raise InputError(f"make repro must end with Reproduced; received: {output.splitlines()[-1]}")
         ((_, train),) = (line.split(",") for line in (folder / ".cache/checkpoints/seconds.csv").read_text().split())
         results = {
             "training": training,

@@ -62,10 +62,10 @@ def as_jpeg(picture: Image.Image) -> bytes:
     return as_file(picture, "JPEG")
 
 
-def area(garments: np.ndarray, others: np.ndarray) -> float:
+def area(garments: np.ndarray, no_garments: np.ndarray) -> float:
     """Under the ROC curve."""
-    truth = np.repeat([0, 1], [len(garments), len(others)])
-    return round(float(roc_auc_score(truth, np.concatenate([garments, others]))), 4)
+    truth = np.repeat([0, 1], [len(garments), len(no_garments)])
+    return round(float(roc_auc_score(truth, np.concatenate([garments, no_garments]))), 4)
 
 
 def authors_contrast(colours: np.ndarray) -> np.ndarray:
@@ -169,11 +169,11 @@ def main() -> None:
         return round(sum(not each or each.out_of_distribution for each in found) / len(found), 4)
 
     no_garments = {kind: predictions(map(as_file, given)) for kind, given in drawn_pictures.no_garments().items()}
-    others = {
+    rare = {
         f"val images on their {place}": predictions(as_file(Image.fromarray(np.rot90(image, turns))) for image in few)
         for turns, place in ((1, "side"), (2, "head"))
     }
-    others["val images white on white"] = predictions(map(as_jpeg, drawn_pictures.white_on_white(few)))
+    rare["val images white on white"] = predictions(map(as_jpeg, drawn_pictures.white_on_white(few)))
     direct = predictions(as_file(Image.fromarray(image)) for image in many)
     again = predictions(map(as_jpeg, drawn_pictures.photographs(many)))
     altered = {}
@@ -203,7 +203,7 @@ def main() -> None:
                 "unlike": unlike(found),
                 "too little contrast": sum(each is None for each in found),
             }
-            for kind, found in (no_garments | others).items()
+            for kind, found in (no_garments | rare).items()
         },
         "val": {
             "images": len(many),

@@ -23,8 +23,8 @@ def runs_table() -> str:
         }
         for run in found["runs"]
     ]
-    others = [_on_test(run) for run in found["runs"] if "test" in run]
-    return "\n\n".join([markdown(pd.DataFrame(rows)), *others])
+    differing = [_on_test(run) for run in found["runs"] if "test" in run]
+    return "\n\n".join([markdown(pd.DataFrame(rows)), *differing])
 
 
 def _on_test(run: dict[str, Any]) -> str:

@@ -99,10 +99,10 @@ def results() -> dict[str, dict[str, Any]]:
         if "test_accuracy" not in ours:
             raise InputError(f"published/{name} must be evaluated on the test images; it is not")
         # within the 95 % interval of the accuracy (Wilson's), or below it
-        said = "reached" if claim.test <= ours["test_accuracy_high"] else "not reached"
-        if (said == "not reached") != bool(claim.why):
+        verdict = "reached" if claim.test <= ours["test_accuracy_high"] else "not reached"
+        if (verdict == "not reached") != bool(claim.why):
             raise InputError(
-                f"{PUBLISHED}/claims.yaml must say why exactly where a claim is not reached; received {name}, {said}: {claim.why}"
+                f"{PUBLISHED}/claims.yaml must say why exactly where a claim is not reached; received {name}, {verdict}: {claim.why}"
             )
         found[name] = {
             "claimed_train_accuracy": claim.train,
@@ -111,7 +111,7 @@ def results() -> dict[str, dict[str, Any]]:
             "claimed_on_release": claim.release,
             "logged": claim.logged,
             **ours,
-            "verdict": said,
+            "verdict": verdict,
             **({"why": claim.why} if claim.why else {}),
         }
     return found | {"default": measured(Path())}

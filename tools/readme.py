@@ -52,10 +52,10 @@ def noise() -> dict[str, dict[str, Any]]:
     for (part, one), recalls in classes.groupby(["part", "seed"]):
         images = metric_files.table(METRICS / f"classes/{part}.csv", ("class", "images")).set_index("class")["images"]
         accuracy = (recalls.set_index("class")["recall"] * images).sum() / images.sum()
-        (said,) = runs.loc[(runs["part"] == part) & (runs["seed"] == one), "accuracy"]
-        if not abs(said - accuracy) < ROUNDING:  # nan: other classes
+        (known,) = runs.loc[(runs["part"] == part) & (runs["seed"] == one), "accuracy"]
+        if not abs(known - accuracy) < ROUNDING:  # nan: other classes
             raise InputError(
-                f"{METRICS}/{NOISE[2]} must give noise.csv's accuracies; received {accuracy:.4f} and {said} (seed {one}, {part})"
+                f"{METRICS}/{NOISE[2]} must give noise.csv's accuracies; received {accuracy:.4f} and {known} (seed {one}, {part})"
             )
     return summary
 

@@ -61,12 +61,12 @@ def copy(commit: str) -> Path:
 
 def environment(project: Path) -> dict[str, str]:
     """The environment of this process, without what would show earlier results to a stage of the copy."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    if "FASHION_MNIST_DIR" in kept:
-        kept["FASHION_MNIST_DIR"] = str(Path(kept["FASHION_MNIST_DIR"]).resolve())
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    if "FASHION_MNIST_DIR" in settings:
+        settings["FASHION_MNIST_DIR"] = str(Path(settings["FASHION_MNIST_DIR"]).resolve())
     own = project / OWN
-    return kept | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]]),
+    return settings | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), settings["PATH"]]),
         "CHECKPOINT_DIR": str(own / "checkpoints"),
         "DVC_NO_ANALYTICS": "1",
         # the user's and the machine's settings may name a shared cache

@@ -39,7 +39,7 @@ def judge(commit: str, part: str) -> tuple[bool | None, str]:
     except InputError as error:  # which says how the images differ
         return None, f"{line}. Not compared: {error}."
     # the seeds of the commit's training; here is one training, though of the same parameters
-    found = comparison.difference(seeds.trainings(before, part), seeds.trainings(HERE, part, alone=True))
+    found = comparison.difference(seeds.trainings(before, part), seeds.trainings(HERE, part, own_only=True))
     own = (found.gained - found.lost) / found.images
     if abs(mine - committed - own) > ROUNDING:
         return False, f"{line}. The predictions contradict that: they give {100 * own:+.2f} points."

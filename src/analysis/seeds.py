@@ -43,8 +43,8 @@ class Seeds:
     def of_class(self, name: str) -> "Seeds":
         """The same on the images of one class, of which accuracy is the recall."""
         right = self.right[self.labels == name]
-        others = self.recalls.loc[name] if name in self.recalls.index else pd.Series(dtype=float)
-        return Seeds(right.mean().combine_first(others), right, self.labels[self.labels == name])
+        more = self.recalls.loc[name] if name in self.recalls.index else pd.Series(dtype=float)
+        return Seeds(right.mean().combine_first(more), right, self.labels[self.labels == name])
 
 
 def figures(model: Revision) -> list[dict[str, Any]]:
@@ -91,21 +91,21 @@ _training = functools.cache(training)  # of commits, which stay as they are
 def replicates(model: Revision) -> dict[int, Revision]:
     """`model`, and the experiments of this clone that differ in the seed alone, by seed: with the most parts."""
     known = training(model)
-    others = [other for other in experiments() if known and _training(other) == known]
-    return {other.seed(): other for other in [*sorted(others, key=lambda other: len(other.predicted())), model]}
+    siblings = [other for other in experiments() if known and _training(other) == known]
+    return {other.seed(): other for other in [*sorted(siblings, key=lambda other: len(other.predicted())), model]}
 
 
-def trainings(model: Revision, part: str, alone: bool = False) -> Seeds:
-    """All that is known of a model on val or test; with `alone` nothing of its other seeds.
+def trainings(model: Revision, part: str, own_only: bool = False) -> Seeds:
+    """All that is known of a model on val or test; with `own_only` nothing of its other seeds.
 
     Raises:
         InputError: it has no predictions, or a file is damaged.
     """
-    known = {} if alone else replicates(model)
+    known = {} if own_only else replicates(model)
     evaluated = {seed: other for seed, other in sorted(known.items()) if part in other.predicted()}
     tables = {seed: predictions(one, part) for seed, one in ({model.seed(): model} | evaluated).items()}
     right = pd.DataFrame({seed: table["predicted"] == table["label"] for seed, table in tables.items()})
-    labels, runs = tables[model.seed()]["label"], None if alone else noise(model)
+    labels, runs = tables[model.seed()]["label"], None if own_only else noise(model)
     if runs is None:
         return Seeds(right.mean(), right, labels)
     accuracy = right.mean().combine_first(runs[runs["part"] == part].groupby("seed")["accuracy"].first())

@@ -85,7 +85,7 @@ def test_seeds_without_predictions_have_accuracy_and_recalls() -> None:
     assert found.accuracy.to_dict() == {0: 0.5, 1: 0.91}  # of the predictions, where they are there
     assert found.right.to_dict() == {0: {0: True, 1: False}}
     assert found.of_class("1").accuracy.to_dict() == {0: 0.5, 1: 0.7}
-    alone = seeds.trainings(written(), "val", alone=True)
+    alone = seeds.trainings(written(), "val", own_only=True)
     assert alone.accuracy.to_dict() == alone.of_class("1").accuracy.to_dict() == {0: 0.5}
 
 
