@@ -1,0 +1,35 @@
+"""Pairs of models are simulated with the spread, the difference and the disagreement that a case names."""
+
+import numpy as np
+import pytest
+
+import verdicts
+
+NONE = {"disagreement": 0.0, "gain": 0.0}
+
+
+@pytest.mark.parametrize(("common", "coherent"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 0.9)])
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+def test_accuracies_spread_over_seeds_as_the_case_says(common: float, coherent: float, ratio: float) -> None:
+    case = {"std": 0.001, "common": common, "coherent": coherent, "ratio": ratio, **NONE}
+    sides = verdicts.simulate(np.random.default_rng(0), images=10_000, seeds=(900, 900), **case)
+    assert [side.accuracy.std() for side in sides] == pytest.approx([0.001, ratio * 0.001], rel=0.1)
+    assert [side.accuracy.mean() for side in sides] == pytest.approx([verdicts.ACCURACY] * 2, abs=0.007)
+    assert sides[0].accuracy.mean() == pytest.approx(sides[1].accuracy.mean(), abs=0.0004)
+
+
+def test_one_model_alone_has_as_many_images_right_as_the_case_says() -> None:
+    case = {"std": 0.0005, "common": 0.0, "disagreement": 0.02, "gain": 0.01}
+    before, after = verdicts.simulate(np.random.default_rng(0), images=20_000, seeds=(5, 5), **case)
+    change = after.right.mean(axis=1) - before.right.mean(axis=1)
+    assert [(change == sign).mean() for sign in (-1, 1)] == pytest.approx([0.005, 0.015], abs=0.003)
+    assert change.mean() == pytest.approx(0.01, abs=0.003)
+
+
+def test_limits_are_the_worst_of_the_cases_with_these_seeds_and_spreads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        verdicts, "rates", lambda *words, std, coherent, **case: {"within noise": 1 - std * coherent * case["ratio"]}
+    )
+    found = verdicts.limits(1, {"one": 0.1, "other": 0.2})
+    assert len(found) == 3 * len(verdicts.NUMBERS)
+    assert {(row["ratio of spreads"], row["wrong of equal"]) for row in found} == {(1, 0.18), (2, 0.36), (3, 0.54)}
