@@ -17,7 +17,7 @@ Beside these cases `limits` are simulated, of equal models: few seeds, half or n
 in that a better seed has the images right that a worse one has, and more; and a second model that spreads more than the
 first one, whose spread a single training of it is taken to have.
 
-`python benchmarks/verdicts.py` writes benchmarks/verdicts.json (about 20 minutes on one core).
+`python benchmarks/verdicts.py` writes benchmarks/verdicts.json (more than half an hour on one core).
 """
 
 import argparse
