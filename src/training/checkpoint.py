@@ -53,10 +53,10 @@ def fingerprint(settings: Any, arrays: Sequence[np.ndarray]) -> str:
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    for path in sorted({Path(name).resolve() for name in names if name}):
-        if path.is_relative_to(SOURCE):
-            digest.update(path.read_bytes())
+    loaded = [Path(name) for module in list(sys.modules.values()) if (name := getattr(module, "__file__", None))]
+    own = {folder for folder in {path.parent for path in loaded} if folder.resolve().is_relative_to(SOURCE)}
+    for path in sorted({path.resolve() for path in loaded if path.parent in own}):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
