@@ -9,13 +9,16 @@ library reads only when it starts. Limits (`resource`) and umask are the server'
 fork without starting once more (src/common/seal.py).
 
 All forks have the server's hash seed and much of its memory layout. So tests of bytes that must not
-depend on the process, and tests that kill processes, use the real programs.
+depend on the process use the real programs. A test that kills processes must kill the forks themselves, which
+are in other process groups than the programs that wait for them (`kill_all_of` in conftest.py).
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -25,6 +28,7 @@ import sys
 import tempfile
 import threading
 import types
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,10 +40,13 @@ SLOW_IMPORTS = (
 READ_AT_START = (
     "ATEN_", "GOMP_", "KERAS_", "LANG", "LC_", "MKL_", "NPY_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON",
 )  # fmt: skip
+NOT_READ_AT_START = ("PYTHON", "PYTHONUNBUFFERED")  # make's own; one that forks heed
 CLIENT = """#!{sys.executable} -IS
 import json, os, signal, socket, sys
 words = [{dvc!r}] * sys.argv[0].endswith("/dvc") + sys.argv[1:]
 read = {{key: value for key, value in os.environ.items() if key.startswith({READ_AT_START!r})}}
+for key in {NOT_READ_AT_START!r}:
+    read.pop(key, None)
 script = words[words[:1] == ["-EB"]:]
 if read != {read!r} or not script or not script[0].endswith((".py", "/dvc")):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
@@ -67,7 +74,9 @@ def start() -> tuple[subprocess.Popen, Path]:
     """The server, which ends when its standard input is closed, and the folder of its programs."""
     folder = Path(tempfile.mkdtemp())
     address = str(folder / "socket")
-    read = {key: os.environ[key] for key in os.environ if key.startswith(READ_AT_START)}
+    read = {
+        key: os.environ[key] for key in os.environ if key.startswith(READ_AT_START) and key not in NOT_READ_AT_START
+    }
     dvc = str(Path(sys.executable).with_name("dvc"))
     for name in ("python", "dvc"):
         (folder / name).write_text(CLIENT.format_map(globals() | locals()))
@@ -93,14 +102,29 @@ def serve(listener: socket.socket) -> None:
     while True:
         if 0 in select.select([listener.fileno(), 0], [], [])[0]:
             return
-        for name in SLOW_IMPORTS:
-            importlib.import_module(name)
+        if "keras" not in sys.modules:
+            for name in SLOW_IMPORTS:
+                importlib.import_module(name)
+            export_nothing()
         gc.freeze()  # a collection in a fork would copy every page that it looks at
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
             answer(connection)
         connection.close()
+
+
+def export_nothing() -> None:
+    """The first export to ONNX imports what is slow to import. It must leave no thread, which forks would not have."""
+    torch, tqdm = importlib.import_module("torch"), importlib.import_module("tqdm").tqdm
+    interval, tqdm.monitor_interval = tqdm.monitor_interval, 0
+    logger = logging.getLogger("torch.onnx")
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.onnx.export(torch.nn.Identity().eval(), (torch.zeros(1),), verbose=False)
+    logger.setLevel(logging.NOTSET)
+    tqdm.monitor_interval = interval
 
 
 def answer(connection: socket.socket) -> NoReturn:
@@ -117,7 +141,8 @@ def answer(connection: socket.socket) -> NoReturn:
     for stream in streams:
         os.close(stream)
     ended = os.pidfd_open(child)
-    connection.sendall(b"%d\n" % os.getpgid(0))
+    with contextlib.suppress(BrokenPipeError):  # the client was killed, as the next line sees
+        connection.sendall(b"%d\n" % os.getpgid(0))
     if ended not in select.select([ended, connection.fileno()], [], [])[0]:  # the client was killed
         os.killpg(0, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -130,7 +155,8 @@ def run(streams: list[int], words: list[str], folder: str, environment: dict[str
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    unbuffered = os.isatty(1) or bool(environment.get("PYTHONUNBUFFERED"))
+    sys.stdout.reconfigure(line_buffering=unbuffered)  # type: ignore[union-attr]
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment | {"SEALED_PROCESS": str(os.getpid())})

@@ -91,6 +91,27 @@ def test_what_is_read_at_the_start_demands_a_real_interpreter(folder: Path, name
     assert real == fork == (0, "False\n", "")
 
 
+def test_what_make_exports_does_not(folder: Path) -> None:
+    _, fork = both(IS_FORK, PYTHON="python3")
+    assert fork == (0, "True\n", "")
+
+
+def test_output_is_not_held_back_where_it_must_not_be(folder: Path) -> None:
+    Path("script.py").write_text(f"{IS_FORK}; input()")
+    environment = with_forks() | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        ["python", "script.py"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "True\n"
+        process.stdin.write("\n")
+
+
+def test_the_server_has_no_thread_that_forks_would_miss(folder: Path) -> None:
+    _, fork = both("import psutil; print(psutil.Process().parent().parent().num_threads())")
+    assert fork == (0, "1\n", "")
+
+
 def test_it_takes_the_option_that_stages_are_started_with(folder: Path) -> None:
     Path("script.py").write_text(IS_FORK)
     assert subprocess.check_output(["python", "-EB", "script.py"], env=with_forks(), text=True) == "True\n"
