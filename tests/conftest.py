@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from common.backend import keras
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -112,6 +113,19 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that the code under test starts are forks, as in `with_forks`."""
     for name, value in with_forks().items():
         monkeypatch.setenv(name, value)
+
+
+def kill_all_of(folder: Path) -> None:
+    """Whatever works in a folder or below it, as a power cut would: forks too, and what they have just started."""
+    found = [None]
+    while found:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if Path(process.cwd()).is_relative_to(folder):
+                    process.kill()
+                    found.append(process)
+        psutil.wait_procs(found, timeout=10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -127,14 +127,15 @@ def test_tools_say_in_one_line_what_git_cannot_do(
     if state == "of another user":
         environment["GIT_TEST_ASSUME_DIFFERENT_OWNER"] = "1"
     elif state == "no git":
-        (tmp_path / "dvc").symlink_to(Path(sys.executable).with_name("dvc"))
+        for name in ("dvc", "python"):
+            (tmp_path / name).symlink_to(str(shutil.which(name, path=environment["PATH"])))
         environment["PATH"] = str(tmp_path)
     else:
         clone = request.getfixturevalue("unpacked")
         folder = clone.folder
         if state == "no commit":
             clone.git("init", "--quiet")
-    python = sys.executable if state == "no git" else "python"
+    python = str(shutil.which("python", path=environment["PATH"]))
     done = subprocess.run(
         [python, *f"tools/{words}".split()], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -1,5 +1,6 @@
 """Scripts where a notebook or a server has set what they inherit: encodings, paths, temporary folders, host names."""
 
+import ast
 import json
 import os
 import shutil
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, TINY, Clone, converted, untrained, write_params
+from conftest import ROOT, TINY, Clone, converted, untrained, with_forks, write_params
 from inference import onnx_file
 
 SCRIPTS = [
-    pytest.param(str(path.relative_to(ROOT)), marks=[pytest.mark.slow] if folder in ("published", "benchmarks") else [])
+    str(path.relative_to(ROOT))
     for folder in ("src", "tools", "published", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "\nif __name__ ==" in path.read_text("utf-8")
@@ -31,12 +32,32 @@ def run(*words: object, cwd: Path, environment: dict[str, str]) -> subprocess.Co
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_starts_in_an_ascii_terminal_of_a_notebook(script: str, tmp_path: Path) -> None:
-    """And for --help each says what it does, and does nothing."""
+def test_for_help_every_script_says_what_it_does_and_does_nothing(script: str, tmp_path: Path) -> None:
+    words = ["python", str(ROOT / script), "--help"]
+    done = subprocess.run(words, cwd=tmp_path, env=with_forks(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = " ".join(done.stdout.split())
+    assert said.startswith("usage: ")
+    module = ast.parse((ROOT / script).read_text("utf-8"))
+    assert " ".join(str(ast.get_docstring(module)).partition("\n")[0].split()) in said
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("script", {script.partition("/")[0]: script for script in SCRIPTS}.values())
+def test_scripts_start_in_an_ascii_terminal_of_a_notebook(script: str, tmp_path: Path) -> None:
+    """One of each folder: `common`, which all import first, sees to it."""
     done = run(ROOT / script, "--help", cwd=tmp_path, environment=ASCII | NOTEBOOK)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"usage: ")
-    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_imports_common_before_any_library(script: str) -> None:
+    body = ast.parse((ROOT / script).read_text("utf-8")).body
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+             for node in body if isinstance(node, ast.Import | ast.ImportFrom)]  # fmt: skip
+    first = next(name for name in names if str(name).partition(".")[0] not in sys.stdlib_module_names)
+    assert str(first).partition(".")[0] == "common"
 
 
 @pytest.mark.parametrize("encoding", ["C", "en_US.ISO-8859-1"])

@@ -1,6 +1,6 @@
 """Whatever ends a run, the next run completes it with the bytes of an uninterrupted run.
 
-What is killed are real programs; what comes before and after may be forks.
+Programs are forks, but where a single one of several is killed, or Ctrl-C comes.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from conftest import ROOT, TINY, Clone, made_once, with_forks, write_params
+from conftest import ROOT, TINY, Clone, kill_all_of, made_once, with_forks, write_params
 
 SETTING = TINY | {"train.epochs": 12}
 AN_EPOCH_IS_SAVED = "epoch 2/"  # an epoch is saved just after its line
@@ -29,8 +29,12 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 
-def start(clone: Clone, *words: str, threads: int = 1) -> subprocess.Popen[str]:
-    """In a process group of its own, as a terminal does it."""
+def start(clone: Clone, *words: str, threads: int = 1, fresh: bool = False) -> subprocess.Popen[str]:
+    """In a process group of its own, as a terminal does it.
+
+    Args:
+        fresh: with interpreters of its own, not forks.
+    """
     return subprocess.Popen(
         words,
         cwd=clone.folder,
@@ -38,7 +42,7 @@ def start(clone: Clone, *words: str, threads: int = 1) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "TRAIN_THREADS": str(threads)},
+        env=(os.environ if fresh else with_forks()) | {"PYTHONUNBUFFERED": "1", "TRAIN_THREADS": str(threads)},
         # background jobs of a shell ignore Ctrl-C, and so would all that they start
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
@@ -90,9 +94,9 @@ def clone(uninterrupted: Clone, tmp_path: Path) -> Iterator[Clone]:
                 process.kill()
 
 
-def begin_again(clone: Clone) -> subprocess.Popen[str]:
-    """All stages, as if nothing had ever run."""
-    return start(clone, *AGAIN, "--force")
+def train_again(clone: Clone) -> subprocess.Popen[str]:
+    """As if it had never run, by real programs."""
+    return start(clone, *AGAIN, "--force", "--single-item", "train", fresh=True)
 
 
 def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> str:
@@ -115,7 +119,7 @@ def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> st
 def test_kill_9_of_all_at_ten_random_moments(clone: Clone, expected: dict[str, bytes]) -> None:
     """Six in the stage as a whole, four after an epoch of its training; each time with other threads."""
     began = time.perf_counter()
-    clone.run(*AGAIN, "--force", "--single-item", "train", fresh=True)
+    clone.run(*AGAIN, "--force", "--single-item", "train")
     whole = time.perf_counter() - began
     generator = np.random.default_rng(0)
     moments = [("", moment) for moment in generator.uniform(0, whole, 6)]
@@ -126,7 +130,7 @@ def test_kill_9_of_all_at_ten_random_moments(clone: Clone, expected: dict[str, b
         if text:
             wait_for(process, text)
         time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all_of(clone.folder)
         process.communicate()
         went_on += "goes on after epoch" in assert_the_next_run_finishes(clone, expected)
     assert went_on >= 2
@@ -139,7 +143,7 @@ def test_kill_9_in_every_other_stage(clone: Clone, expected: dict[str, bytes], s
         process = start(clone, *AGAIN, "--force", "--single-item", stage)
         wait_for(process, f"python -EB src/{stage}.py")
         time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all_of(clone.folder)
         process.communicate()
         assert_the_next_run_finishes(clone, expected)
 
@@ -157,7 +161,7 @@ def kill_training(process: subprocess.Popen[str]) -> None:
 def test_ctrl_c_or_the_end_of_training_alone(
     clone: Clone, expected: dict[str, bytes], end: Callable[[subprocess.Popen[str]], None]
 ) -> None:
-    process = begin_again(clone)
+    process = train_again(clone)
     wait_for(process, AN_EPOCH_IS_SAVED)
     end(process)
     said, _ = process.communicate(timeout=60)
@@ -171,7 +175,7 @@ def kill_dvc_alone(clone: Clone) -> tuple[subprocess.Popen[str], psutil.Process]
     """Gives dvc, whose pipe stays open as a terminal would, and the training that it leaves behind,
     which is held so that it lasts until the next one.
     """
-    process = begin_again(clone)
+    process = train_again(clone)
     wait_for(process, AN_EPOCH_IS_SAVED)
     training = training_of(process)
     training.suspend()
@@ -207,17 +211,6 @@ def test_another_training_waits_for_the_one_that_dvc_left_behind(clone: Clone, e
     assert "up to date" in clone.dvc("status", "dvc.yaml")
     write_params(clone.folder, SETTING)
     assert_the_next_run_finishes(clone, expected)
-
-
-def kill_all_of(folder: Path) -> None:
-    """Whatever works in a folder or below it, at once, as a power cut would."""
-    killed = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if Path(process.cwd()).is_relative_to(folder):
-                process.kill()
-                killed.append(process)
-    psutil.wait_procs(killed, timeout=10)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from conftest import Clone
 
 
 @pytest.mark.slow
-def test_the_tour_runs_and_leaves_the_files_as_they_are(reproduced: Clone, tmp_path: Path) -> None:
+def test_the_tour_runs_and_leaves_the_files_as_they_are(reproduced: Clone, tmp_path: Path, forks: None) -> None:
     clone = reproduced.copied(tmp_path / "clone")
     tour = clone.folder / "notebooks/tour.ipynb"
     notebook = nbformat.read(tour, as_version=4)

@@ -1,10 +1,8 @@
 """The pipeline as declared in dvc.yaml, against what its scripts use; and the whole of it, run by dvc."""
 
-import ast
 import json
 import shutil
 import subprocess
-import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
 import stage_dependencies
-from conftest import HOSTILE, ROOT, TINY, Clone, write_params
+from conftest import HOSTILE, ROOT, TINY, Clone, with_forks, write_params
 
 SRC = ROOT / "src"
 with chdir(ROOT):
@@ -106,16 +104,11 @@ def test_each_stage_runs_with_nothing_but_what_it_declares(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_says_what_it_does_and_refuses_options_that_it_lacks(tmp_path: Path, stage: str) -> None:
-    first = (ast.get_docstring(ast.parse(script(stage).read_text("utf-8"))) or "").partition("\n")[0]
-    for option, status, said in (
-        ("--help", 0, " ".join(first.split())),
-        ("--halp", 2, "unrecognized arguments: --halp"),
-    ):
-        words = [sys.executable, "-EB", str(script(stage)), option]
-        done = subprocess.run(words, cwd=tmp_path, check=False, text=True, capture_output=True)
-        assert done.returncode == status, done.stderr
-        assert said in " ".join((done.stdout + done.stderr).split())
+def test_a_stage_refuses_options_that_it_lacks(tmp_path: Path, stage: str) -> None:
+    words = ["python", "-EB", str(script(stage)), "--halp"]
+    done = subprocess.run(words, cwd=tmp_path, env=with_forks(), check=False, text=True, capture_output=True)
+    assert done.returncode == 2
+    assert "unrecognized arguments: --halp" in done.stderr
     assert not [*tmp_path.iterdir()]
 
 

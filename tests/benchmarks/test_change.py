@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import benchmark_files
 import change
 from change import Command
-from conftest import ROOT, Clone
+from conftest import ROOT, Clone, with_forks
 
 PAGE = (ROOT / "docs/change.md").read_text("utf-8")
 MARKED = re.compile(r"^<!-- ([^:\n]+): written by make readme -->\n(.*?)^<!-- end of \1 -->$", re.MULTILINE | re.DOTALL)
@@ -100,12 +101,24 @@ def test_the_page_has_every_command_and_its_prose_has_no_figure() -> None:
     assert not re.search(r"\d\.\d|\d ?%|[0-9a-f]{7}", prose)
 
 
+def environment_with_forks(folder: Path) -> Path:
+    """This environment, in which `python` and `dvc` are forks."""
+    (folder / "bin").mkdir(parents=True)
+    for path in Path(sys.prefix).iterdir():
+        if path.name != "bin":
+            (folder / path.name).symlink_to(path)
+    for path in Path(sys.prefix, "bin").iterdir():
+        (folder / "bin" / path.name).symlink_to(shutil.which(path.name, path=with_forks()["PATH"]) or path)
+    return folder
+
+
 @pytest.mark.slow
 def test_every_command_does_what_the_page_tells(
     reproduced: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not Path(sys.prefix, "run").exists():
         pytest.skip("needs the environment that make makes")
+    monkeypatch.setattr(sys, "prefix", str(environment_with_forks(tmp_path / "environment")))
     small = {"train.epochs=13": "train.epochs=1", "train_size=6000": "train_size=150"}
 
     def shorter(line: str) -> str:

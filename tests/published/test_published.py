@@ -336,7 +336,7 @@ def test_the_default_may_leave_a_part_out(scratch: Path, part: str) -> None:
 SMALL: dict[str, Any] = {
     "split.train_size": 160,
     "split.train_slice": None,
-    "train.epochs": 2,
+    "train.epochs": 1,
     "train.batch_size": 8,
     "train.precision": "float32",  # which every processor has
 }
@@ -381,7 +381,7 @@ def test_all_train_on_synthetic_data_through_the_pipeline(small: Clone) -> None:
         metrics = small.folder / "published" / name / "metrics"
         assert len(pd.read_csv(metrics / "predictions/test.csv")) == 100
         assert json.loads((metrics / "val.json").read_text()).get("images", 100) == 100
-        assert len(curve(metrics.parent, "train")) == 2
+        assert len(curve(metrics.parent, "train")) == 1
         steps = pd.read_csv(metrics / "first_steps.csv")
         assert list(steps["step"]) == list(range(1, 21))
         mean = pd.read_csv(metrics / "curves/plots/metrics/train/loss.tsv", sep="\t")["loss"][0]
@@ -395,7 +395,7 @@ def test_all_train_on_synthetic_data_through_the_pipeline(small: Clone) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_other_parameters_run_that_system_alone(small: Clone, tmp_path: Path, name: str) -> None:
     clone = small.copied(tmp_path / "clone")
-    set_params(clone.folder / "published" / name, {"train.epochs": 1})
+    set_params(clone.folder / "published" / name, {"train.epochs": 2})
     expected = {"split", "first_steps", "train", "evaluate"}
     assert would_run(small) == set()
     assert would_run(clone) == {f"{stage}@{name}" for stage in expected}
@@ -447,7 +447,7 @@ def test_the_first_steps_are_those_of_the_committed_training(
     [
         ("basic", {"train.seed": 1}),
         ("dsc", {"train.augmentation.flip": "none"}),
-        ("deep", {"train.optimizer_options": {"adam": {"beta_1": 0.8}}}),
+        ("basic", {"train.optimizer_options": {"adam": {"beta_1": 0.8}}}),
         ("dsc", {"train.learning_rate": 0.0010001}),
         ("dsc", {"train.augmentation.zoom": 0.1}),
         ("dsc", {"train.augmentation.rotation": 2.0}),
@@ -460,7 +460,7 @@ def test_another_training_is_noticed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", ["basic", "dsc"])
 def test_so_is_another_learning_rate_from_step_7_on(
     real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None, name: str
 ) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -36,7 +35,7 @@ import sweep
 from analysis import comparison
 from analysis.comparison import Difference
 from analysis.revisions import Revision
-from conftest import Clone, with_forks
+from conftest import Clone, kill_all_of, with_forks
 
 SEARCH: dict[str, Any] = {
     "metric": "accuracy",
@@ -505,15 +504,14 @@ def prepared(reproduced: Clone, folder: Path, **changes: Any) -> Clone:
 
 
 def start(clone: Clone, **variables: str) -> subprocess.Popen[str]:
-    """The sweep in a process group of its own."""
+    """The sweep, in forks."""
     return subprocess.Popen(
         ["make", "--silent", "--old-file=.venv/run", "sweep"],
         cwd=clone.folder,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"} | variables,
+        env=with_forks() | variables,
     )
 
 
@@ -527,10 +525,10 @@ def test_killed_after_the_second_of_five_trials_it_ends_with_five_and_none_twice
     for line in process.stdout:
         if line.startswith("trial 2 | epoch 1/"):
             break
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_all_of(clone.folder)
     process.wait()
     assert len(swept(clone)) == 2
-    said, _ = (again := start(clone, PATH=with_forks()["PATH"])).communicate(timeout=600)
+    said, _ = (again := start(clone)).communicate(timeout=600)
     assert again.returncode == 0, said
     assert "5 of 5 trials have ended, 5 of them complete" in said
     assert "trial 1 |" not in said
@@ -557,15 +555,14 @@ def trees(clone: Clone) -> dict[str, str]:
 def test_kill_9_at_ten_random_moments_changes_no_experiment(reproduced: Clone, tmp_path: Path) -> None:
     clone = prepared(reproduced, tmp_path / "clone", trials=2)
     undisturbed = clone.copied(tmp_path / "undisturbed")
-    forks = {"PATH": with_forks()["PATH"]}
-    other = start(undisturbed, **forks)
+    other = start(undisturbed)
     generator = np.random.default_rng(0)
     for moment in generator.uniform(0, 4, 10):
         process = start(clone)
         time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all_of(clone.folder)
         process.communicate()
-    for process in (start(clone, **forks), other):
+    for process in (start(clone), other):
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
         assert "2 of 2 trials have ended, 2 of them complete" in said
@@ -593,8 +590,7 @@ def test_two_clones_share_the_trials_in_one_postgresql(reproduced: Clone, tmp_pa
     first = prepared(reproduced, tmp_path / "first", trials=4)
     clones = [first, first.copied(tmp_path / "second")]
     with servers.postgresql() as url:
-        paths = (os.environ["PATH"], with_forks()["PATH"])
-        processes = [start(clone, OPTUNA_STORAGE=url, PATH=path) for clone, path in zip(clones, paths, strict=True)]
+        processes = [start(clone, OPTUNA_STORAGE=url) for clone in clones]
         for process in processes:
             said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said
@@ -635,7 +631,7 @@ def test_a_database_that_is_killed_thrice_loses_no_trial_and_none_comes_twice(
             ends.append(process.returncode)
             assert "Traceback" not in said
             assert (process.returncode == 0) != (f"error: {sweep.DATABASE}; received: " in said), said
-        again = start(clone, OPTUNA_STORAGE=url, PATH=with_forks()["PATH"])
+        again = start(clone, OPTUNA_STORAGE=url)
         said, _ = again.communicate(timeout=600)
         assert again.returncode == 0, said
         (study,) = optuna.get_all_study_summaries(url)
