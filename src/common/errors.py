@@ -64,6 +64,7 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
     elif not hasattr(sys, "ps1"):  # which ends now: what libraries then cannot clean up is no news
         logging.disable()
         sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None  # type: ignore[assignment]
+        sys.stdout = None  # where nothing can be written, a last flush would make it 120
     print(f"{line}{restore}", file=sys.stderr)
 
 

@@ -124,8 +124,7 @@ class Checkpoint(keras.callbacks.Callback):
             file.write(content)
 
     def _variables(self) -> list[torch.Tensor]:
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        return [variable.value.detach() for variable in variables]
+        return [variable.value.detach() for variable in (*self.model.variables, *self.model.optimizer.variables)]
 
     def _generators(self) -> list[torch.Generator]:
         augmentation = [self.batches.augmentation.generator] if self.batches.augmentation else []

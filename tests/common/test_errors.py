@@ -155,12 +155,13 @@ def test_debug_reaches_a_sealed_script(tmp_path: Path) -> None:
     assert done.stderr.startswith("Traceback (most recent call last):\n")
 
 
-def test_a_full_output_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_output_is_one_line(unbuffered: str) -> None:
     code = f"from common import errors; print({'x' * 9!r})"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
