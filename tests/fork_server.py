@@ -178,7 +178,11 @@ def run(streams: list[int], words: list[str], folder: str, environment: dict[str
         status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    if sys.stdout is not None:  # as errors.py leaves it
+        sys.stdout.flush()
+    else:
+        with contextlib.suppress(OSError):
+            sys.__stdout__.flush()  # type: ignore[union-attr]
     sys.stderr.flush()
     if status == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

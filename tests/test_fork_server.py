@@ -65,6 +65,7 @@ def test_a_script_runs_in_a_fork_and_finds_itself_there(folder: Path) -> None:
         "import atexit; atexit.register(print, 'late'); print('soon')",
         "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
         "import sys; sys.excepthook = lambda *_: print('hook'); 1 / 0",
+        "import sys; print('begun', end=''); sys.stdout = None; sys.exit(1)",
         "import os; print(os.umask(0o22), os.environ['NAME'], 'OTHER' in os.environ)",
         "import pickle, sys\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
     ],
