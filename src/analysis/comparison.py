@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from common.errors import InputError, one_line
 
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis import seeds
 from analysis.marked_pages import escaped
@@ -33,7 +33,8 @@ class Difference:
             models themselves, without their other seeds.
         value: difference of the means over seeds.
         of_images, of_seeds: its variance from the choice of images, and from the seeds; None: not measured.
-        freedom: degrees of freedom of `of_seeds`.
+        estimated: `of_seeds` by the spread over seeds alone, which may be less than the interaction with images makes.
+        freedom: degrees of freedom of `estimated`.
         tolerance: a difference up to this does not matter.
     """
 
@@ -45,6 +46,7 @@ class Difference:
     value: float
     of_images: float
     of_seeds: float | None = None
+    estimated: float = 0.0
     freedom: float = math.inf
     tolerance: float = 0.0
 
@@ -53,32 +55,33 @@ class Difference:
         """Standard error of `value`."""
         return math.sqrt(self.of_images + (self.of_seeds or 0.0))
 
-    @property
-    def total_freedom(self) -> float:
-        """Degrees of freedom of `error`, of which the part of the seeds alone is uncertain.
+    def half_width(self, tail: float) -> float:
+        """Of the interval that misses the truth with a chance of `tail` on each side, or less.
 
-        Satterthwaite's formula would square the ratio; with five seeds that is wrong in up to 5.8 % of 2,000 pairs.
+        Each variance counts times the squared quantile of its own degrees of freedom, which holds for any number of
+        seeds if the variances are independent (Banerjee 1960, Sankhya 22, 357), as Satterthwaite's formula does not.
         """
-        return self.freedom * self.error**2 / self.of_seeds if self.of_seeds else math.inf
+        known, estimated = float(stats.norm.isf(tail)) ** 2, float(stats.t.isf(tail, self.freedom)) ** 2
+        return math.sqrt(known * self.of_images + max(known * (self.of_seeds or 0.0), estimated * self.estimated))
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 %, over images and seeds; over images alone where no spread over seeds is measured."""
-        half = float(stats.t.isf(LEVEL / 2, self.total_freedom)) * self.error
+        half = self.half_width(LEVEL / 2)
         return self.value - half, self.value + half
 
     @property
     def p(self) -> float:
-        """How often chance in images and seeds makes such a difference; without seeds, McNemar's exact test.
+        """At most how often chance in images and seeds makes such a difference; without seeds, McNemar's exact test.
 
         There a fair coin decides each image that one model alone classified correctly (doi.org/10.1007/BF02295996).
         """
         if self.of_seeds is None:
             changed = self.gained + self.lost
             return float(stats.binomtest(self.gained, changed).pvalue) if changed else 1.0
-        if not self.error:
-            return float(self.value == 0)
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.total_freedom))
+        if not self.value or self.half_width(2.0**-500) < abs(self.value):
+            return float(not self.value)
+        return 2 ** (1 + optimize.brentq(lambda power: self.half_width(2.0**power) - abs(self.value), -500, -1))
 
     @property
     def is_none(self) -> bool:
@@ -125,14 +128,13 @@ class Difference:
         )
 
     def detectable(self, number: int) -> float:
-        """The true difference that `number` seeds on each side, 2 or more, detect in 80 of 100 cases.
+        """The true difference that `number` seeds on each side, 2 or more, detect in about 80 of 100 cases.
 
-        The standard error times Student's t of level and power (Bloom 1995, doi.org/10.1177/0193841X9501900504).
-        Known only where `of_seeds` is.
+        The half widths of level and power (Bloom 1995, doi.org/10.1177/0193841X9501900504). Known where `of_seeds` is.
         """
-        one = (self.of_seeds or 0.0) / sum(1 / count for count in self.seeds)  # of a single training
-        planned = replace(self, of_seeds=2 * one / number, freedom=number - 1)  # paired
-        return planned.error * float(sum(stats.t.isf(x, planned.total_freedom) for x in (LEVEL / 2, 1 - POWER)))
+        paired = 2 / number * (self.of_seeds or 0.0) / sum(1 / count for count in self.seeds)
+        planned = replace(self, of_seeds=paired, estimated=paired, freedom=number - 1)
+        return planned.half_width(LEVEL / 2) + planned.half_width(1 - POWER)
 
     def power(self, number: int, value: float) -> str:
         """What `number` seeds on each side detect, and the number that detects a true difference of `value`, in words."""
@@ -141,18 +143,17 @@ class Difference:
         enough = (n for n in range(2, MOST_SEEDS + 1) if self.detectable(n) <= value)
         return (
             f"{number} seeds on each side detect a true difference of {100 * self.detectable(number):.2f} points in "
-            f"80 of 100 cases; {100 * value:.2f} points need {next(enough, f'more than {MOST_SEEDS}')} seeds."
+            f"about 80 of 100 cases; {100 * value:.2f} points need {next(enough, f'more than {MOST_SEEDS}')} seeds."
         )
 
 
 def difference(before: Seeds, after: Seeds, tolerance: float = 0.0) -> Difference:
     """Of two models on the same images, each with one seed or more.
 
-    Images and seeds are both samples, as the cases and readers of Obuchowski and Rockette (1995,
-    doi.org/10.1080/03610919508813243): the variance has a part of the images, one of the seeds, and one of their
-    interaction, an image that one seed has right and another has not. The spread over images and the spread over seeds
-    both hold the interaction, so it is taken out of one of them. Where no side has predictions of two seeds it is not
-    known, and taken to be as large as it can be.
+    Images and seeds are samples, as cases and readers of doi.org/10.1080/03610919508813243 (Obuchowski and Rockette
+    1995): the variance has a part of the images, one of the seeds, and one of their interaction, an image that one seed
+    alone has right. The spreads over images and seeds both hold the interaction, so one gives it up. Unless a side has
+    predictions of two seeds, it is taken to be as large as can be: too narrow an interval where it is small.
     """
     images, accuracies = len(before.right), [side.accuracy.dropna() for side in (before, after)]
     number = (len(accuracies[0]), len(accuracies[1]))
@@ -162,14 +163,13 @@ def difference(before: Seeds, after: Seeds, tolerance: float = 0.0) -> Differenc
     own = after.right.iloc[:, 0].astype(int) - before.right.iloc[:, 0]
     value = round(float(accuracies[1].mean() - accuracies[0].mean()), 9)
     gained, lost = int((own > 0).sum()), int((own < 0).sum())
-    if over_seeds is not None:
-        one = _interaction(before.right, after.right)
-        in_images = in_seeds = min(over_images, over_seeds)
-        if one is not None:
-            predicted = (before.right.shape[1], after.right.shape[1])
-            in_images, in_seeds = (one * sum(1 / n for n in numbers) / images for numbers in (predicted, number))
-        over_images, over_seeds = max(over_images - in_images, 0.0), max(over_seeds, in_seeds)
-    return Difference(images, number, is_paired, gained, lost, value, over_images, over_seeds, freedom, tolerance)
+    in_images, of_seeds = min(over_images, over_seeds or 0.0), over_seeds
+    if over_seeds is not None and (one := _interaction(before.right, after.right)) is not None:
+        predicted = (before.right.shape[1], after.right.shape[1])
+        in_images, in_seeds = (one * sum(1 / n for n in numbers) / images for numbers in (predicted, number))
+        of_seeds = max(over_seeds, in_seeds)
+    spreads = (max(over_images - in_images, 0.0), of_seeds, over_seeds or 0.0, freedom)
+    return Difference(images, number, is_paired, gained, lost, value, *spreads, tolerance)
 
 
 def _over_seeds(before: pd.Series, after: pd.Series) -> tuple[float | None, float, bool]:

@@ -200,6 +200,37 @@ def test_half_a_point_is_seen_with_five_seeds_and_one_point_with_one() -> None:
     assert verdicts(0.01, 100, (5, 1), 5)["better"] >= 95
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 4, 8])
+def test_intervals_miss_no_more_than_they_say(freedom: int) -> None:
+    """Normal differences, the spread over seeds known to a few degrees of freedom, exactly: at quantiles of it."""
+    shares = (np.arange(200) + 0.5) / 200
+    for of_images in (0, 0.05, 0.25, 1, 4):  # the seeds' true part is 1
+        missed = []
+        for of_seeds in stats.chi2.ppf(shares, freedom) / freedom:
+            found = Difference(1, (2, 2), False, 1, 0, 1.0, of_images, of_seeds, of_seeds, freedom)
+            missed.append(2 * stats.norm.sf(found.half_width(0.025) / math.sqrt(of_images + 1)))
+        assert 0.012 < np.mean(missed) <= 0.0501
+        assert (of_images == 0) == (np.mean(missed) > 0.0495)
+
+
+@pytest.mark.parametrize("freedom", [1, 3, 8, math.inf])
+@pytest.mark.parametrize("estimated", [0.01, 0.7])  # less than the interaction of seeds and images, or the most
+def test_p_is_the_level_at_which_the_interval_reaches_0(freedom: float, estimated: float) -> None:
+    for value in (1e-9, 0.5, -3.0, 20.0):
+        found = Difference(1, (2, 2), False, 1, 0, value, 0.3, 0.7, estimated, freedom)
+        assert found.half_width(found.p / 2) == pytest.approx(abs(value))
+        low, high = found.interval
+        assert (found.p < 0.05) == (not low < 0 < high)
+    none, sure = (Difference(1, (2, 2), False, 1, 0, value, 0.3, 0.0) for value in (0.0, 100.0))
+    assert (none.p, sure.p) == (1, 0)
+
+
+def test_p_of_seeds_alone_is_students() -> None:
+    for freedom in (1, 4):
+        found = Difference(1, (2, 2), False, 1, 0, 5.0, 0.0, 0.7, 0.7, freedom)
+        assert found.p == pytest.approx(2 * stats.t.sf(5.0 / math.sqrt(0.7), freedom))
+
+
 # --- two revisions ------------------------------------------------------------------------------
 
 LOCK = "stages: {{prepare: {{outs: [{{path: data/prepared/train, md5: {md5}}}]}}}}"
