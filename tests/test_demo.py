@@ -146,9 +146,11 @@ def send(address: str, content: bytes) -> socket.socket:
 def to_end(client: socket.socket) -> bytes:
     """What comes until the other side closes the connection."""
     client.settimeout(3 * demo.SECONDS)
+    chunks = []  # those before a reset, too
     with client, suppress(ConnectionResetError):
-        return b"".join(iter(lambda: client.recv(1000), b""))
-    return b""
+        while chunk := client.recv(1000):
+            chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def head(length: int, host: str = "localhost") -> bytes:

@@ -106,6 +106,9 @@ def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> st
     if "'./dvc.lock'" in said:  # cut off while DVC wrote it: as docs/interruption.md says
         clone.git("restore", "dvc.lock")
         said = clone.run(*AGAIN)
+    elif "Unable to read RWLock-file" in said:  # likewise
+        (clone.folder / ".dvc/tmp/rwlock").unlink()
+        said = clone.run(*AGAIN)
     else:
         assert tried.returncode == 0, said
     assert outputs(clone.folder) == expected
@@ -113,7 +116,8 @@ def assert_the_next_run_finishes(clone: Clone, expected: dict[str, bytes]) -> st
     # of a stage that DVC has run again, not of one whose outputs it takes from its cache
     assert not [*clone.folder.rglob(".*.part")] or "cached - skipping run" in said
     left = [path.name for path in (clone.folder / ".cache/checkpoints").iterdir()]
-    assert all(name.endswith((".lock", "seconds.csv")) for name in left), left
+    # a state stays where all outputs were there when the kill came, so that the stage did not run again
+    assert all(name.endswith((".lock", "seconds.csv")) for name in left) or "Stage 'train' didn't change" in said, left
     return said
 
 

@@ -107,7 +107,7 @@ class Sweep:
                 chosen = left.user_attrs.get("chosen", left.params)  # a kill leaves some of `params` alone
                 others = [trial for trial in self.known() if trial.number != left.number]
                 if chosen not in [trial.user_attrs.get("chosen") for trial in others]:
-                    self.study.enqueue_trial(chosen, user_attrs=left.user_attrs)
+                    self.study.enqueue_trial(chosen, user_attrs=left.user_attrs | {"chosen": chosen})
                 self.study.tell(left.number, state=TrialState.FAIL)
 
     def named(self, changes: dict[str, Any]) -> str:
@@ -130,7 +130,7 @@ class Sweep:
             self.study.enqueue_trial(chosen, user_attrs={"clone": self.clone, "chosen": chosen})
         trial = self.study.ask(self.search.distributions())
         trial.set_user_attr("clone", self.clone)
-        if trial.params in [other.params for other in self.known() if other.number < trial.number]:
+        if trial.user_attrs["chosen"] in [it.user_attrs["chosen"] for it in self.known() if it.number < trial.number]:
             self.study.tell(trial, state=TrialState.FAIL)  # another machine has proposed the same meanwhile
             return self.next_trial()
         return trial

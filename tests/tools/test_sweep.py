@@ -25,7 +25,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import OperationalError
 
 import dvc_experiments
@@ -404,7 +404,8 @@ def test_clones_with_one_database_share_the_trials(
         if next(turns) == 2:
             (study,) = optuna.get_all_study_summaries(os.environ["OPTUNA_STORAGE"])
             shared = optuna.load_study(study_name=study.study_name, storage=os.environ["OPTUNA_STORAGE"])
-            taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"clone": str(other)})
+            attributes = {"clone": str(other), "chosen": {}}
+            taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
             shared.add_trial(taken)
         return await runs.run(*words)
 
@@ -414,6 +415,26 @@ def test_clones_with_one_database_share_the_trials(
     assert states.count(TrialState.COMPLETE) == len(runs.made) == 7
     assert states.count(TrialState.RUNNING) == 1  # the other's, left alone
     assert len(states) == 8
+
+
+def test_what_another_clone_begins_meanwhile_is_not_run_twice(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna writes the parameters of a trial that begins one by one; here there are none yet."""
+    propose = sweep.proposed
+
+    def propose_as_another(*words: Any) -> dict[str, Any]:
+        chosen = propose(*words)
+        if len(words[-1]) == 3:
+            storage = sweep.open_storage()
+            (study,) = optuna.get_all_study_summaries(storage)
+            attributes = {"clone": "another", "chosen": chosen}
+            taken = optuna.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+            optuna.load_study(study_name=study.study_name, storage=storage).add_trial(taken)
+        return chosen
+
+    monkeypatch.setattr(sweep, "proposed", propose_as_another)
+    sweep.main()
+    assert len(runs.made) == 7
+    assert len({json.dumps(trial.user_attrs["chosen"]) for trial in studied()}) == 8
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -628,6 +649,7 @@ def test_a_database_that_is_killed_thrice_loses_no_trial_and_none_comes_twice(
                 with contextlib.suppress(psutil.NoSuchProcess):
                     connection.kill()
             said, _ = process.communicate(timeout=600)
+            wait_until_it_has_recovered(url)
             ends.append(process.returncode)
             assert "Traceback" not in said
             assert (process.returncode == 0) != (f"error: {sweep.DATABASE}; received: " in said), said
@@ -641,6 +663,20 @@ def test_a_database_that_is_killed_thrice_loses_no_trial_and_none_comes_twice(
     done = [trial for trial in trials if trial.state != TrialState.FAIL]
     assert [trial.state for trial in done] == [TrialState.COMPLETE] * 2
     assert len(trees(clone)) == len({json.dumps(trial.params) for trial in done}) == 2
+
+
+def wait_until_it_has_recovered(url: str) -> None:
+    """PostgreSQL refuses connections for seconds where a process of it was killed; afterwards none is left."""
+    engine, end = create_engine(url, poolclass=NullPool), time.monotonic() + 120
+    while True:
+        try:
+            engine.connect().close()
+            break
+        except OperationalError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    while backends(url):
+        time.sleep(0.05)
 
 
 def backends(url: str) -> list[psutil.Process]:

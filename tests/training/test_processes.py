@@ -268,7 +268,7 @@ def test_a_process_that_dies_ends_all_with_one_line_and_the_training_goes_on_in_
         assert error == f"error: all 3 processes must run to the end; process {rank} received SIGKILL\n"
     process = start(folder, changes, 2, threads=2)
     wait_for(process, "goes on after epoch")
-    wait_for(process, "epoch 9/")
+    wait_for(process, "epoch ")  # whichever comes next
     for child in children(process):
         os.kill(child, signal.SIGKILL)
     process.communicate()
