@@ -80,7 +80,7 @@ def proposed(
         draft = optuna.create_study(direction=search.direction, sampler=chooses)
         draft.add_trials(known)
         chosen = draft.ask(search.distributions()).params
-        if chosen not in [trial.params for trial in known]:
+        if chosen not in [trial.user_attrs.get("chosen", trial.params) for trial in known]:
             return chosen
     return {}
 

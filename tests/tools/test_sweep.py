@@ -417,13 +417,17 @@ def test_clones_with_one_database_share_the_trials(
     assert len(states) == 8
 
 
-def test_what_another_clone_begins_meanwhile_is_not_run_twice(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", range(5))
+def test_what_another_clone_begins_meanwhile_is_not_run_twice(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
     """Optuna writes the parameters of a trial that begins one by one; here there are none yet."""
+    write(workspace, trials=6, space={RATE: {"choices": [0.1, 0.2]}, SIZE: {"choices": [8, 16, 32]}})
     propose = sweep.proposed
 
     def propose_as_another(*words: Any) -> dict[str, Any]:
         chosen = propose(*words)
-        if len(words[-1]) == 3:
+        if len(words[-1]) == place:
             storage = sweep.open_storage()
             (study,) = optuna.get_all_study_summaries(storage)
             attributes = {"clone": "another", "chosen": chosen}
@@ -433,8 +437,8 @@ def test_what_another_clone_begins_meanwhile_is_not_run_twice(runs: Runs, monkey
 
     monkeypatch.setattr(sweep, "proposed", propose_as_another)
     sweep.main()
-    assert len(runs.made) == 7
-    assert len({json.dumps(trial.user_attrs["chosen"]) for trial in studied()}) == 8
+    assert len(runs.made) == 5
+    assert len({json.dumps(trial.user_attrs["chosen"]) for trial in studied()}) == 6
 
 
 # --- what is refused ------------------------------------------------------------------------------
