@@ -115,17 +115,25 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def works_in(process: psutil.Process, folder: Path) -> bool:
+    """False too for a process that is ending."""
+    with suppress(psutil.Error):
+        return Path(process.cwd()).is_relative_to(folder)
+    return False
+
+
 def kill_all_of(folder: Path) -> None:
-    """Whatever works in a folder or below it, as a power cut would: forks too, and what they have just started."""
-    found = [None]
-    while found:
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if Path(process.cwd()).is_relative_to(folder):
-                    process.kill()
-                    found.append(process)
-        psutil.wait_procs(found, timeout=10)
+    """Whatever works in a folder or below it, as a power cut would: forks too, and what they have just started.
+
+    Then none of their numbers is a process any more. All are found before the first is killed: forks end with the
+    program that waits for them, and one that is ending could not be found.
+    """
+    while found := [process for process in psutil.process_iter() if works_in(process, folder)]:
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        _, left = psutil.wait_procs(found, timeout=60)
+        assert not left
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ Programs are forks, but where a single one of several is killed, or Ctrl-C comes
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -176,6 +177,22 @@ def test_what_a_kill_left_beside_an_output_of_the_cache_goes_later(
     kill_while_it_writes()
     clone.run("make", "clean")
     assert not remains.exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_whose_number_is_not_free_yet(clone: Clone, expected: dict[str, bytes]) -> None:
+    """DVC looks at the number alone; docs/interruption.md names the way out."""
+    lock = clone.folder / ".dvc/tmp/rwlock"
+    with subprocess.Popen(["true"]) as ended:
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        writer = {"pid": ended.pid, "cmd": "dvc repro"}
+        lock.write_text(json.dumps({"read": {}, "write": {str(clone.folder / "models"): writer}}))
+        with pytest.raises(AssertionError, match="is busy"):
+            clone.run(*AGAIN, "--force", "--single-item", "train")
+        lock.unlink()
+        clone.run(*AGAIN, "--force", "--single-item", "train")
+    assert_the_next_run_finishes(clone, expected)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
