@@ -15,6 +15,7 @@ are in other process groups than the programs that wait for them (`kill_all_of` 
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -41,6 +42,7 @@ READ_AT_START = (
     "ATEN_", "GOMP_", "KERAS_", "LANG", "LC_", "MKL_", "NPY_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON",
 )  # fmt: skip
 NOT_READ_AT_START = ("PYTHON", "PYTHONUNBUFFERED")  # make's own; one that forks heed
+PR_SET_CHILD_SUBREAPER = 36  # option of prctl(2): orphans become children of this process
 CLIENT = """#!{sys.executable} -IS
 import json, os, signal, socket, sys
 words = [{dvc!r}] * sys.argv[0].endswith("/dvc") + sys.argv[1:]
@@ -99,6 +101,7 @@ def serve(listener: socket.socket) -> None:
     """Answers until standard input is closed. The slow imports wait for the first request."""
     sys.executable = str(Path(listener.getsockname()).with_name("python"))  # for the forks
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that answer
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # nor for what they leave: a container's init may take seconds
     while True:
         if 0 in select.select([listener.fileno(), 0], [], [])[0]:
             return
