@@ -187,17 +187,19 @@ repository:
 
 # Whatever is installed has the hash that its lock names. PyTorch is its CPU build: from a folder that pip is set to
 # search (PIP_FIND_LINKS), else from PyTorch's own index, whose address uv knows; else it is PyPI's with CUDA.
-install := python -m pip install --quiet --require-hashes --requirement
+# The locks are whole, so pip need not look for dependencies, and `pip check` holds them to it.
+install := python -m pip install --quiet --require-hashes --no-deps --requirement
 
 .venv/run: locks/run.txt locks/torch.txt locks/cuda.txt tools/offline_plots.py | repository
 	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and f"error: Python must be 3.11 to 3.14; received {sys.version.split()[0]} (choose with make PYTHON=...)")'
 	@$(whole) || { test ! -e .venv/state && $(state) >/dev/null 2>&1; } || { test ! -e .venv || \
 		echo '.venv is of another folder or Python, or has no pip: it is made anew.'; rm -rf .venv; "$$PYTHON" -m venv .venv; }
 	@$(state) >.venv/state
-	$(install) locks/run.txt
-	$(install) locks/torch.txt --no-deps --no-index 2>/dev/null || uv pip install --quiet --python .venv \
+	$(install) locks/run.txt --no-compile
+	$(install) locks/torch.txt --no-compile --no-index 2>/dev/null || uv pip install --quiet --python .venv \
 		--require-hashes --no-deps --torch-backend cpu --requirement locks/torch.txt || \
-		{ echo "PyTorch's index cannot be reached: its build with CUDA comes, 2.7 GB"; $(install) locks/cuda.txt; }
+		{ echo "PyTorch's index cannot be reached: its build with CUDA comes, 2.7 GB"; $(install) locks/cuda.txt --no-compile; }
+	python -m compileall -qq -j 0 .venv/lib || true # pip too passes over files of a later Python, but has one core
 	python tools/offline_plots.py
 	touch $@
 
@@ -211,4 +213,5 @@ install := python -m pip install --quiet --require-hashes --requirement
 
 .venv/dev: locks/dev.txt .venv/run
 	$(install) locks/dev.txt
+	python -m pip check
 	touch $@

@@ -16,6 +16,7 @@ are in other process groups than the programs that wait for them (`kill_all_of` 
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import json
@@ -108,7 +109,7 @@ def serve(listener: socket.socket) -> None:
         if "keras" not in sys.modules:
             for name in SLOW_IMPORTS:
                 importlib.import_module(name)
-            export_nothing()
+            export_a_network()
         gc.freeze()  # a collection in a fork would copy every page that it looks at
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -117,15 +118,26 @@ def serve(listener: socket.socket) -> None:
         connection.close()
 
 
-def export_nothing() -> None:
-    """The first export to ONNX imports what is slow to import. It must leave no thread, which forks would not have."""
+def export_a_network() -> None:
+    """The first export to ONNX imports and computes what later ones need too, above all the signatures of operators.
+
+    It must leave no thread, which forks would not have.
+    """
     torch, tqdm = importlib.import_module("torch"), importlib.import_module("tqdm").tqdm
+    libraries = importlib.import_module("torch.onnx._internal._lazy_import").onnxscript_apis
+    libraries.get_torchlib_ops = functools.cache(libraries.get_torchlib_ops)
     interval, tqdm.monitor_interval = tqdm.monitor_interval, 0
     logger = logging.getLogger("torch.onnx")
     logger.setLevel(logging.ERROR)
+    layers = torch.nn
+    network = layers.Sequential(
+        layers.Conv2d(1, 2, 3, padding=1), layers.BatchNorm2d(2), layers.ReLU(), layers.MaxPool2d(2),
+        layers.Flatten(), layers.Linear(32, 2), layers.Softmax(-1),
+    )  # fmt: skip
+    shapes = ({0: torch.export.Dim("images")},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        torch.onnx.export(torch.nn.Identity().eval(), (torch.zeros(1),), verbose=False)
+        torch.onnx.export(network.eval(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=shapes, verbose=False)
     logger.setLevel(logging.NOTSET)
     tqdm.monitor_interval = interval
 
