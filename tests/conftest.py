@@ -38,6 +38,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # for all that tests start; other tests have the other cores
 os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TRAIN_THREADS": "1"}
+# what `make test` was given is not for the calls of make under test
+VARIABLES = set(re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)[0].split())
+for name in (VARIABLES - {"PYTHON"}) | {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}:
+    os.environ.pop(name, None)
 torch.set_num_threads(1)
 machine.is_portable()  # the first operation of the process fixes its instructions: no test may choose them for others
 

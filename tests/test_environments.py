@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Clone, with_forks
+from conftest import ROOT, VARIABLES, Clone, with_forks
 
 HOSTILE_NAMES = ("x;id>file", "a b'\"`id>file`$(id>file)$(shell id>file)$HOME")
 
@@ -254,22 +254,18 @@ def test_a_revision_that_is_not_named_is_head_and_none_takes_its_place(
     assert said[said.index("--") + 1 :] == given
 
 
-def test_variables_that_are_not_set_reach_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_are_not_set_reach_no_program(tmp_path: Path) -> None:
     words = [f"--file={ROOT / 'Makefile'}", "--eval=list: ; @env", "list"]
-    (listed,) = re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
-    for name in listed.split():
-        monkeypatch.delenv(name, raising=False)
     here = {line.partition("=")[0] for line in make(tmp_path, *words).stdout.splitlines()}
-    assert here & {*listed.split()} == {"PYTHON"}  # which has a default
+    assert here & VARIABLES == {"PYTHON"}  # which has a default
 
 
 def test_no_variable_of_a_user_reaches_the_shell_otherwise() -> None:
     text = (ROOT / "Makefile").read_text("utf-8")
-    (listed,) = re.findall("^VARIABLES := (.*)$", text, re.M)
     documented = {name for line in re.findall("^.*## (.*):", text, re.M) for name in re.findall("([A-Z_]+)=", line)}
-    assert documented <= {*listed.split(), "UPGRADE"}  # which make alone reads
-    assert {name for _, name in recipes()} == {*listed.split()}
-    assert not [name for name in re.findall(r"(?<!\$)\$\((\w+)\)", text) if name in listed.split()]
+    assert documented <= VARIABLES | {"UPGRADE"}  # which make alone reads
+    assert {name for _, name in recipes()} == VARIABLES
+    assert not [name for name in re.findall(r"(?<!\$)\$\((\w+)\)", text) if name in VARIABLES]
 
 
 def test_a_strict_search_path_stops_neither_make_nor_stages(
