@@ -156,7 +156,7 @@ def report_error_to_launcher() -> None:
 
 
 def join(device: str) -> None:
-    """Joins the process group, where there are several processes.
+    """Joins the process group, where there are several processes; those of one machine wait a day for each other.
 
     Raises:
         InputError: this machine has fewer GPUs than processes, or a setting of torchrun's is missing.
@@ -168,8 +168,9 @@ def join(device: str) -> None:
         if own >= gpus:
             raise InputError(f"each process must have a GPU; received {own + 1} or more processes, {gpus} GPUs")
         torch.cuda.set_device(own)
+    timeout = timedelta(days=1) if on_this_machine() == count() else None  # torchrun notices the end of its own
     try:
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timeout)
     except ValueError as error:
         raise InputError(f"torchrun must start the processes; received: {first_line(error)}") from None
     # before the interpreter shuts down: if gloo's threads free tensors during the shutdown, the process
@@ -189,8 +190,7 @@ def broadcast_from_first(content: Any) -> Any:
     if not is_distributed():
         return content
     contents = [content]
-    patient_group = distributed.new_group(timeout=timedelta(days=1))
-    distributed.broadcast_object_list(contents, group=patient_group)
+    distributed.broadcast_object_list(contents, group=distributed.new_group(timeout=timedelta(days=1)))
     return contents[0]
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,25 @@ def test_settings_that_are_not_torchrun_s_are_refused_in_one_line(
     with pytest.raises(InputError, match=f"^{error}"):
         assert processes.rank() + processes.on_this_machine()
         processes.join("cpu")
+
+
+@pytest.mark.parametrize(("local", "patient"), [("2", True), ("1", False)])
+def test_processes_of_one_machine_wait_for_one_that_is_suspended(
+    monkeypatch: pytest.MonkeyPatch, local: str, patient: bool
+) -> None:
+    """Whether one has ended says torchrun; of another machine nobody says it, so the time must be up some day."""
+    given: list[timedelta | None] = []
+
+    def note(backend: str, timeout: timedelta | None) -> None:
+        given.append(timeout)
+        raise ValueError("joined")
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": local}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes.distributed, "init_process_group", note)
+    with pytest.raises(InputError, match="joined"):
+        processes.join("cpu")
+    assert given == [timedelta(days=1) if patient else None]
 
 
 def test_the_rank_of_a_process_that_is_alone_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
