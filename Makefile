@@ -26,7 +26,7 @@ duration: | repository # of the first make repro, where README.md has it, which 
 	@test -e models/model.keras || cat README.md 2>/dev/null | \
 		sed -n 's/^In a fresh clone it takes/make repro takes, in a fresh clone,/p'
 
-rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without caches, held against dvc.lock
+rebuild: .venv/run ## COMMIT=HEAD: all stages again in a fresh copy without caches, compared with dvc.lock
 	@python tools/rebuild.py -- $${COMMIT:+"$$COMMIT"}
 
 noise: repro ## trains with five seeds: the spread of every figure over seeds
@@ -34,7 +34,7 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/readme.py
 	python benchmarks/tables.py
 
-measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness, pictures and speed, as far as not measured: hours
+measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness, pictures and speed, where not yet measured: hours
 	python tools/replicate.py --record
 	python benchmarks/recipe.py
 	python benchmarks/speed.py
@@ -89,7 +89,7 @@ published: .venv/run ## the five published systems: trains those not up to date 
 	python tools/readme.py
 	python benchmarks/tables.py
 
-adopt: .venv/run ## a repository of one's own, once data.source is folder or idx: what is Fashion-MNIST's here goes
+adopt: .venv/run ## once data.source is folder or idx: removes what belongs to Fashion-MNIST
 	@python tools/adopt.py
 	@python tools/readme.py
 	@python benchmarks/tables.py
@@ -161,7 +161,7 @@ lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of Py
 	grep '^torch==' requirements.txt | $(compile) --no-config --generate-hashes --constraints requirements.txt \
 		--output-file locks/cuda.txt -
 
-clean: ## removes the environment and the remains of unfinished runs; DVC's cache stays
+clean: ## removes the environment and .cache (checkpoints, trials of sweeps); DVC's cache stays
 	rm -rf data/.*.part data/.*.old .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots site
 
 # An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.

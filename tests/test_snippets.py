@@ -114,7 +114,7 @@ ONCE = {(snippet.language, command(snippet)): snippet for snippet in reversed(SN
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Path:
     """This repository with its committed results, whose environment counts as installed."""
 
     def make(folder: Path) -> None:
@@ -127,6 +127,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(model, folder / "models")
         else:
             untrained(name="blocks").save(folder / "models/model.keras")
+        shutil.copy(exported, folder / "models/model.onnx")
         clone.commit("start")
         python = folder / ".venv/bin/python"
         python.parent.mkdir(parents=True)
