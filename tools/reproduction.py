@@ -55,7 +55,7 @@ class Results:
         Raises:
             InputError: there is no commit, or git cannot read it.
         """
-        commit = git("log", "-1", "--format=%H")
+        commit = git("log", "-1", "--no-show-signature", "--format=%H")
         if not git("ls-tree", "--name-only", commit, "--", f"./{dvc_lock.LOCK}"):
             return None
         before, here = dvc_lock.read(commit), dvc_lock.read()

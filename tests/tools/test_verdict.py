@@ -94,6 +94,21 @@ def test_committed_results_are_reproduced_at_once(clone: Clone) -> None:
     )
 
 
+def test_git_may_show_signatures(clone: Clone, said: Callable, tmp_path: Path) -> None:
+    header, message = clone.git("cat-file", "commit", "HEAD").split("\n\n", 1)
+    (tmp_path / "signed").write_text(
+        f"{header}\ngpgsig -----BEGIN PGP SIGNATURE-----\n -----END PGP SIGNATURE-----\n\n{message}"
+    )
+    signed = clone.git("hash-object", "-t", "commit", "-w", str(tmp_path / "signed")).strip()
+    clone.git("reset", "--soft", signed)
+    (tmp_path / "gpg").write_text("#!/bin/sh\necho 'Good signature' >&2\n")
+    (tmp_path / "gpg").chmod(0o755)
+    clone.git("config", "gpg.program", str(tmp_path / "gpg"))
+    clone.git("config", "log.showSignature", "true")
+    assert "Good signature" in clone.git("log", "-1", "--format=%H")
+    assert said().startswith(f"Reproduced: every byte as committed in {signed[:7]}")
+
+
 def test_make_repro_ends_with_the_verdict(clone: Clone) -> None:
     said = clone.run("make", "--silent", "--old-file=.venv/run", "repro")
     assert "up to date" in said
