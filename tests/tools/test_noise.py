@@ -79,6 +79,18 @@ def test_seeds_that_are_recorded_are_not_trained_again_elsewhere(
     assert made.seeds[4:] == [8, 9, 10, 11, 12]
 
 
+@pytest.mark.parametrize("damaged", [TABLE, SUMMARY, CLASSES])
+@pytest.mark.parametrize("lines", [None, 3])
+def test_files_that_do_not_belong_together_are_written_anew(made: Trainings, damaged: Path, lines: int | None) -> None:
+    replicate.main()
+    before = damaged.read_bytes()
+    damaged.write_bytes(b"".join(before.splitlines(keepends=True)[:lines])) if lines else damaged.unlink()
+    replicate.main()
+    assert damaged.read_bytes() == before
+    assert made.seeds == [8, 9, 10, 11]  # all that it needed was there
+    assert_complete()
+
+
 def test_the_summary_is_of_all_five(made: Trainings) -> None:
     replicate.main()
     summary = json.loads(SUMMARY.read_text())
