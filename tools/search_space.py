@@ -60,11 +60,6 @@ class Search(Section):
         return epochs
 
     @property
-    def factor(self) -> int:
-        """One of so many trials goes on, with so many times the epochs; 2 where there is one number."""
-        return self.epochs[1] // self.epochs[0] if len(self.epochs) > 1 else 2
-
-    @property
     def direction(self) -> Literal["minimize", "maximize"]:
         return "minimize" if self.metric in ("loss", "calibration_error") else "maximize"
 
@@ -73,8 +68,10 @@ class Search(Section):
 
     def encoded(self, known: dict[str, Any]) -> dict[str, Any]:
         """The searched ones of these parameters as Optuna stores them; none where one lies outside the space."""
-        stored = {key: json.dumps(known[key]) if v.choices else known[key] for key, v in self.space.items()}
+        stored = json.loads(json.dumps({key: known[key] for key in self.space}))  # lists for tuples, as in choices
         try:
+            for key, choices in [(key, values.choices) for key, values in self.space.items() if values.choices]:
+                stored[key] = json.dumps(choices[choices.index(stored[key])])  # where 0.0 may be written 0
             return create_trial(params=stored, distributions=self.distributions(), value=0.0).params
         except (TypeError, ValueError):
             return {}

@@ -90,16 +90,17 @@ class Sweep:
 
     def __init__(self, search: Search, current: params.Params):
         self.search = search
+        first, second = (*search.epochs, 2 * search.epochs[0])[:2]  # the factor of a single one decides nothing
         self.clone = f"{platform.node()}:{Path.cwd()}"  # tells its trials from other clones' in a shared database
         self.content, self.commit = dvc_experiments.snapshot(), git("rev-parse", "HEAD")
-        self.files = self.commit + git("diff", "HEAD", "--binary", "--", ".", ":(exclude)sweep.yaml")
+        self.files = self.commit + git("diff", "HEAD", "--no-ext-diff", "--binary", "--", ".", ":(exclude)sweep.yaml")
         self.baseline = search.encoded(dvc_lock.leaves(current.model_dump()))  # of trial 0
         self.study = optuna.create_study(
             study_name=self.named(search.model_dump(exclude={"trials"})),
             storage=open_storage(),
             direction=search.direction,
             load_if_exists=True,
-            pruner=optuna.pruners.SuccessiveHalvingPruner(search.epochs[0], search.factor),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(first, second // first),
         )
         # what a sweep that was stopped has left goes on under another number, once, whenever this is stopped too
         for left in self.study.get_trials(states=[TrialState.RUNNING]):

@@ -154,6 +154,25 @@ def test_what_is_no_yaml_is_refused_in_one_line(workspace: Path, text: str | Non
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "choices", "current", "stored"),
+    [
+        ("train.augmentation.rotation", [0, 10], 0.0, "0"),
+        ("train.augmentation.rotation", [10, 0.0], 0.0, "0.0"),
+        ("train.rate_falls", [[], [3]], [3], "[3]"),
+        ("train.reduce_on_plateau", [None, 2], None, "null"),
+    ],
+)
+def test_the_value_of_params_yaml_is_found_however_a_choice_is_written(
+    workspace: Path, key: str, choices: list[Any], current: Any, stored: str
+) -> None:
+    schedule = {"train.schedule": "constant", "train.warmup": 0.0}
+    search = load(workspace, VALID | {"space": {key: {"choices": choices}}}, **schedule, **{key: current})
+    known = dvc_lock.leaves(params.load().model_dump())
+    assert search.encoded(known) == {key: stored}
+    assert search.encoded(known | {key: 7}) == {}
+
+
 def test_without_val_rows_there_is_nothing_to_search_by(workspace: Path) -> None:
     with pytest.raises(InputError, match=r"must come with val rows"):
         load(workspace, VALID, **{"split.val_size": 0})
