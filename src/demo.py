@@ -52,11 +52,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(SECONDS, self.drop_without_request)
-
-    def drop_without_request(self) -> None:
-        if not self.cycle:
-            self.transport.abort()
+        self.loop.call_later(SECONDS, lambda: self.cycle or self.transport.abort())  # type: ignore[func-returns-value]
 
 
 def from_elsewhere(request: Request) -> bool:

@@ -144,7 +144,7 @@ def recognise_release(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """
     found = release.recognise(rows)
     print(f"release of Fashion-MNIST: {found}")
-    if shared := release.count_test_images(rows["train"][0]):
+    if shared := np.isin(rows["train"][0], np.load(release.TEST_IMAGES)).sum():
         shown = f"warning: {shared:,} rows of train are test images of the release of {release.TODAY}"
         print(f"{shown}: figures on test do not compare with those on that release", file=sys.stderr)
     return found

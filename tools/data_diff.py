@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", metavar="A")
     parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
+    parser.add_argument("--out", type=pages.file_name, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
     found = content(before, after, arguments.out) | {"before": before, "after": after}

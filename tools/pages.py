@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common import files, image_folder
+from common.errors import InputError
 
 import jinja2
 import numpy as np
@@ -38,6 +39,13 @@ def vega(version: str) -> str:
 
 def render(template: str, content: dict[str, Any]) -> str:
     return ENVIRONMENT.get_template(template).render(content)
+
+
+def file_name(text: str) -> Path:
+    """OUT, from a command line."""
+    if Path(text).is_dir():
+        raise InputError(f"OUT must be a file; received the folder {text}")
+    return Path(text)
 
 
 def write(text: str, page: Path | None) -> None:

@@ -110,7 +110,7 @@ def review(base: str, page: Path | None = None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", metavar="BASE")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it here, not to the terminal")
+    parser.add_argument("--out", type=pages.file_name, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
     content = review(arguments.base, arguments.out)
     pages.write(pages.render("review.md.j2", content), arguments.out)

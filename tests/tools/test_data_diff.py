@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from common import arrays, release
+from common.errors import InputError
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,11 @@ def page(before: Rows, after: Rows, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(sys, "argv", ["data_diff.py", *words, "A", "B"])
     data_diff.main()
     return squeezed(capsys.readouterr().out)
+
+
+def test_a_page_must_be_a_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"^OUT must be a file; received the folder \.$"):
+        page(BEFORE, BEFORE, monkeypatch, capsys, "--out", ".")
 
 
 def test_the_same_rows_in_another_order_are_no_change(

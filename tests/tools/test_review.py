@@ -249,6 +249,11 @@ def test_names_are_data(clone: Clone, call: Callable[..., str]) -> None:
     assert "@all" not in outside
 
 
+def test_a_folder_is_no_page(clone: Clone, call: Callable[..., str]) -> None:
+    with pytest.raises(InputError, match=r"^OUT must be a file; received the folder docs$"):
+        call(clone, "main", "--out", "docs")
+
+
 def test_an_unknown_base_is_one_line(clone: Clone, call: Callable[..., str]) -> None:
     with pytest.raises(InputError, match=r"^git merge-base nonsense HEAD must succeed; ") as refused:
         call(clone, "nonsense")
