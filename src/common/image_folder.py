@@ -32,7 +32,7 @@ LARGE = 8_000_000  # pixels, from which a picture is reduced while it is unpacke
 ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 278, 322, 323  # tags of TIFF and EXIF
 MAX_CLASSES = 256  # labels are uint8
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
-GREY = ("1", "L", "LA", "I;16")  # modes of Pillow
+GREY, EXIF = ("1", "L", "LA", "I;16"), ("exif", "Raw profile type exif")  # modes of Pillow, keys of its info
 COLOUR = 16  # of 255: channels that are no farther apart are the noise of a JPEG
 Shape = tuple[int, int, int]  # height, width, channels (1 grey, 3 colour)
 
@@ -116,6 +116,8 @@ def opened(source: str | Path | BinaryIO | Image.Image, name: str = "") -> Itera
                 _refuse_costly(image, file, name)
                 if image.mode in ("I", "F"):  # Pillow does not say what their white is
                     raise InputError(f"{name} must give Pillow 8 or 16 bits a channel; received mode {image.mode}")
+                image.getexif()  # stays; Pillow would write it anew when it turns the picture, and often cannot
+                image.info = {key: value for key, value in image.info.items() if key not in EXIF}
                 picture: Image.Image = image
                 if (factor := _factor(image)) > 1:
                     picture = _reduced(image, factor)
@@ -250,6 +252,4 @@ def _read_part(folder: Path, names: list[str], shape: Shape) -> tuple[np.ndarray
 
 
 def _visible(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []

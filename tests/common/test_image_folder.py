@@ -10,7 +10,8 @@ from common.errors import InputError
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 import hostile
 from conftest import ROOT, png
@@ -362,6 +363,31 @@ def test_a_large_picture_is_the_same_as_a_smaller_one(tmp_path: Path, mode: str)
             assert turned.width < turned.height < 3000
         seen.append(to_array(path, (36, 28, 3)).astype(int))
     assert np.abs(seen[0] - seen[1]).mean() < 2
+
+
+WIDTH, RESOLUTION, SIDEWAYS = 0x0100, 0x011A, struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+ODD = {  # entries that Pillow reads, and cannot write
+    "a fraction for a whole number": struct.pack("<HHIIII", WIDTH, 5, 1, 38, 7, 2),
+    "text for a number": struct.pack("<HHI4s", RESOLUTION, 2, 3, b"72"),
+    "below 0": struct.pack("<HHIIiI", RESOLUTION, 10, 1, 38, -72, 1),
+}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png", "text.png"])
+@pytest.mark.parametrize("entry", ODD)
+def test_a_picture_is_turned_whatever_else_its_exif_data_say(tmp_path: Path, name: str, entry: str) -> None:
+    entries = sorted([ODD[entry][:12], SIDEWAYS])
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + bytes(4) + ODD[entry][12:]
+    picture, path = Image.fromarray(NOISE[:20, :30]), tmp_path / name
+    if name == "text.png":  # as ImageMagick writes it
+        (text := PngInfo()).add_text("Raw profile type exif", f"\nexif\n{len(exif)}\n{exif.hex()}\n")
+        picture.save(path, pnginfo=text)
+    else:
+        picture.save(path, exif=exif)
+    with Image.open(path) as read, pytest.raises((ValueError, TypeError, struct.error)):
+        ImageOps.exif_transpose(read)
+    with image_folder.opened(path) as turned:
+        assert turned.size == (20, 30)
 
 
 def test_a_large_jpeg_is_reduced_while_it_is_unpacked(tmp_path: Path) -> None:
