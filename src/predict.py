@@ -85,7 +85,7 @@ def main() -> None:
     chosen = arguments()
     classifier = Classifier(chosen.model)
     found = list(find_pictures(chosen.pictures))
-    targets = {p: chosen.save_inputs / name.with_name(f"{name.name}.png") for p, name in found if chosen.save_inputs}
+    targets = {path: chosen.save_inputs / f"{name}.png" for path, name in found if chosen.save_inputs and name.name}
     if len({*targets.values()}) < len(targets):
         raise InputError("pictures must have unique names for --save-inputs; received some twice")
     if lost := {*map(os.path.realpath, targets.values())} & {*map(os.path.realpath, targets)}:

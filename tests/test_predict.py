@@ -127,6 +127,18 @@ def test_the_input_of_the_model_is_saved(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "again/a.webp.png.png").read_bytes() == written.read_bytes()
 
 
+def test_folders_without_pictures_do_not_keep_others_from_being_saved(call: Call, tmp_path: Path) -> None:
+    for name in ("empty/deep", "another/.hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    picture = save(tmp_path / "a.png")
+    folders = tmp_path / "empty", tmp_path / "another"
+    status, said, refused = call(*folders, picture, "--save-inputs", tmp_path / "inputs")
+    assert status == 1
+    assert said.startswith(f"{picture}: ")
+    assert [line.split(" must")[0] for line in refused.splitlines()] == [f"error: {folder}" for folder in folders]
+    assert [path.name for path in (tmp_path / "inputs").iterdir()] == ["a.png.png"]
+
+
 def test_saved_inputs_never_overwrite_each_other(call: Call, tmp_path: Path) -> None:
     paths = [save(tmp_path / folder / "a.png") for folder in ("one", "two")]
     with pytest.raises(InputError, match=r"^pictures must have unique names for --save-inputs"):
