@@ -43,6 +43,9 @@ def test_what_is_fashion_mnists_goes_and_pages_and_targets_still_work(birds: Clo
         assert accuracy not in text
         links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
         assert [link for link in links if not (page.parent / link).exists()] == []
+    demo = Path("src/inference/demo.html").read_text()
+    assert not re.search("clothes|garment", demo)
+    assert 'aria-labelledby="try" hidden' in demo  # drawings of clothes to try
     words = "make", "--dry-run", "--old-file=.venv/run", "--old-file=.venv/dev", "check", "readme", "lint"
     assert "published" not in birds.run(*words)
     birds.git("reset", "--hard", "--quiet")
