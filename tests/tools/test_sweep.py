@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from common import params
 from common.errors import InputError
 
 import numpy as np
@@ -30,10 +31,12 @@ from sqlalchemy.exc import OperationalError
 
 import dvc_experiments
 import replicate
+import search_space
 import servers
 import sweep
 from analysis import comparison
 from analysis.comparison import Difference
+from analysis.git import git
 from analysis.revisions import Revision
 from conftest import Clone, kill_all_of, with_forks
 
@@ -146,6 +149,28 @@ def test_as_many_trials_as_asked_for_and_the_first_is_params_yaml(
     assert f"to keep it: dvc exp run -S {RATE}={chosen[RATE]} -S {SIZE}={chosen[SIZE]}\n" in said
     assert f"params.yaml as it is: accuracy {runs.accuracy(first)}, trial 0" in said
     assert "make sweep CONFIRM=3" in said
+
+
+def test_a_diff_program_of_the_user_hides_no_change(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "git", git)
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
+    edited = workspace / "edited.py"
+    edited.touch()
+    (workspace / ".cache/sweep").mkdir(parents=True)
+    for words in (
+        "init --quiet",
+        "add --all",
+        "-c user.name=a -c user.email=a@example.invalid commit --quiet -m start",
+    ):
+        git(*words.split())
+    names = set()
+    for text in ("a", "b"):
+        edited.write_text(text)
+        current = params.load()
+        names.add(sweep.Sweep(search_space.load(current), current).study.study_name)
+    assert len(names) == 2
 
 
 def test_the_best_is_confirmed_with_all_epochs_and_more_seeds(
