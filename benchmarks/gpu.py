@@ -1,4 +1,4 @@
-"""What a GPU gives, in one call of at most 8 minutes, on a machine without network, dvc and git.
+"""What a GPU gives, in one call of at most 8 minutes or in several, on a machine without network, dvc and git.
 
 - probe: start-up, and in which mode a training succeeds: with CUDA graphs or without, and whether all operations
   are ones that PyTorch calls deterministic. All later parts have this mode.
@@ -8,9 +8,9 @@
 - fast, accurate, record: trainings of on_gpu/recipes.yaml; val chooses, the chosen one meets the test images once.
 - heinit: the published system in float32.
 
-Each part runs in a process of its own, with a share of the time; results are written after each training. Seconds of
-training are told apart from those of start-up, warm-up (the first training of a form of batch, in which libraries
-prepare themselves) and of recording graphs.
+Each part runs in a process of its own, with its share of the time that is left. After it, or when it is stopped, what
+it has measured is written. Seconds of training are told apart from those of start-up, warm-up (the first training of a
+form of batch, in which libraries prepare themselves) and of recording graphs; bars in seconds are of training alone.
 
 Here, after `make repro`, and there:
 
@@ -18,7 +18,8 @@ Here, after `make repro`, and there:
     python3 -m pip install -q --no-index --no-deps --target /tmp/site .gpu/*.whl
     PYTHONPATH=/tmp/site python3 benchmarks/gpu.py --data .gpu/prepared.npz --out gpu.json
 
-That machine needs this repository, .gpu, Python 3.12, and PyTorch with CUDA, NumPy, SciPy, scikit-learn, pandas,
+One call has no time for all candidates of `accurate` and `record`. Three have: `--only sameness throughput agreement
+fast`, `--only accurate` and `--only record heinit`, each with a file of its own as `--out`. That machine needs this repository, .gpu, Python 3.12, and PyTorch with CUDA, NumPy, SciPy, scikit-learn, pandas,
 h5py, filelock, tqdm, rich, absl-py and ml-dtypes. `--seconds 60 --small` tries all parts on few images anywhere.
 """
 
@@ -39,18 +40,20 @@ from common.errors import InputError, first_line
 import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
-from on_gpu.jobs import Job, Settings
+from on_gpu.jobs import Job, Settings, end_with_parent
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "on_gpu/recipes.yaml"
-# parts in order, with the seconds that each may take; what one leaves, later ones may use
+# parts in order, with their shares of the time; what one leaves, later ones have
 SHARES = {
-    "probe": 60, "sameness": 60, "throughput": 75, "agreement": 45, "fast": 55, "accurate": 110, "record": 120,
-    "heinit": 60,
+    "probe": 120, "sameness": 60, "throughput": 75, "agreement": 45, "fast": 60, "accurate": 200, "record": 120,
+    "heinit": 80,
 }  # fmt: skip
 if not (HERE.parent / "published/heinit/params.yaml").exists():  # make adopt removes it
     del SHARES["heinit"]
 MARGIN = 5.0  # seconds kept for the end
+STOP = 3.0  # seconds in which a part stops what it has started
+UNKNOWN_MODE = {"graphs": False, "strict": False}  # where the probe found none in its time
 SMALL = {
     "split.train_size": 300, "split.val_size": 100, "train.epochs": 2, "train.batch_size": 64,
     "train.least_steps": 1,
@@ -62,7 +65,7 @@ WHEELS = (
     "typing-extensions", "typing-inspection",
 )  # fmt: skip
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
-LIMIT = 64 * 2**20  # bytes of .gpu
+LIMIT = 48 * 2**20  # bytes of .gpu
 
 
 def pack(target: Path, data: Path) -> None:
@@ -161,17 +164,15 @@ def run(
         settings |= {"changes": changes}
         for part in parts:
             left = begun + seconds - MARGIN - time.time()
-            share = min(
-                left, SHARES[part] + max(0.0, left - sum(SHARES[later] for later in parts[parts.index(part) :]))
-            )
+            share = left * SHARES[part] / sum(SHARES[later] for later in parts[parts.index(part) :])
             start = time.time()
-            if share > 0:
-                job = Job(part, Settings(deadline=start + share, **settings), part, **more.get(part, {}))
+            if share > STOP:
+                job = Job(part, Settings(deadline=start + share - STOP, **settings), part, **more.get(part, {}))
                 found = job.wait(share)
             else:
                 found = {"ended with": "no time was left"}
             if part == "probe":
-                settings |= found.get("mode", {})
+                settings |= found.get("mode", UNKNOWN_MODE)
             results["parts"][part] = found | {"seconds of the part": round(time.time() - start, 1)}
             results["seconds"] = round(time.time() - begun, 1)
             files.write_json(out, results)
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.job:
+        end_with_parent()
         from on_gpu.parts import run_job  # noqa: PLC0415 (what needs PyTorch)
 
         run_job(chosen.job)

@@ -4,6 +4,7 @@ Started one by one, the many small operations of a step take the processor longe
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,10 +38,13 @@ class Replayed:
     Args:
         step: returns a tensor, and changes others in place.
         generators: of its random draws; the first is PyTorch's default.
+
+    Attributes:
+        seconds: in which steps were recorded, so far.
     """
 
     def __init__(self, step: Callable[[Batch], torch.Tensor], generators: Sequence[torch.Generator]):
-        self.step, self.generators = step, generators
+        self.step, self.generators, self.seconds = step, generators, 0.0
         self.stream = torch.cuda.Stream()  # to warm up and to record, since libraries prepare each stream
         self.seen: Counter[torch.Size] = Counter()
         self.recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], torch.Tensor]] = {}
@@ -58,11 +62,15 @@ class Replayed:
             torch.cuda.current_stream().wait_stream(self.stream)
             return result
         if form not in self.recorded:
+            torch.cuda.synchronize()  # else steps that are still computed would count as recording
+            start = time.perf_counter()
             graph, own = torch.cuda.CUDAGraph(), [tensor.clone() for tensor in given]
             for generator in self.generators[1:]:
                 graph.register_generator_state(generator)
             with torch.cuda.graph(graph, stream=self.stream), NoWaiting():
                 self.recorded[form] = graph, own, self._compute(batch, *own)
+            torch.cuda.synchronize()
+            self.seconds += time.perf_counter() - start
         graph, own, result = self.recorded[form]
         torch._foreach_copy_(own, given)
         graph.replay()

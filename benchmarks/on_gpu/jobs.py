@@ -1,7 +1,9 @@
 """Processes of gpu.py, and what they are told."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,13 @@ from typing import Any
 
 PROGRAM = Path(__file__).resolve().parents[1] / "gpu.py"
 LINES = 12  # the last ones of a process that failed
+PR_SET_PDEATHSIG = 1  # option of prctl(2): the signal that a process receives when its parent dies
+
+
+def end_with_parent() -> None:
+    """Kills this process when its parent ends, so that nothing computes beside the next part."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,14 @@ class Job:
             )
 
     def wait(self, seconds: float) -> dict[str, Any]:
-        """What it reported, and how it ended. It is killed after `seconds`."""
+        """What it reported, and how it ended. It is killed after `seconds`. NaN and infinity become text."""
         try:
             status: Any = self.process.wait(max(1.0, seconds))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             status = f"stopped after {seconds:.0f} s"
-        found = json.loads(self.result.read_text()) if self.result.exists() else {}
+        found = json.loads(self.result.read_text(), parse_constant=str) if self.result.exists() else {}
         if status:
             found |= {"ended with": status, "last lines": self.log.read_text("utf-8", "replace").splitlines()[-LINES:]}
         return found

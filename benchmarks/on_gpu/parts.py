@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +26,17 @@ from on_gpu import trainings
 from on_gpu.jobs import Job, Settings
 from on_gpu.throughput import throughput
 from on_gpu.trainings import ROOT
+from training import machine
 from training.batches import Batches
 from training.native_model import NativeModel
 from training.shards import Adder
 
 Report = Callable[[dict[str, Any]], None]
+Trained = tuple[dict[str, Any], trainings.train.Training]  # with its figures
 MODES = ({"graphs": True, "strict": True}, {"graphs": False, "strict": True},
          {"graphs": True, "strict": False}, {"graphs": False, "strict": False})  # fmt: skip
 SIGNIFICANT = 0.05
+LONGER = 1.2  # a training on all rows may take, times one without val
 ROWS = 55_000  # for training
 
 
@@ -133,6 +136,7 @@ def first_step(settings: Settings, device: str) -> dict[str, torch.Tensor]:
 
 def agreement(settings: Settings, report: Report, seeds: int = 5) -> None:
     """Whether val accuracy on GPU and CPU differ by more than seeds do (Welch's t test)."""
+    machine.set_up("float32")  # before the first product on a GPU, at which PyTorch reads cuBLAS' settings for good
     device = "cuda" if torch.cuda.is_available() else "cpu"
     one, other = first_step(settings, "cpu"), first_step(settings, device)
     errors = {name: float((one[name] - other[name]).norm() / one[name].norm()) for name in one}
@@ -180,17 +184,20 @@ def steps(candidate: dict[str, Any]) -> int:
 
 
 def recipe(settings: Settings, report: Report, part: str) -> None:
-    """Val chooses a candidate; the chosen one meets the test images once."""
+    """Val chooses a candidate; what is trained of it meets the test images once."""
     plan, base = settings.recipes[part], settings.recipes["base"]
-    limit = plan.get("seconds", float("inf"))
+    limit, seeds = plan.get("seconds", float("inf")), plan.get("seeds", ())
     found: dict[str, Any] = {"goal": plan["goal"], "limit in seconds": plan.get("seconds"), "candidates": []}
-    tried: list[tuple[dict[str, Any], trainings.train.Training]] = []
+    tried: list[Trained] = []
     for number, candidate in enumerate(plan["candidates"]):
         # the first training of a form pays for what the libraries prepare, and tells how long a step takes
-        warm_up = candidate | {"split.train_size": 24 * candidate.get("train.batch_size", 256), "train.epochs": 4}
-        before, _ = trainings.once(settings, f"{part} {number} warm-up", base | warm_up)
+        warm_up = {"split.train_size": 24 * candidate.get("train.batch_size", 256), "split.val_size": 500}
+        before, _ = trainings.once(
+            settings, f"{part} {number} warm-up", base | candidate | warm_up | {"train.epochs": 4}
+        )
         expected = before["seconds a step in the last epoch"] * steps(candidate | settings.changes)
-        if settings.left() < expected * (1 + len(plan.get("seeds", ())) * (not tried)):
+        longest = max(expected, *(result["seconds"] for result, _ in tried), 0.0)
+        if settings.left() < expected + LONGER * len(seeds) * longest:
             found.setdefault("left out", []).append({"changes": candidate, "expected seconds": round(expected, 1)})
             report(found)
             continue
@@ -203,25 +210,27 @@ def recipe(settings: Settings, report: Report, part: str) -> None:
         return
     in_time = [pair for pair in tried if pair[0]["seconds"] <= limit] or tried
     best = max(in_time, key=lambda pair: pair[0]["last epoch"].get("val_accuracy", 0.0))
-    found["chosen by val"] = best[0]["changes"]
-    results, models = [best[0]], [best[1]]
-    if "final" in plan:
-        results, models = [], []
-        for seed in plan["seeds"]:
-            if results and settings.left() < 1.2 * results[-1]["seconds"]:
-                break
-            changes = best[0]["changes"] | plan["final"] | {"train.seed": seed}
-            result, training = trainings.once(settings, f"{part} final {seed}", changes)
-            results.append(result)
-            models.append(training)
-            report(found | {"final": results})
-    seconds = [result["seconds"] for result in results]
-    test = trainings.test_accuracies(settings, models)
-    figures = {"test accuracy": test, "mean": round(statistics.mean(test), 6), "n": len(test)}
-    figures |= {"standard deviation": round(statistics.stdev(test), 6) if len(test) > 1 else None}
-    figures |= {"mean seconds": round(statistics.mean(seconds), 3)}
-    reached = figures["mean"] >= plan["goal"] and figures["mean seconds"] <= limit
-    report(found | {"final": results} | figures | {"reached": reached})
+    found |= {"chosen by val": best[0]["changes"], "final": [], "test accuracy": []}
+    for result, training in finals(settings, part, best) if "final" in plan else [best]:
+        found["final"].append(result)
+        found["test accuracy"] += trainings.test_accuracies(settings, [training])
+        test, seconds = found["test accuracy"], [result["seconds"] for result in found["final"]]
+        found |= {"mean": round(statistics.mean(test), 6), "n": len(test)}
+        found |= {"standard deviation": round(statistics.stdev(test), 6) if len(test) > 1 else None}
+        found |= {"mean seconds": round(statistics.mean(seconds), 3)}
+        found |= {"reached": found["mean"] >= plan["goal"] and found["mean seconds"] <= limit}
+        report(found)
+
+
+def finals(settings: Settings, part: str, best: Trained) -> Iterator[Trained]:
+    """The chosen candidate on all rows with each seed, as long as there is time."""
+    plan, (result, _) = settings.recipes[part], best
+    changes = result["changes"] | plan["final"]
+    for seed in plan["seeds"]:
+        if settings.left() < LONGER * result["seconds"]:
+            return
+        result, training = trainings.once(settings, f"{part} final {seed}", changes | {"train.seed": seed})
+        yield result, training
 
 
 def heinit(settings: Settings, report: Report) -> None:

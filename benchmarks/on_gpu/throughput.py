@@ -2,20 +2,21 @@
 
 - ours: steps recorded as CUDA graphs, the batch as one shard;
 - ours, 4 shards: the same with the shards of the default, one after the other;
-- ours, no graphs: each operation started by itself, as train.device cuda computes;
-- ours, cuDNN tries: cuDNN times its algorithms before it chooses one;
+- ours, no graphs: each operation started by itself, and none waits for the GPU;
+- train.device cuda: as src/train.py computes, with what waits in Keras' optimizers;
 - by hand: the same network, optimizer, data feed and sums as a plain loop in PyTorch;
 - by hand, graph: its whole step recorded as one CUDA graph;
-- by hand, compiled: its network by torch.compile.
+- by hand, compiled: its network by torch.compile, in the first setting alone, since compiling takes long.
 
-A figure is the median over rounds, a ratio the median of the ratios within each round. A variant that fails is named
-with its error, and left out.
+A figure is the median over rounds, a ratio the median of the ratios within each round. All is reported after each round.
+A variant that fails is named with its error, and left out.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, islice
 from typing import Any
 
 from common.backend import keras
@@ -44,7 +45,7 @@ RATIOS = {
     "ours / by hand, compiled": ("ours", "by hand, compiled"),
     "ours / ours, no graphs": ("ours", "ours, no graphs"),
     "ours / ours, 4 shards": ("ours", "ours, 4 shards"),
-    "ours / ours, cuDNN tries": ("ours", "ours, cuDNN tries"),
+    "ours / train.device cuda": ("ours", "train.device cuda"),
 }
 SHOWN = 12  # operations of the profile
 
@@ -116,9 +117,11 @@ class ByHand:
 
 
 class Ours:
-    def __init__(self, device: str, precision: str, shards: int = 1, graphs: bool = True, tries: bool = False):
+    """The training of this repository; `graphs` None: with the steps as src/train.py has them."""
+
+    def __init__(self, device: str, precision: str, shards: int = 1, graphs: bool | None = True):
         keras.utils.set_random_seed(0)
-        self.device, self.tries = device, tries
+        self.device = device
         network = architectures.build("blocks", (28, 28, 1), 10, {}, device)
         with keras.device(device):
             self.model = NativeModel(network.inputs, network.outputs[0])
@@ -128,13 +131,12 @@ class Ours:
             )  # fmt: skip
             adder = Adder(shards, machine.cores(), device)
             self.model.prepare(optimizer, SMOOTHING, precision, adder, range(1, shards))
-        cuda_graphs.use(self.model, graphs)
+        if graphs is not None:
+            cuda_graphs.use(self.model, graphs)
 
     def train(self, batches: Batches) -> None:
-        torch.backends.cudnn.benchmark = self.tries
         with keras.device(self.device):
             self.model.fit(batches.loader(), verbose=0, shuffle=False)
-        torch.backends.cudnn.benchmark = False
 
 
 def feed(device: str, batch_size: int, steps: int, shards: int) -> Batches:
@@ -147,7 +149,7 @@ def feed(device: str, batch_size: int, steps: int, shards: int) -> Batches:
     return Batches(images, labels, mean, std, batch_size, shards, device, augmentation)
 
 
-def variants(device: str, precision: str, graphs: bool) -> dict[str, Callable[[], Any]]:
+def variants(device: str, precision: str, graphs: bool, compiled: bool) -> dict[str, Callable[[], Any]]:
     """By name, how each is made."""
     ours, hand = partial(Ours, device, precision), partial(ByHand, device, precision)
     made: dict[str, Callable[[], Any]] = {
@@ -158,11 +160,10 @@ def variants(device: str, precision: str, graphs: bool) -> dict[str, Callable[[]
     if device == "cuda":
         made |= {
             "ours, no graphs": partial(ours, graphs=False),
-            "ours, cuDNN tries": partial(ours, graphs=graphs, tries=True),
+            "train.device cuda": partial(ours, graphs=None),
             "by hand, graph": partial(hand, "graph"),
-            "by hand, compiled": partial(hand, "compiled"),
         }
-    return made
+    return made | ({"by hand, compiled": partial(hand, "compiled")} if compiled else {})
 
 
 def timed(variant: Any, batches: Batches) -> float:
@@ -175,12 +176,13 @@ def timed(variant: Any, batches: Batches) -> float:
 
 
 def measure(
-    device: str, precision: str, batch_size: int, settings: Settings, steps: int, rounds: int
-) -> dict[str, Any]:
+    device: str, precision: str, batch_size: int, made: dict[str, Callable[[], Any]], steps: int
+) -> Iterator[dict[str, Any]]:
+    """The figures so far, after each round of all that is `made`; endless."""
     feeds = {shards: feed(device, batch_size, steps, shards) for shards in (1, 4)}
     ready: dict[str, Any] = {}
     first, failed = {}, {}
-    for name, make in variants(device, precision, settings.graphs).items():
+    for name, make in made.items():
         start = time.perf_counter()
         try:  # a foreign call: what a compiler, or a recording of a whole loop by hand, raises is theirs
             variant = make()
@@ -190,25 +192,25 @@ def measure(
             continue
         ready[name], first[name] = variant, round(time.perf_counter() - start, 2)
     speeds: dict[str, list[float]] = {name: [] for name in ready}
-    for turn in range(rounds):
-        for name in list(ready) if turn % 2 else list(reversed(ready)):
+    for turn in count(1):
+        for name in list(reversed(ready)) if turn % 2 else list(ready):
             speeds[name].append(timed(ready[name], feeds[4 if "shards" in name else 1]))
-    ratios = {
-        title: round(statistics.median(a / b for a, b in zip(speeds[one], speeds[other], strict=True)), 3)
-        for title, (one, other) in RATIOS.items()
-        if one in speeds and other in speeds
-    }
-    return {
-        "precision": precision,
-        "batch size": batch_size,
-        "seconds until the first epoch is done, compilation included": first,
-        "images a second": {name: round(statistics.median(found)) for name, found in speeds.items()},
-        "milliseconds a step": {
-            name: round(1000 * batch_size / statistics.median(found), 3) for name, found in speeds.items()
-        },
-        "ratios": ratios,
-        "failed": failed,
-    }
+        ratios = {
+            title: round(statistics.median(a / b for a, b in zip(speeds[one], speeds[other], strict=True)), 3)
+            for title, (one, other) in RATIOS.items()
+            if one in speeds and other in speeds
+        }
+        medians = {name: statistics.median(found) for name, found in speeds.items()}
+        yield {
+            "precision": precision,
+            "batch size": batch_size,
+            "rounds": turn,
+            "seconds until the first epoch is done, compilation included": first,
+            "images a second": {name: round(median) for name, median in medians.items()},
+            "milliseconds a step": {name: round(1000 * batch_size / median, 3) for name, median in medians.items()},
+            "ratios": ratios,
+            "failed": failed,
+        }
 
 
 def operations(settings: Settings) -> list[str]:
@@ -226,20 +228,24 @@ def throughput(
     settings: Settings, report: Callable[[dict[str, Any]], None], steps: int = 60, rounds: int = 7,
     batch_sizes: tuple[int, ...] = (256, 512, 1024),
 ) -> None:  # fmt: skip
-    """Of each batch size in bfloat16, then of the first in float32."""
+    """Of each batch size in bfloat16, and before the larger ones of the first in float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precisions = [("bfloat16", size) for size in batch_sizes] + [("float32", batch_sizes[0])]
-    found: dict[str, Any] = {"rounds": rounds, "steps of a round": steps, "results": []}
+    first, *others = batch_sizes
+    forms = [("bfloat16", first), ("float32", first), *(("bfloat16", size) for size in others)]
+    found: dict[str, Any] = {"steps of a round": steps, "results": []}
     seconds = 0.0
-    for precision, batch_size in precisions:
+    for precision, batch_size in forms:
         if settings.left() < seconds:
             break
         start = time.perf_counter()
         machine.set_up(precision)
         torch.use_deterministic_algorithms(True, warn_only=not settings.strict)
-        found["results"].append(measure(device, precision, batch_size, settings, steps, rounds))
+        compiled = device == "cuda" and not found["results"]
+        made, done = variants(device, precision, settings.graphs, compiled), found["results"]
+        for result in islice(measure(device, precision, batch_size, made, steps), rounds):
+            found["results"] = [*done, result]
+            report(found)
         seconds = time.perf_counter() - start
-        report(found)
     if device == "cuda" and settings.left() > seconds / 2:
         try:  # a foreign call; the profile is an extra
             found["operations"] = operations(settings)

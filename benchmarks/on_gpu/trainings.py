@@ -76,21 +76,6 @@ class Clock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
 
-class Recording:
-    """Calls the steps of a model, and sums up the seconds in which graphs are recorded."""
-
-    def __init__(self, update: cuda_graphs.Replayed):
-        self.update, self.seconds = update, 0.0
-
-    def __call__(self, batch: Any) -> torch.Tensor:
-        before, start = len(self.update.recorded), time.perf_counter()
-        result = self.update(batch)
-        if len(self.update.recorded) > before:
-            torch.cuda.synchronize()
-            self.seconds += time.perf_counter() - start
-        return result
-
-
 def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -115,10 +100,7 @@ def set_up(settings: Settings) -> train.Training:
     with mock.patch.object(checkpoint, "version", version):
         training = train.set_up()
     torch.use_deterministic_algorithms(True, warn_only=not settings.strict)
-    model = training.model
-    cuda_graphs.use(model, settings.graphs)
-    if isinstance(model.update, cuda_graphs.Replayed):
-        model.update = Recording(model.update)
+    cuda_graphs.use(training.model, settings.graphs)
     return training
 
 
@@ -130,7 +112,7 @@ def once(
     state: Path | None = None,
     kill_in_epoch: int | None = None,
 ) -> tuple[dict[str, Any], train.Training]:
-    """Trains; gives the figures and what was trained.
+    """Trains; gives the figures and what was trained. Its seconds are without those of recording graphs.
 
     Args:
         name: of its folder.
@@ -157,8 +139,8 @@ def once(
     found = {
         "changes": changes,
         "set-up seconds": round(start - begun, 3),
-        "seconds": round(seconds, 3),
-        "of these recording graphs": round(recording, 3),
+        "seconds": round(seconds - recording, 3),
+        "seconds of recording graphs": round(recording, 3),
         "steps": len(training.train) * len(clock.epochs),
         "seconds a step in the last epoch": round(
             (clock.ends[-1] - ([start, *clock.ends])[-2]) / len(training.train), 6

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,7 @@ from common import synthetic
 from common.errors import InputError
 
 import numpy as np
+import psutil
 import pytest
 
 from conftest import ROOT
@@ -173,6 +175,105 @@ def test_a_part_without_a_mode_that_works_says_why(
     assert found["failed"] == [{"mode": {"graphs": True, "strict": True}, "ended with": 1}]
 
 
+class Time:
+    """In place of the module `time`; `wait` lets it pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("used", [1.0, 0.1])
+def test_each_part_has_its_share_of_the_time_that_is_left(
+    gpu: ModuleType, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: float
+) -> None:
+    clock, given = Time(), {}
+
+    class Job:
+        def __init__(self, part: str, settings: Any, label: str, **more: Any):
+            self.part, self.settings = part, settings
+
+        def wait(self, seconds: float) -> dict[str, Any]:
+            assert clock.now < self.settings.deadline <= clock.now + seconds - gpu.STOP
+            given[self.part] = seconds, (self.settings.graphs, self.settings.strict)
+            clock.wait(used * seconds)
+            return {}
+
+    monkeypatch.setattr(gpu, "Job", Job)
+    monkeypatch.setattr(gpu, "time", clock)
+    gpu.run(list(gpu.SHARES), prepared, tmp_path / "gpu.json", 470, {}, small=False)
+    seconds = [share for share, _ in given.values()]
+    assert sum(used * share for share in seconds) < 470 - gpu.MARGIN + 1e-6
+    if used == 1:
+        whole = sum(gpu.SHARES.values()) / (470 - gpu.MARGIN)
+        assert seconds == pytest.approx([share / whole for share in gpu.SHARES.values()])
+    else:
+        assert seconds[-1] > 300
+    modes = [mode for _, mode in given.values()]
+    assert modes == [(True, True), *[(False, False)] * (len(modes) - 1)]  # the probe found none
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tried", "left_out", "finals"), [(1000, 3, 0, 3), (110, 2, 1, 3), (100, 1, 2, 1), (40, 0, 3, 0)]
+)
+def test_each_final_is_reported_when_it_ends_and_none_is_begun_that_has_no_time(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, seconds: float, tried: int, left_out: int, finals: int
+) -> None:
+    jobs, parts = importlib.import_module("on_gpu.jobs"), importlib.import_module("on_gpu.parts")
+    clock, reports = Time(), list[dict[str, Any]]()
+    monkeypatch.setattr(jobs, "time", clock)
+    candidates = [{"train.epochs": 10, "train.batch_size": 55, "train.learning_rate": rate} for rate in (0.1, 0.3, 0.2)]
+    plan = {"goal": 0.9, "seconds": 60.0, "candidates": candidates, "final": {"split.val_size": 0}, "seeds": [0, 1, 2]}
+    slow = 2.0 if seconds == 100 else 1.0  # on all rows
+
+    def once(settings: Any, name: str, changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        took = 1.0 if "warm-up" in name else 20.0 * (slow if "final" in name else 1)
+        clock.wait(took)
+        rate = changes["train.learning_rate"]
+        return {
+            "changes": changes,
+            "seconds": took,
+            "seconds a step in the last epoch": 0.002,
+            "last epoch": {"val_accuracy": rate},
+        }, name
+
+    monkeypatch.setattr(parts.trainings, "once", once)
+    monkeypatch.setattr(parts.trainings, "test_accuracies", lambda settings, models: [0.95] * len(models))
+    settings = gpu.Settings(Path(), Path(), {"fast": plan, "base": {}}, clock.now + seconds)
+    parts.recipe(settings, reports.append, "fast")
+    last = reports[-1]
+    assert len(last["candidates"]) == tried
+    assert len(last.get("left out", ())) == left_out
+    assert len(last.get("final", ())) == last.get("n", 0) == len(last.get("test accuracy", ())) == finals
+    if finals:
+        best = max(candidates[:tried], key=lambda candidate: candidate["train.learning_rate"])
+        assert [found["changes"] for found in last["final"]] == [
+            best | {"split.val_size": 0, "train.seed": seed} for seed in range(finals)
+        ]
+        assert last["reached"]
+    assert clock.now <= settings.deadline
+
+
+def test_figures_that_are_no_numbers_end_no_other_part(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = importlib.import_module("on_gpu.jobs")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; open(sys.argv[2].replace('.json', '.result.json'), 'w').write('{\"loss\": [NaN, -Infinity]}')"
+    )
+    monkeypatch.setattr(jobs, "PROGRAM", program)
+    settings = gpu.Settings(tmp_path, tmp_path, {}, 0)
+    found = gpu.Job("fast", settings, "fast").wait(60)
+    json.dumps(found, allow_nan=False)
+    assert found == {"loss": ["NaN", "-Infinity"]}
+
+
 def test_what_is_packed_is_unpacked(
     gpu: ModuleType, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +334,22 @@ def test_wrong_input_is_refused_in_one_line(
     with pytest.raises(InputError, match=rule) as refusal:
         gpu.main()
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
+def test_what_a_stopped_part_has_started_ends_with_it(gpu: ModuleType, prepared: Path, tmp_path: Path) -> None:
+    recipes = gpu.read_recipes(gpu.RECIPES, small=True)
+    settings = gpu.Settings(prepared, tmp_path, recipes, float("inf"), gpu.SMALL | {"train.epochs": 1000})
+    job = gpu.Job("probe", settings, "probe")
+    part = psutil.Process(job.process.pid)
+    while not (started := part.children()):
+        assert job.process.poll() is None, job.log.read_text()
+        time.sleep(0.1)
+    while not (tmp_path / "probe 0.job.result.json").exists():  # it trains
+        assert started[0].is_running()
+        time.sleep(0.1)
+    assert job.wait(0)["ended with"] == "stopped after 0 s"
+    assert not psutil.wait_procs(started, timeout=60)[1]
 
 
 @pytest.mark.slow
