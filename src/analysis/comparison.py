@@ -76,12 +76,15 @@ class Difference:
 
         There a fair coin decides each image that one model alone classified correctly (doi.org/10.1007/BF02295996).
         """
+        least = 2.0 ** (1 - self.images)  # of that test; with seeds too, since few images tell nothing of their spread
         if self.of_seeds is None:
             changed = self.gained + self.lost
             return float(stats.binomtest(self.gained, changed).pvalue) if changed else 1.0
         if not self.value or self.half_width(2.0**-500) < abs(self.value):
-            return float(not self.value)
-        return 2 ** (1 + optimize.brentq(lambda power: self.half_width(2.0**power) - abs(self.value), -500, -1))
+            return least if self.value else 1.0
+        return max(
+            least, 2 ** (1 + optimize.brentq(lambda power: self.half_width(2.0**power) - abs(self.value), -500, -1))
+        )
 
     @property
     def is_none(self) -> bool:
@@ -91,7 +94,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """Better, worse, within noise or not decided."""
-        if self.is_none:
+        if self.is_none or (self.of_seeds is not None and self.p >= LEVEL):
             return "within noise"
         if self.of_seeds is None:
             return "not decided"

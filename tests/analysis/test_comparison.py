@@ -96,6 +96,15 @@ def test_every_image_newly_right(images: int) -> None:
     assert (found.value, found.interval, found.verdict) == (1, (1, 1), "not decided")
 
 
+@pytest.mark.parametrize(("images", "verdict"), [(1, "within noise"), (5, "within noise"), (6, "better")])
+def test_few_images_tell_nothing_of_their_spread(images: int, verdict: str) -> None:
+    """Every image is newly right, with every seed: a coin that falls so has p of two sides."""
+    wrong, now_right = np.zeros(images, bool), np.ones(images, bool)
+    found = difference(model(wrong, wrong), model(now_right, now_right))
+    assert found.p == 2 * 0.5**images
+    assert found.verdict == verdict
+
+
 def test_a_tolerated_difference_is_no_verdict() -> None:
     before, after = right(10_000, 9_000, 20, 200)
     worse = difference(model(before, known=[0.92] * 4), model(after))
@@ -207,7 +216,7 @@ def test_intervals_miss_no_more_than_they_say(freedom: int) -> None:
     for of_images in (0, 0.05, 0.25, 1, 4):  # the seeds' true part is 1
         missed = []
         for of_seeds in stats.chi2.ppf(shares, freedom) / freedom:
-            found = Difference(1, (2, 2), False, 1, 0, 1.0, of_images, of_seeds, of_seeds, freedom)
+            found = Difference(10_000, (2, 2), False, 1, 0, 1.0, of_images, of_seeds, of_seeds, freedom)
             missed.append(2 * stats.norm.sf(found.half_width(0.025) / math.sqrt(of_images + 1)))
         assert 0.012 < np.mean(missed) <= 0.0501
         assert (of_images == 0) == (np.mean(missed) > 0.0495)
@@ -217,17 +226,17 @@ def test_intervals_miss_no_more_than_they_say(freedom: int) -> None:
 @pytest.mark.parametrize("estimated", [0.01, 0.7])  # less than the interaction of seeds and images, or the most
 def test_p_is_the_level_at_which_the_interval_reaches_0(freedom: float, estimated: float) -> None:
     for value in (1e-9, 0.5, -3.0, 20.0):
-        found = Difference(1, (2, 2), False, 1, 0, value, 0.3, 0.7, estimated, freedom)
+        found = Difference(10_000, (2, 2), False, 1, 0, value, 0.3, 0.7, estimated, freedom)
         assert found.half_width(found.p / 2) == pytest.approx(abs(value))
         low, high = found.interval
         assert (found.p < 0.05) == (not low < 0 < high)
-    none, sure = (Difference(1, (2, 2), False, 1, 0, value, 0.3, 0.0) for value in (0.0, 100.0))
+    none, sure = (Difference(10_000, (2, 2), False, 1, 0, value, 0.3, 0.0) for value in (0.0, 100.0))
     assert (none.p, sure.p) == (1, 0)
 
 
 def test_p_of_seeds_alone_is_students() -> None:
     for freedom in (1, 4):
-        found = Difference(1, (2, 2), False, 1, 0, 5.0, 0.0, 0.7, 0.7, freedom)
+        found = Difference(10_000, (2, 2), False, 1, 0, 5.0, 0.0, 0.7, 0.7, freedom)
         assert found.p == pytest.approx(2 * stats.t.sf(5.0 / math.sqrt(0.7), freedom))
 
 
@@ -311,6 +320,16 @@ def test_classes_are_corrected_for_their_number() -> None:
     assert rows["before"].to_dict() == {"a": 0, "b": 1, "c": 1}
     assert rows.loc["a", "p"] == pytest.approx(3 * 2 / 2**8)  # the smallest of three
     assert not rows["counts"].any()  # the spread over seeds is not measured
+
+
+def test_a_class_of_few_images_does_not_count() -> None:
+    labels = pd.Series(["a"] * 4 + ["b"] * 200)
+    before, after = (np.array([*of_a, *[True] * 200]) for of_a in ([False] * 4, [True, True, True, False]))
+    sides = [Seeds(pd.Series([side.mean()] * 2), pd.DataFrame({0: side, 1: side}), labels) for side in (before, after)]
+    rows = comparison.by_class(*sides).set_index("class")
+    assert rows["difference"].to_dict() == {"a": 0.75, "b": 0}
+    assert rows["p"].to_dict() == {"a": 2 * 2 * 0.5**4, "b": 1}
+    assert not rows["counts"].any()
 
 
 def test_a_class_that_seeds_move_as_much_does_not_count() -> None:
