@@ -127,8 +127,9 @@ def main() -> None:
         with Repo() as repo:
             damaged = list(dvc_lock.damaged_objects(Path(repo.cache.local_cache_dir)))
         problems += [f"{path} is damaged (remove it; dvc pull or dvc repro makes it again)" for path in damaged]
-        remedy = "remove it, then dvc repro" if damaged else "dvc checkout --force brings back what dvc.lock says"
-        problems += [f"{difference} ({remedy})" for difference in dvc_lock.differences(("data/", "models/"))]
+        remedy = "remove it, then dvc repro" if damaged else "dvc checkout --force {} brings back what dvc.lock says"
+        differences = dvc_lock.differences(("data/", "models/"))
+        problems += [f"{path} {fault} ({remedy.format(path)})" for path, fault in differences]
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:

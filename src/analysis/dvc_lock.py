@@ -66,12 +66,12 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
     return Stage({out["path"]: out["md5"] for out in entry.get("outs", [])}, inputs)
 
 
-def differences(folders: tuple[str, ...]) -> Iterator[str]:
-    """Names each output under `folders` that is not what its stage wrote, by the content of its files."""
+def differences(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each output under `folders` that is not what its stage wrote, by the content of its files; and what it is."""
     for stage in read().values():
         for path, md5 in stage.outputs.items():
             if path.startswith(folders) and (found := files.md5(Path(path))) != md5:
-                yield f"{path} {'was changed' if found else 'is missing'}"
+                yield path, "was changed" if found else "is missing"
 
 
 def damaged_objects(cache: Path) -> Iterator[Path]:

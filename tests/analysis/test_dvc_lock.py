@@ -34,7 +34,7 @@ def flip(path: Path) -> None:
 
 
 def differences() -> list[str]:
-    return list(dvc_lock.differences(("data/", "models/")))
+    return [" ".join(found) for found in dvc_lock.differences(("data/", "models/"))]
 
 
 def test_what_dvc_wrote_is_as_it_says(project: Path) -> None:

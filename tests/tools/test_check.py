@@ -347,7 +347,8 @@ def test_with_data_every_byte_counts(
     with pytest.raises(InputError, match="received 2 faults"):
         check.main()
     assert capsys.readouterr().err.splitlines() == [
-        f"{path} was changed (dvc checkout --force brings back what dvc.lock says)" for path in (images.parent, MODEL)
+        f"{path} was changed (dvc checkout --force {path} brings back what dvc.lock says)"
+        for path in (images.parent, MODEL)
     ]
     monkeypatch.setattr(sys, "argv", ["check.py"])
     check.main()
