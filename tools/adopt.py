@@ -38,7 +38,7 @@ def main() -> None:
         )
     chosen = params.read_yaml(Path(__file__).parent / "templates/adopt.yaml", dict[str, Any])
     git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], f":!*/{params.load().model.architecture}.py")
-    words = {"name": Path.cwd().name, "classes": len(arrays.load_class_names())}
+    words = {"name": re.sub(r"[^\w. -]", "-", Path.cwd().name), "classes": len(arrays.load_class_names())}
     for path, edits in chosen["edits"].items():
         text = Path(path).read_text("utf-8")
         for pattern, new in edits:

@@ -87,7 +87,7 @@ def picture(changed: pd.DataFrame, page: Path | None) -> str:
     drawn = page.with_name(f"{page.stem}-data.png")
     with files.atomic_file(drawn) as unfinished:
         figures.titled(np.stack([here[image] for image in shown["image"]]), titles, unfinished)
-    return f"![Changed images]({drawn.name})"
+    return f"![Changed images](<{drawn.name}>)"
 
 
 def content(before: Revision, after: Revision, page: Path | None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def refuse_missing_files() -> None:
     if missing:
         raise InputError(
             "all files must be in git, DVC or .gitignore, or experiments would run without them "
-            f"(git add, dvc add); received {', '.join(missing)}"
+            f"(git add, dvc add); received {len(missing):,}: {', '.join(missing[:8])}"
         )
 
 

@@ -38,7 +38,7 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
     if training is None or problem:
         received = problem or "no training in dvc.lock"
         raise InputError(f"{model} must have results that belong to its files (make repro); received {received}")
-    if model.commit is None:
+    if model.commit is None or model.parameters().get("data.source") in check.OWN:
         dvc_experiments.refuse_missing_files()
     parts = model.predicted()
     known = {seed: other for seed, other in seeds.replicates(model).items() if {*parts} <= {*other.predicted()}}

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 from common import files
@@ -53,10 +54,15 @@ def test_what_is_fashion_mnists_goes_and_pages_and_targets_still_work(birds: Clo
     assert birds.git("status", "--porcelain") == ""
 
 
-def test_the_network_that_is_used_stays(birds: Clone) -> None:
+def test_the_network_that_is_used_stays_in_a_folder_of_any_name(
+    birds: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_params(Path(), TINY | {"data.source": "idx", "model.architecture": "basic"})
     birds.commit("another network")
-    birds.run("python", "tools/adopt.py")
+    odd = birds.copied(tmp_path / 'my "birds" \\d [a](b)')
+    monkeypatch.chdir(odd.folder)
+    odd.run("python", "tools/adopt.py")
+    assert tomllib.loads(Path("docs/site/zensical.toml").read_text())["project"]["site_name"] == "my -birds- -d -a--b-"
     networks = {path.name for path in Path("src/architectures").glob("*.py")}
     assert networks == {"__init__.py", "basic.py", "blocks.py", "plain.py"}
 

@@ -144,9 +144,9 @@ def test_changed_images_are_drawn_where_they_are(
     hashes = release.short(release.hashes(images))
     before: Rows = {"train": [(one, 0) for one in hashes], "test": [("y", 1)]}
     after: Rows = {"train": [(hashes[0], 1), *((one, 0) for one in hashes[1:])], "test": [("y", 1)]}
-    page(before, after, monkeypatch, capsys, "--out", "page.md")
-    assert "![Changed images](page-data.png)" in Path("page.md").read_text()
-    assert Path("page-data.png").stat().st_size > 1000
+    page(before, after, monkeypatch, capsys, "--out", "my page.md")
+    assert "![Changed images](<my page-data.png>)" in Path("my page.md").read_text()
+    assert Path("my page-data.png").stat().st_size > 1000
     after["test"] = [("y", 2)]
     after["train"] = before["train"]
     page(before, after, monkeypatch, capsys, "--out", "page.md")

@@ -90,8 +90,13 @@ def test_files_that_git_does_not_have_are_missed_and_ignored_ones_that_a_stage_r
     add("src/new.py")
     add("notes with space.txt")
     add("data/input/train.csv")
-    with pytest.raises(InputError, match=r"received notes with space\.txt, src/new\.py, data/input/train\.csv$"):
+    with pytest.raises(InputError, match=r"received 3: notes with space\.txt, src/new\.py, data/input/train\.csv$"):
         dvc_experiments.refuse_missing_files()
+    for number in range(1000):
+        add(f"data/input/train/a/{number}.png")
+    with pytest.raises(InputError, match=r"received 1,003: .+") as refusal:
+        dvc_experiments.refuse_missing_files()
+    assert len(str(refusal.value)) < 400
 
 
 @pytest.mark.parametrize("tracked", ["data/input/train", "data/input/train/a/1.png"])
@@ -105,7 +110,7 @@ def test_what_dvc_tracks_is_not_missed(project: Path, tracked: str) -> None:
 def test_a_dvc_file_that_git_does_not_have_is_missed(project: Path) -> None:
     add("data/input/a.csv")
     add("data/input/a.csv.dvc")
-    with pytest.raises(InputError, match=r"received data/input/a\.csv\.dvc$"):
+    with pytest.raises(InputError, match=r"received 1: data/input/a\.csv\.dvc$"):
         dvc_experiments.refuse_missing_files()
 
 
