@@ -59,8 +59,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def from_environment() -> dict[str, bytes]:
-    folder = os.environ.get("FASHION_MNIST_DIR")
-    if not folder:
+    if not (folder := os.environ.get("FASHION_MNIST_DIR")):
         raise NotThere("not set")
     try:
         return read_folder(Path(folder))
@@ -98,11 +97,8 @@ def from_package() -> dict[str, bytes]:
         raise NotThere("apt-get or dpkg-deb is not installed")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "lists" / "partial").mkdir(parents=True)
-        own_lists = [
-            "-oAPT::Sandbox::User=root",  # root may write to the temporary folder, user _apt may not
-            f"-oDir::State::Lists={folder}/lists",
-            f"-oDir::Cache={folder}",
-        ]
+        # root may write to the temporary folder, user _apt may not
+        own_lists = ["-oAPT::Sandbox::User=root", f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}"]
         try:
             _run(["apt-get", "-qq", "download", PACKAGE], folder)
         except NotThere:
@@ -149,9 +145,8 @@ def fetch() -> dict[str, bytes]:
         except NotThere as error:
             print(f"{place}: {error}")
             tried.append(f"{place} ({error})")
-    rule = f"Fashion-MNIST must be in one of these places; received nothing from {', '.join(tried)}"
-    way_out = "Put the four files in a folder and set FASHION_MNIST_DIR to it, or choose another data.source"
-    raise InputError(f"{rule}. {way_out}")
+    way = "Put the four files in a folder and set FASHION_MNIST_DIR to it, or choose another data.source"
+    raise InputError(f"Fashion-MNIST must be in one of these places; received nothing from {', '.join(tried)}. {way}")
 
 
 @locks.exclusive()

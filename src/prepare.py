@@ -162,8 +162,7 @@ def main() -> None:
     elif data.source == "folder":
         names, parts = image_folder.read(INPUT, shape)
     elif data.source == "idx":
-        names = class_names()
-        parts = read_idx(INPUT)
+        names, parts = class_names(), read_idx(INPUT)
     else:
         parts = read_idx(RAW)
     check(names, parts, shape)

@@ -33,8 +33,7 @@ def data_url(image: np.ndarray) -> str:
 
 def vega(version: str) -> str:
     """The JavaScript that defines `vegaEmbed`, with this version of Vega-Lite, to stand in a page."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
-    return bundle.replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version).replace("</script", "<\\/script")
 
 
 def render(template: str, content: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
     if issubclass(kind, InputError):
         line = f"error: {error}"
     # The machine's, such as a full disk or memory: dvclive meets it as an error of the database that DVC keeps.
-    elif issubclass(kind, OSError | MemoryError | sqlite3.OperationalError):
+    elif issubclass(kind, OSError | MemoryError | sqlite3.OperationalError) or "allocate" in str(error):
         line = f"error: {InputError(_cause(error, trace))}"
     elif issubclass(kind, KeyboardInterrupt):
         line = "interrupted"

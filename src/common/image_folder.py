@@ -29,7 +29,7 @@ MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG'
 MAX_SEGMENTS = 10_000
 MAX_SECONDS = 2.0  # of the processor, while Pillow still reads
 LARGE = 8_000_000  # pixels, from which a picture is reduced while it is unpacked
-ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 278, 322, 323  # tags of TIFF and EXIF
+BITS, PHOTOMETRIC, ORIENTATION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 258, 262, 274, 278, 322, 323  # tags of TIFF
 MAX_CLASSES = 256  # labels are uint8
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow runs no other program for them
 GREY, EXIF = ("1", "L", "LA", "I;16"), ("exif", "Raw profile type exif")  # modes of Pillow, keys of its info
@@ -114,8 +114,9 @@ def opened(source: str | Path | BinaryIO | Image.Image, name: str = "") -> Itera
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
             with Image.open(_Bounded(file, name), formats=FORMATS) as image:
                 _refuse_costly(image, file, name)
-                if image.mode in ("I", "F"):  # Pillow does not say what their white is
-                    raise InputError(f"{name} must give Pillow 8 or 16 bits a channel; received mode {image.mode}")
+                form = [getattr(image, "tag_v2", {BITS: (16,), PHOTOMETRIC: 1}).get(tag) for tag in (BITS, PHOTOMETRIC)]
+                if image.mode in ("I", "F") or (image.mode.startswith("I;16") and form != [(16,), 1]):
+                    raise InputError(f"{name} must have 8 or 16 bits a channel, 0 black; received {image.mode}, {form}")
                 image.getexif()  # stays; Pillow would write it anew when it turns the picture, and often cannot
                 image.info = {key: value for key, value in image.info.items() if key not in EXIF}
                 picture: Image.Image = image

@@ -123,6 +123,8 @@ class Train(Section):
         rate = self.learning_rate or options.get("learning_rate") or 0
         if wrong := [value for value in (rate, *options.values()) if not 0 <= (value or 0) <= 1e6]:
             raise ValueError(f"learning_rate and {self.optimizer}'s options must be from 0 to 1e6; received {wrong[0]}")
+        if factor := options.get("loss_scale_factor"):
+            raise ValueError(f"loss_scale_factor must be null: no loss is scaled here; received {factor}")
         if self.optimizer in NORMALISING and rate > 0.1:
             raise ValueError(f"learning_rate must be at most 0.1 for {self.optimizer} (try 0.001); received {rate}")
         return self

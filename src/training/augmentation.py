@@ -14,8 +14,8 @@ class Augmentation:
             a random half of the rows in the first epoch, the other half in the next, and so on
             (airbench, https://arxiv.org/abs/2404.00498, section 3.6).
         rotation: the most degrees to turn by, drawn for each image, around its middle.
-        zoom: each side is scaled by a factor from 1 − zoom to 1 + zoom, drawn for each image and side. Rotation and
-            zoom read between pixels (bilinear) and extend the edges, as Keras' ImageDataGenerator does.
+        zoom: each side shows 1 − zoom to 1 + zoom of the image's, drawn for each image and side. Rotation and zoom
+            read between pixels (bilinear) and extend the edges, as Keras' ImageDataGenerator does.
         shift: the most pixels to shift by, drawn for each image and direction; what comes in is black.
         cutout: side in pixels of a square set to 0, its centre anywhere in the image
             (https://arxiv.org/abs/1708.04552); 0 for none.

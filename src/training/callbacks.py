@@ -46,8 +46,8 @@ class LearningRate(keras.callbacks.Callback):
         return self.peak * (1 + math.cos(math.pi * done)) / 2
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        if self.schedule != "constant" or self.step <= self.warmup_steps:
-            # beyond that a constant rate is left to ReduceLROnPlateau
+        if self.schedule != "constant" or self.step < max(1, self.warmup_steps):
+            # beyond that a constant rate is left to what makes it fall
             # in place, since Keras' `assign` copies a number from the host, which waits for a GPU
             self.model.optimizer.learning_rate.value.fill_(self.value(self.step))
         self.step += 1

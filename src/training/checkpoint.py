@@ -76,8 +76,8 @@ def state_file(training: str) -> Iterator[Path]:
             with suppress(FileNotFoundError, Timeout):
                 if time.time() - path.stat().st_mtime > KEPT_DAYS * 86_400:  # FileLock sets it anew
                     with FileLock(path, timeout=0):
-                        path.with_suffix("").unlink(missing_ok=True)
-                        path.unlink()
+                        for remains in folder.glob(f"*{path.stem}*"):  # also what a kill has left half-written
+                            remains.unlink()
         yield file
         if not locks.is_awaited(lock):
             file.unlink(missing_ok=True)

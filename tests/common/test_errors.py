@@ -1,6 +1,7 @@
 """How a script ends: in a process of its own, because the hook and the exit status are Python's."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,13 @@ def test_the_cause_comes_first_and_names_what_it_is_of(code: str, line: str) -> 
     script = start(code, None)
     _, error = script.communicate(timeout=60)
     assert (script.returncode, error) == (1, f"error: {line}\n")
+
+
+def test_a_lack_of_memory_in_pytorch_is_one_line() -> None:
+    script = start("import torch\ntorch.empty(2**60, dtype=torch.uint8)", None)
+    _, error = script.communicate(timeout=60)
+    assert script.returncode == 1
+    assert re.fullmatch(r"error: .*can't allocate memory.*\n", error)
 
 
 def test_what_libraries_cannot_clean_up_does_not_follow(tmp_path: Path) -> None:

@@ -129,12 +129,26 @@ def test_16_bit_colour(tmp_path: Path) -> None:
     assert_filled(to_array(tmp_path / "a.png", COLOUR), COLOUR, ORANGE, 1)
 
 
+def tiff(bits: int, photometric: int, values: list[int]) -> bytes:
+    """One strip of 8 × 8 grey pixels; photometric interpretation 0: 0 is white."""
+    packed = "".join(f"{value:0{bits}b}" for value in values)
+    if bits == 16:  # the byte order of the file; 12 bits are packed from the highest
+        packed = "".join(packed[start + 8 : start + 16] + packed[start : start + 8] for start in range(0, 1024, 16))
+    strip = int(packed, 2).to_bytes(len(packed) // 8, "big")
+    tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 8, 279: len(strip)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        pytest.param("a.tif", tiff(16, 1, [25_700] * 64), id="TIFF, 16 bit"),
         pytest.param("a.pgm", b"P5 8 8 65535\n" + struct.pack(">H", 25_700) * 64, id="PGM, 16 bit"),
         pytest.param("a.tif", image(25_700, "I"), id="TIFF, 32 bit"),
         pytest.param("a.tif", image(0.4, "F"), id="TIFF, float 0 to 1"),
+        pytest.param("a.tif", tiff(16, 0, [65_535 - 25_700] * 64), id="TIFF, 0 is white"),
+        pytest.param("a.tif", tiff(12, 1, [25_700 // 16] * 64), id="TIFF, 12 bit"),
     ],
 )
 def test_more_than_16_bits_are_scaled_or_refused(tmp_path: Path, name: str, content: bytes | Image.Image) -> None:

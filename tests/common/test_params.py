@@ -287,6 +287,12 @@ def test_options_are_keyed_by_the_name_that_they_belong_to(tmp_path: Path, key: 
     assert_names(refusal(changed(tmp_path, {f"{key}.nonsense": 5})), f"{key}.nonsense", 5)
 
 
+def test_a_scaled_loss_is_refused(tmp_path: Path) -> None:
+    options = {"train.optimizer": "sgd", "train.optimizer_options.sgd": {"loss_scale_factor": 128.0}}
+    with pytest.raises(InputError, match=r"loss_scale_factor must be null: no loss is scaled here; received 128.0"):
+        params.load(changed(tmp_path, options))
+
+
 @pytest.mark.parametrize("parts", [["val"], ["test"], ["test", "val"]])
 def test_each_choice_of_parts_is_accepted(tmp_path: Path, parts: list[str]) -> None:
     loaded = params.load(changed(tmp_path, {"evaluate.parts": parts}))

@@ -98,6 +98,19 @@ def test_a_constant_rate_is_left_to_reduce_on_plateau() -> None:
     assert float(model.optimizer.learning_rate.numpy()) == pytest.approx(0.3 / 8)
 
 
+def test_a_fall_at_the_end_of_the_warm_up_stays() -> None:
+    fall = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch == 1 else rate)
+    model, seen = tiny(), []
+
+    class Recorder(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(float(self.model.optimizer.learning_rate.numpy()))
+
+    fit(model, LearningRate(0.4, "constant", 1 / EPOCHS, EPOCHS * STEPS), fall, Recorder())
+    rise = [0.4 * (step + 1) / STEPS for step in range(STEPS)]
+    assert seen == pytest.approx([*rise, *[0.2] * (EPOCHS - 1) * STEPS])
+
+
 # --- Weights --------------------------------------------------------------------------------------
 
 

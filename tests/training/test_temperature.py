@@ -30,6 +30,8 @@ def test_without_mistakes_it_is_1_and_without_sense_at_the_limit() -> None:
     right = np.eye(4, dtype=np.float32)
     assert temperature.minimiser(right, np.arange(4)) == 1.0  # the lower, the better: a limit would be no fit
     assert temperature.minimiser(-right, np.arange(4)) == temperature.LIMITS[1]
+    for low, margin in GENERATOR.uniform((5, 3.6), (12, 3.72), (300, 2)):  # the slope at the limit is 0 but for noise
+        assert temperature.minimiser(np.float32(low) + np.float32(margin) * np.eye(10)[:1], np.array([0])) == 1.0
     faint = np.repeat(right / 100, 25, axis=0)  # with one mistake in a hundred, the minimum lies below the limit
     assert temperature.minimiser(faint, np.repeat(np.arange(4), 25) ^ (np.arange(100) == 0)) == temperature.LIMITS[0]
 
