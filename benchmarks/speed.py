@@ -41,7 +41,7 @@ def of_recipe(changes: dict[str, Any]) -> int:
     return operations.of_training(chosen, len(counts) - 1, int(counts.iloc[0]), chosen.train.epochs)[1]
 
 
-def rate(precision: str, all_cores: threading.Barrier) -> tuple[int, float]:
+def rate(precision: str, all_cores: threading.Barrier, rounds: int) -> tuple[int, float]:
     """The id of this process, whose first operation fixes its instructions, and operations a second of its core."""
     all_cores.wait(PATIENCE)
     set_up(precision)
@@ -53,18 +53,19 @@ def rate(precision: str, all_cores: threading.Barrier) -> tuple[int, float]:
         for shape in shapes
     )
     seconds = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         F.conv2d(images, kernel, padding=1)
         seconds.append(time.perf_counter() - start)
     return os.getpid(), 2 * IMAGES * (3 * SIDE * CHANNELS) ** 2 / statistics.median(seconds)
 
 
-def rates(precision: str) -> dict[int, float]:
+def rates(precision: str, rounds: int = ROUNDS) -> dict[int, float]:
     """Operations a second of each core while all compute, by the id of its process."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(cores(), context) as pool:
-        return dict(pool.map(rate, [precision] * cores(), [manager.Barrier(cores())] * cores()))
+        barrier = manager.Barrier(cores())
+        return dict(pool.map(rate, [precision] * cores(), [barrier] * cores(), [rounds] * cores()))
 
 
 def main() -> None:

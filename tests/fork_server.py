@@ -35,9 +35,11 @@ from pathlib import Path
 from typing import NoReturn
 
 SLOW_IMPORTS = (
-    "dvc.cli.parser", "dvc.repo.reproduce", "dvclive", "filelock", "keras", "matplotlib.pyplot",
-    "onnx", "onnxruntime", "onnxscript", "pandas", "pydantic.main", "ruamel.yaml", "scipy.stats",
-    "sklearn.metrics", "sklearn.model_selection", "torch.export", "torch.onnx", "torch.utils.data",
+    "dulwich.porcelain", "dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.run",
+    "dvc.repo.reproduce", "dvc.scm", "dvclive", "filelock", "hydra", "keras", "matplotlib.pyplot", "onnx",
+    "onnxruntime", "onnxscript", "optuna", "pandas", "pydantic.main", "pygit2", "ruamel.yaml", "scipy.stats",
+    "scmrepo.git", "sklearn.discriminant_analysis", "sklearn.metrics", "sklearn.model_selection", "torch.export",
+    "torch.onnx", "torch.utils.data",
 )  # fmt: skip
 READ_AT_START = (
     "ATEN_", "GOMP_", "KERAS_", "LANG", "LC_", "MKL_", "NPY_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON",

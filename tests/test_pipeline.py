@@ -345,8 +345,9 @@ def test_tracked_pictures_may_change_but_not_their_object_in_the_cache(tmp_path:
 def test_a_queued_grid(reproduced: Clone, tmp_path: Path) -> None:
     clone = reproduced.copied(tmp_path / "project")
     grid = ("-S", "train.learning_rate=0.03", "-S", "model.architecture=plain,blocks")
-    clone.dvc("exp", "run", "--queue", *grid)
+    clone.dvc("exp", "run", "--queue", *grid, "train")
     clone.dvc("exp", "run", "--run-all")
+    assert len(clone.dvc("exp", "list", "--name-only").split()) == 2  # `exp show` has those that wait, too
     shown = [entry["params"]["params.yaml"]["data"] for entry in clone.experiments().values()]
     tried = {(entry["train"]["learning_rate"], entry["model"]["architecture"]) for entry in shown}
     assert tried >= {(0.05, "plain"), (0.03, "plain"), (0.03, "blocks")}

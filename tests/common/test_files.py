@@ -1,7 +1,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from common import files
 
 import pytest
 
-from conftest import ROOT, Clone
+from conftest import Clone
 
 
 class Interrupted(BaseException):
@@ -86,38 +85,36 @@ def test_an_exception_in_an_atomic_folder_changes_nothing(tmp_path: Path, old: s
     assert not old or (path / old).read_text() == old
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from common import files
-
-step, place, exchange = int(sys.argv[1]), Path("out"), sys.argv[2]
-if exchange == "no":  # as on a file system that cannot
-    files._exchange = lambda one, other: False
-
-def count(event, arguments):
-    global step
-    if event.startswith(("os.", "open", "shutil.", "ctypes.dlsym")):
-        step -= 1
-        if step == 0:
-            os.kill(os.getpid(), 9)
-
-sys.addaudithook(count)
-with files.atomic_folder(place) as part:
-    for number in range(20):
-        (part / str(number)).write_text("new")
-"""
-
-
 def content(folder: Path) -> list[str]:
     return [path.read_text() for path in sorted(folder.iterdir())]
 
 
-def killed(folder: Path, *words: object) -> bool:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], cwd=folder, env=environment, check=False)
-    assert done.returncode in (0, -signal.SIGKILL)
-    return done.returncode != 0
+def killed(folder: Path, step: int, exchange: str) -> bool:
+    """Whether that step of replacing the folder `out` was there, at which a fork of this process is killed."""
+    if (child := os.fork()) == 0:
+        os.chdir(folder)
+        if exchange == "no":  # as on a file system that cannot
+            files._exchange = lambda one, other: False
+        left = step
+
+        def count(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            if event.startswith(("os.", "open", "shutil.", "ctypes.dlsym")):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            with files.atomic_folder(Path("out")) as part:
+                for number in range(20):
+                    (part / str(number)).write_text("new")
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 @pytest.mark.slow

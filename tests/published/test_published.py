@@ -392,13 +392,16 @@ def test_all_train_on_synthetic_data_through_the_pipeline(small: Clone) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_other_parameters_run_that_system_alone(small: Clone, tmp_path: Path, name: str) -> None:
-    clone = small.copied(tmp_path / "clone")
-    set_params(clone.folder / "published" / name, {"train.epochs": 2})
-    expected = {"split", "first_steps", "train", "evaluate"}
+def test_other_parameters_run_that_system_alone(small: Clone, tmp_path: Path) -> None:
     assert would_run(small) == set()
-    assert would_run(clone) == {f"{stage}@{name}" for stage in expected}
+    clone = small.copied(tmp_path / "clone")
+    for name in SYSTEMS:
+        file = clone.folder / "published" / name / "params.yaml"
+        before = file.read_bytes()
+        set_params(file.parent, {"train.epochs": 2})
+        expected = {"split", "first_steps", "train", "evaluate"}
+        assert would_run(clone) == {f"{stage}@{name}" for stage in expected}
+        file.write_bytes(before)
 
 
 @pytest.mark.slow
