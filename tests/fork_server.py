@@ -37,7 +37,7 @@ from typing import NoReturn
 SLOW_IMPORTS = (
     "dulwich.porcelain", "dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.run",
     "dvc.repo.reproduce", "dvc.scm", "dvclive", "filelock", "hydra", "keras", "matplotlib.pyplot", "onnx",
-    "onnxruntime", "onnxscript", "optuna", "pandas", "pydantic.main", "pygit2", "ruamel.yaml", "scipy.stats",
+    "onnxruntime", "onnxscript", "optuna", "pandas", "pydantic.main", "ruamel.yaml", "scipy.stats",
     "scmrepo.git", "sklearn.discriminant_analysis", "sklearn.metrics", "sklearn.model_selection", "torch.export",
     "torch.onnx", "torch.utils.data",
 )  # fmt: skip

@@ -39,8 +39,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The program as a module."""
+def gpu(monkeypatch: pytest.MonkeyPatch, settings_of_torch: None) -> Iterator[ModuleType]:
+    """The program as a module; the environment variables that its parts set would keep later tests from forking."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module("gpu")
     for name in [name for name in sys.modules if name in ("gpu", "train_step") or name.startswith("on_gpu")]:
@@ -63,7 +63,7 @@ class KilledError(Exception):
 
 
 @pytest.fixture
-def in_this_process(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None) -> None:
+def in_this_process(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts run in this process, which need not start again for each."""
     parts = importlib.import_module("on_gpu.parts")
     trainings = importlib.import_module("on_gpu.trainings")
