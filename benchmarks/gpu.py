@@ -19,8 +19,10 @@ Here, after `make repro`, and there:
     PYTHONPATH=/tmp/site python3 benchmarks/gpu.py --data .gpu/prepared.npz --out gpu.json
 
 One call has no time for all candidates of `accurate` and `record`. Three have: `--only sameness throughput agreement
-fast`, `--only accurate` and `--only record heinit`, each with a file of its own as `--out`. That machine needs this repository, .gpu, Python 3.12, and PyTorch with CUDA, NumPy, SciPy, scikit-learn, pandas,
-h5py, filelock, tqdm, rich, absl-py and ml-dtypes. `--seconds 60 --small` tries all parts on few images anywhere.
+fast`, `--only accurate` and `--only record heinit`, each with a file of its own as `--out`.
+
+That machine needs this repository, .gpu, Python 3.12, and PyTorch with CUDA, NumPy, SciPy, scikit-learn, pandas, h5py,
+filelock, tqdm, rich, absl-py and ml-dtypes. `--seconds 60 --small` tries all parts on few images anywhere.
 """
 
 import argparse
