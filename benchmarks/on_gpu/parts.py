@@ -211,6 +211,7 @@ def recipe(settings: Settings, report: Report, part: str) -> None:
     in_time = [pair for pair in tried if pair[0]["seconds"] <= limit] or tried
     best = max(in_time, key=lambda pair: pair[0]["last epoch"].get("val_accuracy", 0.0))
     found |= {"chosen by val": best[0]["changes"], "final": [], "test accuracy": []}
+    report(found)
     for result, training in finals(settings, part, best) if "final" in plan else [best]:
         found["final"].append(result)
         found["test accuracy"] += trainings.test_accuracies(settings, [training])
