@@ -58,8 +58,10 @@ def counted(table: pd.DataFrame, *columns: str) -> str:
 
 def figures_of(revision: Revision) -> dict[str, Any]:
     """Images, their share of the part and pixel statistics of each class, and the number of copies, by name."""
-    classes = revision.table(CLASSES, "part", "class", "images", "pixel_mean", "pixel_std")
-    copies = revision.table("metrics/data/duplicates.csv", "where", "images", "label_differs")
+    columns = {"part": str, "class": str, "images": int, "pixel_mean": float, "pixel_std": float}
+    classes = revision.table(CLASSES, *columns, dtype=columns)
+    columns = {"where": str, "images": int, "label_differs": int}
+    copies = revision.table("metrics/data/duplicates.csv", *columns, dtype=columns)
     if classes is None or copies is None:
         return {}
     found = {f"copies: {where}": f"{n:,}, {m:,} with another label" for where, n, m in copies.itertuples(index=False)}
@@ -76,9 +78,7 @@ def picture(changed: pd.DataFrame, page: Path | None) -> str:
     if page is None or changed.empty:
         return ""
     parts = [arrays.load(part)[0] for part in PARTS if (arrays.PREPARED / "test/images.npy").exists()]
-    here = {
-        key: image for images in parts for key, image in zip(release.short(release.hashes(images)), images, strict=True)
-    }
+    here = {key: image for part in parts for key, image in zip(release.short(release.hashes(part)), part, strict=True)}
     shown = changed[changed["image"].isin(here.keys())].head(25)
     if shown.empty:
         return "None of the changed images is here to be shown."

@@ -88,8 +88,6 @@ def run_stages(project: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", metavar="COMMIT", nargs="?", default="HEAD", help="default: HEAD")
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        os.environ.pop(name, None)  # a hook of git sets it, and git would then write into this repository
     commit = revisions.resolve(parser.parse_args().commit).commit
     if commit is None:
         raise InputError(f"COMMIT must be a commit or an experiment; received {revisions.WORKSPACE}")
@@ -106,7 +104,8 @@ def main() -> None:
             results = Results.read()
             assert results is not None  # the commit has dvc.lock, as read above
             print(verdict.report(results))
-    other = [path for differing in results.outputs.values() for path in differing] + results.edited
+            other = results.edited + [f"{path}, which no stage writes," for path in dvc_lock.unwritten()]
+    other += [path for differing in results.outputs.values() for path in differing]
     other += [f"input {words}" for differing in results.inputs.values() for words in differing.values()]
     if other:
         raise InputError(

@@ -88,10 +88,10 @@ def would_run(pipeline: str, *options: str) -> list[str]:
     folder, words = Path(pipeline).parent, ["dvc", "repro", "--dry", *options]
     done = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     output = done.stdout + done.stderr
-    if "Data and pipelines are up to date" in output:
-        return []
     # without data DVC fails at the first stage that would run, and names it
-    return re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M) or ["DVC cannot say what"]
+    found = re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M)
+    is_known = "Data and pipelines are up to date" in output and "frozen" not in Path(pipeline).read_text("utf-8")
+    return found or ([] if is_known else ["what is frozen, or DVC does not name,"])
 
 
 def _changed_inputs(results: Results, stages: list[str]) -> Iterator[Cause]:
@@ -105,8 +105,8 @@ def _changed_inputs(results: Results, stages: list[str]) -> Iterator[Cause]:
     if experiment := [words for (file, _), words in changed.items() if file in here]:
         yield Cause(
             f"uncommitted changes to {listed(experiment)}: an experiment, not a fault",
-            "make compare A=HEAD says which model is better. Commit the changes with dvc.lock and metrics, "
-            f"or take them back: git restore undoes the changes, {RESTORE}, then make repro",
+            "make compare A=HEAD says which model is better. Commit the changes with dvc.lock and metrics (pictures in "
+            f"data/input: dvc add), or take them back: git restore for files that git has, {RESTORE}, then make repro",
             is_experiment=True,
         )
     if stale := [words for (file, _), words in changed.items() if file not in here]:

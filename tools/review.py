@@ -17,7 +17,7 @@ import data_diff
 import pages
 from analysis import comparison, metric_files, revisions
 from analysis.git import git
-from analysis.marked_pages import code, markdown
+from analysis.marked_pages import code, escaped, markdown
 from analysis.revisions import Revision
 
 EXAMPLES = 10  # images that a table lists
@@ -38,14 +38,13 @@ def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
         sides.append({f"{part} {name}": value for part in parts for name, value in parts[part].items()})
     table = pages.unequal("metric", *sides)
     numbers = table[["before", "after"]].apply(pd.to_numeric, errors="coerce")
-    difference = (numbers["after"] - numbers["before"]).map("{:+.4g}".format, na_action="ignore")
-    return table.assign(difference=difference)
+    return table.assign(difference=(numbers["after"] - numbers["before"]).map("{:+.4g}".format, na_action="ignore"))
 
 
 def curves(*revisions: Revision) -> list[list[float]]:
     """Accuracy on val by epoch (%), of each revision that has a curve."""
-    tables = [revision.table(VAL_CURVE, "accuracy", sep="\t") for revision in revisions]
-    return [(100 * table["accuracy"]).round(2).tolist() for table in tables if table is not None]
+    tables = [revision.table(VAL_CURVE, "accuracy", sep="\t", dtype={"accuracy": float}) for revision in revisions]
+    return [(100 * table["accuracy"].clip(0, 1).fillna(0)).round(2).tolist() for table in tables if table is not None]
 
 
 def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:
@@ -64,7 +63,7 @@ def compared(before: Revision, after: Revision) -> dict[str, Any]:
     try:
         table = comparison.predictions(before, after, part)
     except InputError as error:
-        return {"verdict": "not compared", "reason": f"{error}.", "found": None}
+        return {"verdict": "not compared", "reason": escaped(f"{error}."), "found": None}
     result, classes = comparison.compare(before, after, part)
     remedy = f" {comparison.remedy(before, after)}" if result.verdict == "not decided" else ""
     confusions = comparison.confusions(table).head(EXAMPLES).rename(columns={"label": "true class"})
@@ -98,7 +97,7 @@ def review(base: str, page: Path | None = None) -> dict[str, Any]:
         "after": after,
         "problems": problems,
         "parameters": quoted(pages.unequal("parameter", before.parameters(), after.parameters())),
-        "code": quoted(pages.unequal("file that a stage depends on", before.code(), after.code())),
+        "code": quoted(pages.unequal("what stages depend on", before.code(), after.code())),
         "metrics": markdown(metric_changes(before, after), names=True),
         "curves": curves(before, after),
         "data": markdown(pages.unequal("output", before.data(), after.data()), names=True),

@@ -74,6 +74,13 @@ def differences(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
                 yield path, "was changed" if found else "is missing"
 
 
+def unwritten() -> list[str]:
+    """The files of git in metrics/ that no stage writes, but for those of `make noise`: nothing holds them to a run."""
+    outputs = {path for stage in read().values() for path in stage.outputs}
+    every = [name for name in git.names(git.git("ls-files", "-z", "metrics")) if not name.startswith("metrics/noise")]
+    return [name for name in every if not any(map(Path(name).is_relative_to, outputs))]
+
+
 def damaged_objects(cache: Path) -> Iterator[Path]:
     """The objects of a cache of DVC whose content has another hash than their name: DVC would give them out."""
     for path in sorted(cache.glob("files/md5/??/*")):

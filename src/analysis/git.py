@@ -1,10 +1,14 @@
 """Calls of git, and what a commit has."""
 
+import os
 import subprocess
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
 from pathlib import Path, PurePath
 
 from common.errors import InputError
+
+for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # which hooks and aliases get: another place may be meant
+    os.environ.pop(name, None)
 
 
 def git(*words: str) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 
 Pages = Mapping[Path, Mapping[str, str]]  # Markdown by page and name
 # what Markdown, HTML, or GitHub's mentions and links could read in a text
-SPECIAL = re.compile(r"[`*\[\]<>&@#\\|]|~~|\b_|_\b|://|www\.")
+SPECIAL = re.compile(r"[`*\[\]<>&@#\\|~]|\b_|_\b|://|www\.|\bGH-\d")
 
 
 class Markdown(str):
@@ -28,11 +28,11 @@ def code(text: str) -> Markdown:
     return Markdown(f"{fence}{edge}{one_line(text)}{edge}{fence}")
 
 
-def escaped(text: str) -> str:
-    """The text, as code where Markdown would read something in it."""
-    if isinstance(text, Markdown):
-        return text
-    return code(text) if SPECIAL.search(text) else one_line(text)
+def escaped(cell: object) -> str:
+    """Its text, as code where Markdown would read something in it."""
+    if isinstance(cell, Markdown):
+        return cell
+    return code(str(cell)) if SPECIAL.search(str(cell)) else one_line(str(cell))
 
 
 def markdown(table: pd.DataFrame, names: bool = False) -> str:
@@ -44,9 +44,7 @@ def markdown(table: pd.DataFrame, names: bool = False) -> str:
     if table.empty:
         return ""
     texts = table.astype(object).where(table.notna(), "")
-    cells = texts.map(
-        lambda cell: (escaped(cell) if names and isinstance(cell, str) else str(cell)).replace("|", "\\|")
-    )
+    cells = texts.map(lambda cell: (escaped(cell) if names else str(cell)).replace("|", "\\|"))
     return cells.to_markdown(index=False, disable_numparse=True)
 
 

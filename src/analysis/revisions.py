@@ -1,6 +1,7 @@
 """A revision to compare: a commit, an experiment, or the working directory."""
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from common.errors import InputError, first_line, one_line
 
 import pandas as pd
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.scm import RevError, resolve_rev
+from dvc.scm import resolve_rev
 
 from analysis import dvc_lock, metric_files
 from analysis.git import content, git, shallow
@@ -84,8 +86,11 @@ class Revision:
         return {path: md5[:7] for path, md5 in self.outputs().items() if path.startswith("data/")}
 
     def code(self) -> dict[str, str]:
-        """The start of the hash of every file under src/ that a stage depends on, as `outputs`."""
-        return {path: md5[:7] for (path, _), md5 in self._inputs() if path.startswith("src/")}
+        """The start of the hash of every file that no stage writes, every command, and the version of every library."""
+        outs = {"params.yaml", *self.outputs()}
+        found = {key or path: value if key else value[:7] for (path, key), value in self._inputs() if path not in outs}
+        locked = (self.content("requirements.txt") or b"").decode(errors="replace")
+        return found | dict(re.findall(r"^([\w.-]+)==([^\s;]+)", locked, re.M))
 
     def parameters(self) -> dict[str, Any]:
         """Every parameter that a stage depends on by its key, as `outputs`."""
@@ -118,5 +123,5 @@ def resolve(name: str) -> Revision:
         with Repo() as repo:
             found = resolve_rev(repo.scm, name or "''")  # git takes an empty name for HEAD
             return Revision(name, git("rev-parse", "--verify", f"{found}^{{commit}}"))
-    except (InputError, RevError, ValueError) as error:
+    except (InputError, DvcException, ValueError) as error:
         raise InputError(f"{rule}{shallow()}: {first_line(error)}") from None

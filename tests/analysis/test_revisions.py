@@ -1,11 +1,15 @@
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 from common.errors import InputError
 
 import pytest
+from dvc.exceptions import DvcException
 
 from analysis import revisions
+from conftest import ROOT
 
 LOCK = "stages: {train: {outs: [{path: models/model.keras, md5: '12'}]}, split: {outs: [{path: x, md5: '3'}]}}"
 
@@ -46,7 +50,7 @@ def test_a_revision_is_a_commit_or_the_working_directory() -> None:
     commit = git("rev-parse", "HEAD~1")
     assert revisions.resolve(commit[:8]) == revisions.Revision(commit[:8], commit)
     assert str(revisions.resolve(commit[:8])) == commit[:8]
-    assert str(found["HEAD~1"]) == f"HEAD~1 ({commit[:7]})"
+    assert str(found["HEAD~1"]) == f"`HEAD~1` ({commit[:7]})"  # two of them could strike out what is between
     assert str(found["workspace"]) == "workspace"
     assert not any(revision.is_experiment for revision in found.values())
 
@@ -69,6 +73,27 @@ def test_an_experiment_is_one_that_no_branch_holds() -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="must be a commit, an experiment or workspace; received"):
         revisions.resolve(name)
+
+
+def test_a_damaged_setting_of_dvc_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def damaged() -> None:
+        raise DvcException("config file error")
+
+    monkeypatch.setattr(revisions, "Repo", damaged)
+    with pytest.raises(InputError, match=r"received main: config file error$"):
+        revisions.resolve("main")
+
+
+def test_in_hooks_and_aliases_git_means_the_working_directory(tmp_path: Path) -> None:
+    git("init", "--quiet", str(other := tmp_path / "other"))
+    code = f"import sys; sys.path.append({str(ROOT / 'src')!r}); from analysis.git import git; print(git('rev-parse', '--git-dir'))"
+    hook = os.environ | {
+        "GIT_DIR": str(Path(".git").resolve()),
+        "GIT_WORK_TREE": str(Path.cwd()),
+        "GIT_INDEX_FILE": "a",
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=other, env=hook, capture_output=True, text=True, check=True)
+    assert done.stdout == ".git\n"
 
 
 def test_what_is_not_there_is_nothing() -> None:

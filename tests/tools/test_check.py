@@ -12,6 +12,7 @@ from common import files
 from common.errors import InputError
 
 import pytest
+from ruamel.yaml import YAML
 
 import check
 import readme
@@ -79,6 +80,46 @@ def edit_a_published_system() -> None:
 
 def edit_a_published_metric() -> None:
     edit("published/basic/metrics/val.json", '"accuracy": 0.', '"accuracy": 0.9')
+
+
+def freeze() -> None:
+    touch_a_source()
+    edit("dvc.yaml", "    cmd: python -EB src/train.py\n", "    frozen: true\n    cmd: python -EB src/train.py\n")
+
+
+def say_it_is_up_to_date() -> None:
+    """In a comment that DVC prints with the command."""
+    command = "python -EB src/train.py"
+    said = f'"{command} # Data and pipelines are up to date."'
+    edit("dvc.yaml", f"    cmd: {command}\n", f"    cmd: {said}\n")
+
+
+def forge() -> None:
+    """Test predictions and all that follows from them, which dvc.yaml no longer has."""
+    table, classes = Path("metrics/predictions/test.csv"), Path("metrics/classes/test.csv")
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    column = rows[0].index("predicted"), rows[0].index("label")
+    table.write_text("".join(",".join(row) + "\n" for row in [rows[0], *(right(row, *column) for row in rows[1:])]))
+    figures, by_class = check._follows(table, classes)
+    classes.write_text(by_class)
+    known = metric_files.read(Path("metrics/test.json"))
+    files.write_json(Path("metrics/test.json"), known | {key: figures[key] for key in known.keys() & figures.keys()})
+    for name in ("predictions", "classes", "test.json"):
+        edit("dvc.yaml", f"      - metrics/{name}:\n          cache: false\n", "")
+
+
+def right(row: list[str], predicted: int, label: int) -> list[str]:
+    return [*row[:predicted], row[label], *row[predicted + 1 :]]
+
+
+def forge_the_lock() -> None:
+    forge()
+    yaml = YAML()
+    lock = yaml.load(Path("dvc.lock"))
+    outs = lock["stages"]["evaluate"]["outs"]
+    gone = ("metrics/predictions", "metrics/classes", "metrics/test.json")
+    lock["stages"]["evaluate"]["outs"] = [out for out in outs if out["path"] not in gone]
+    yaml.dump(lock, Path("dvc.lock"))
 
 
 def flip_a_byte(path: Path) -> None:
@@ -217,6 +258,8 @@ def test_published_systems_count_where_the_images_are_theirs(
     [
         ([touch_a_source],
          ["dvc.lock is not up to date (make repro): train", "modified: src/training/batches.py"]),
+        ([freeze], ["dvc.lock is not up to date (make repro): what is frozen"]),
+        ([say_it_is_up_to_date], ["dvc.lock is not up to date (make repro): train"]),
         ([edit_a_metric, flip_a_byte_of_the_model],
          ["modified: metrics/test.json", "modified: models/model.keras"]),
     ],
@@ -239,6 +282,8 @@ def test_what_dvc_would_run_again_is_named(clone: Clone, faults: list[Callable[[
         (remove_predictions, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
         (remove_classes, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
         (commit_what_is_large, ["more.bin is in git with 1,000,001 bytes"]),
+        (forge, ["metrics/predictions was changed (make repro)", "metrics/test.json was changed (make repro)"]),
+        (forge_the_lock, ["metrics/predictions/test.csv is in git, and no stage writes it"]),
     ],
 )  # fmt: skip
 def test_a_planted_fault_is_refused_with_its_reasons(
@@ -284,12 +329,13 @@ def test_the_cause_of_other_results_comes_first_and_is_no_fault(
     cause = "the results are not as committed: train computed in bfloat16 on cpu here, in float32 on cpu"
     assert capsys.readouterr().err.startswith(cause)
     edit_a_metric()
-    with pytest.raises(InputError, match="received 1 faults"):
+    with pytest.raises(InputError, match="received 2 faults"):
         check.main()
-    first, second, fault = capsys.readouterr().err.splitlines()
+    first, second, fault, changed = capsys.readouterr().err.splitlines()
     assert first.startswith("the results are not as committed: metrics/test.json is not as committed, though")
     assert second.startswith(cause)
     assert "gives 0." in fault
+    assert changed == "metrics/test.json was changed (make repro)"
 
 
 def test_a_name_that_begins_like_an_output_s_is_no_output(clone: Clone) -> None:

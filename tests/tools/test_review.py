@@ -1,5 +1,6 @@
 """A branch of a scratch clone that changes two parameters and the architecture."""
 
+import json
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ import check
 import pages
 import review
 from conftest import Clone, made_once, squeezed
+from edits import edit
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def branch(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone
 @pytest.fixture
 def clone(branch: Clone, tmp_path: Path, forks: None, monkeypatch: pytest.MonkeyPatch) -> Clone:
     """A copy of the branch, in which dvc is not asked whether it is reproduced."""
-    monkeypatch.setattr(check, "lock_problems", list)
+    monkeypatch.setattr(check, "lock_problems", lambda own=False: [])
     return branch.copied(tmp_path / "clone")
 
 
@@ -173,7 +175,7 @@ def test_a_branch_that_changes_nothing(clone: Clone, call: Callable[..., str]) -
     page = squeezed(call(clone, "main"))
     assert page.startswith("## Within noise\n\nBoth models classify the same images correctly.")
     assert section(page, "Parameters").strip() == "None has changed."
-    assert section(page, "Code").strip() == "No stage depends on anything that has changed."
+    assert section(page, "Code").strip() == "Nothing that a stage depends on has changed."
     assert section(page, "Metrics").startswith("\nNone has changed.")
     assert section(page, "Confusions that changed most").strip() == "None has changed."
 
@@ -184,6 +186,19 @@ def test_of_another_architecture_only_the_files_in_use_have_a_hash(clone: Clone,
     code = section(squeezed(call(clone, "main")), "Code")
     assert re.search(r"\| `src/architectures/basic.py` \| – \| [0-9a-f]{7} \|", code)
     assert re.search(r"\| `src/architectures/plain.py` \| [0-9a-f]{7} \| – \|", code)
+
+
+def test_commands_and_libraries_are_code_too(clone: Clone, call: Callable[..., str]) -> None:
+    clone.git("checkout", "--quiet", "main")
+    lock, locked = clone.folder / "dvc.lock", clone.folder / "requirements.txt"
+    edit(lock, "cmd: python -EB src/train.py", "cmd: env A=1 python -EB src/train.py")
+    version = re.search(r"^torch==(\S+)", locked.read_text(), re.M)
+    assert version
+    edit(locked, f"torch=={version[1]}", "torch==9.9")
+    code = section(squeezed(call(clone, "main")), "Code")
+    assert "| `the command of train` | python -EB src/train.py | env A=1 python -EB src/train.py |" in code
+    assert f"| `torch` | {version[1]} | 9.9 |" in code
+    assert code.count("\n| `") == 2
 
 
 def test_a_parameter_that_is_null_is_not_one_that_is_missing() -> None:
@@ -247,6 +262,39 @@ def test_names_are_data(clone: Clone, call: Callable[..., str]) -> None:
     assert "<b>" not in outside
     assert "<img" not in outside
     assert "@all" not in outside
+
+
+MARKUP = "@all <img src=x> [click](http://x) ~a~ GH-1"
+
+
+@pytest.mark.parametrize("file", ["metrics/val.json", "dvc.lock", "metrics/predictions/test.csv"])
+def test_so_is_what_stands_in_the_place_of_a_figure(clone: Clone, call: Callable[..., str], file: str) -> None:
+    path = clone.folder / file
+    if path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"note": [MARKUP]}))
+    elif path.suffix == ".csv":
+        header, first, *rest = path.read_text().splitlines()
+        path.write_text("\n".join([header, f'{first.rpartition(",")[0]},"{MARKUP}"', *rest]) + "\n")
+    else:
+        lock = YAML().load(path)
+        for out in lock["stages"]["prepare"]["outs"]:
+            out["md5"] = MARKUP
+        YAML().dump(lock, path)
+    page = squeezed(call(clone, "main"))
+    assert "<img" in page
+    outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", page)
+    assert [text for text in ("<img", "@all", "click", "~a", "GH-1") if text in outside] == []
+
+
+@pytest.mark.parametrize(
+    "file", ["metrics/data/classes.csv", "metrics/data/duplicates.csv", "metrics/curves/plots/metrics/val/accuracy.tsv"]
+)
+def test_the_marks_of_a_conflict_are_one_line(clone: Clone, call: Callable[..., str], file: str) -> None:
+    path = clone.folder / file
+    header, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, "<<<<<<< HEAD\n", *rest]))
+    with pytest.raises(InputError, match=rf"^{file} in workspace must be a table with "):
+        call(clone, "main")
 
 
 def test_a_folder_is_no_page(clone: Clone, call: Callable[..., str]) -> None:
