@@ -13,6 +13,7 @@ from common.errors import InputError, one_line
 
 import check
 from analysis import comparison, metric_files, revisions
+from analysis.git import git
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
         part, reason = arguments.part, "as asked for"
     found, classes = comparison.compare(before, after, part, arguments.tolerance / 100)
     print(f"{before} -> {after}, on {part}: {reason}.\n")
-    for problem in (problems := [*check.lock_problems()] if None in (before.commit, after.commit) else []):
+    here = {None, *([] if git("status", "--porcelain", "--untracked-files=no") else [git("rev-parse", "HEAD")])}
+    for problem in (problems := [*check.lock_problems(own=True)] if here & {before.commit, after.commit} else []):
         print(f"the results in the workspace do not belong to it: {problem}\n")
     print(f"{found.verdict}: {found.reason}\n")
     if found.verdict == "not decided":

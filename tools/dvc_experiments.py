@@ -49,7 +49,7 @@ def snapshot() -> str:
     """A commit, of no branch, that has the files of the workspace that git tracks."""
     # asked first, since `git stash` takes a copied file for a changed one, and then fails
     is_changed = git("status", "--porcelain", "--untracked-files=no")
-    return git("stash", "create") if is_changed else git("rev-parse", "HEAD")
+    return (is_changed and git("stash", "create")) or git("rev-parse", "HEAD")  # a changed submodule is no content
 
 
 async def run(name: str, content: str, baseline: str, changes: dict[str, Any], label: str) -> Revision:
@@ -70,7 +70,7 @@ async def run(name: str, content: str, baseline: str, changes: dict[str, Any], l
     reference = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
     with locks.exclusive(COPIES / f"{name}.lock"):
         if not git("for-each-ref", reference):
-            for left in COPIES.glob(f"{name}-*"):  # by a run that was killed
+            for left in COPIES.glob(f"{name}-{'?' * 8}"):  # by a run that was killed; so long is what tempfile adds
                 shutil.rmtree(left, ignore_errors=True)
             prefix, place = f"{name}-", COPIES.resolve()
             with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as folder:

@@ -16,7 +16,7 @@ from analysis import comparison, dvc_lock, metric_files, revisions, seeds
 from analysis.revisions import Revision
 
 SECONDS = Path(".cache/checkpoints/seconds.csv")  # of trainings here that nothing interrupted, by the model's hash
-PARENTS = re.compile(r".*[/.](?!n?py$)")  # of a parameter or a file
+PARENTS = re.compile(r".*/|^\w+\.(?!txt$)(\w+\.(?=\w+\.))*")  # of a parameter, but for the last, or of a file
 ACCURACY = "{accuracy:.2%} ({accuracy_low:.1%}–{accuracy_high:.1%})"
 WIDTHS = {"name": 16, "differs in": 24}  # of 100 columns
 
@@ -39,8 +39,9 @@ def table() -> pd.DataFrame:
     seconds = dict(line.partition(",")[::2] for line in logged)
     rows = []
     for model in models.values():
-        known = (model.parameters() | model.code()).items()
-        changes = [f"{PARENTS.sub('', key)} {value}" for key, value in known if before.get(key) != value]
+        known = model.parameters() | model.code()
+        other = [key for key in before | known if before.get(key, "new") != known.get(key, "removed")]
+        changes = [f"{PARENTS.sub('', key)} {known.get(key, 'removed')}" for key in other]
         val = model.json("metrics/val.json", *metric_files.FIGURES)
         rows.append(
             {

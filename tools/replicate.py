@@ -34,7 +34,7 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
         InputError: the model's results do not belong to its files, or a training fails.
     """
     training = seeds.training(model)
-    problem = next(iter(check.lock_problems()), None) if model.commit is None else None
+    problem = next(iter(check.lock_problems(own=True)), None) if model.commit is None else None
     if training is None or problem:
         received = problem or "no training in dvc.lock"
         raise InputError(f"{model} must have results that belong to its files (make repro); received {received}")
@@ -48,8 +48,7 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
     wanted = range(model.seed(), model.seed() + count)
     for seed in [seed for seed in wanted if seed not in known]:
         name = "-".join([f"seed-{seed}", training[:8], *parts])
-        run = dvc_experiments.run(name, content, baseline, {"train.seed": seed}, f"seed {seed}")
-        known[seed] = asyncio.run(run)
+        known[seed] = asyncio.run(dvc_experiments.run(name, content, baseline, {"train.seed": seed}, f"seed {seed}"))
         if seeds.training(known[seed]) != training:
             raise InputError(f"{model} must have the results of its own files (make repro); received others")
     return {seed: known[seed] for seed in wanted}

@@ -82,15 +82,15 @@ class Search(Section):
 
 
 def load(current: params.Params) -> Search:
-    """Reads sweep.yaml, whose values, each and every two together, must be valid as changes of `current`.
+    """Reads sweep.yaml, whose values, each and up to three together, must be valid as changes of `current`.
 
-    No rule involves three.
+    No rule involves four.
 
     Raises:
         InputError: the file is missing, is not YAML, or breaks a rule, its own or one of params.yaml.
     """
     search: Search = params.read_yaml(Path("sweep.yaml"), Search)
-    known = dvc_lock.leaves(current.model_dump())
+    known = dvc_lock.leaves(params.read_yaml(Path("params.yaml"), dict[str, Any]))  # DVC changes what stands there
     for key in search.space:
         if key not in known or key.startswith(NOT_SEARCHED):
             raise InputError(
@@ -99,9 +99,9 @@ def load(current: params.Params) -> Search:
             )
     # the ends of a range will do: if they pass, all between them do
     extremes = [(key, value) for key, v in search.space.items() for value in v.choices or (v.low, v.high)]
-    for one, other in itertools.combinations_with_replacement(extremes, 2):
+    for chosen in itertools.combinations_with_replacement(extremes, 3):
         try:
-            params.changed(current, {"evaluate.parts": ["val"]} | dict([one, other]))
+            params.changed(current, {"evaluate.parts": ["val"]} | dict(chosen))
         except pydantic.ValidationError as error:
             raise InputError(f"sweep.yaml: space must give valid parameters; {params.first_rule(error)}") from None
     return search

@@ -91,7 +91,8 @@ class Sweep:
     def __init__(self, search: Search, current: params.Params):
         self.search = search
         first, second = (*search.epochs, 2 * search.epochs[0])[:2]  # the factor of a single one decides nothing
-        self.clone = f"{platform.node()}:{Path.cwd()}"  # tells its trials from other clones' in a shared database
+        # tells its trials from other clones' in a shared database; its own database may be moved with it
+        self.clone = f"{platform.node()}:{Path.cwd()}" if os.environ.get("OPTUNA_STORAGE") else ""
         self.content, self.commit = dvc_experiments.snapshot(), git("rev-parse", "HEAD")
         self.files = self.commit + git("diff", "HEAD", "--no-ext-diff", "--binary", "--", ".", ":(exclude)sweep.yaml")
         self.baseline = search.encoded(dvc_lock.leaves(current.model_dump()))  # of trial 0

@@ -82,9 +82,7 @@ class Difference:
             return float(stats.binomtest(self.gained, changed).pvalue) if changed else 1.0
         if not self.value or self.half_width(2.0**-500) < abs(self.value):
             return least if self.value else 1.0
-        return max(
-            least, 2 ** (1 + optimize.brentq(lambda power: self.half_width(2.0**power) - abs(self.value), -500, -1))
-        )
+        return max(least, 2 ** (1 + optimize.brentq(lambda x: self.half_width(2.0**x) - abs(self.value), -500, -1)))
 
     @property
     def is_none(self) -> bool:

@@ -37,8 +37,8 @@ def parse(content: bytes, name: object, needed: tuple[str, ...] = ()) -> dict[st
         raise InputError(f"{name} must be JSON; received: {error}") from None
     if not isinstance(figures, dict):
         raise InputError(f"{name} must hold figures by name; received other JSON")
-    if missing := [key for key in needed if figures.get(key) is None]:
-        raise InputError(f"{name} must have {', '.join(needed)}; {', '.join(missing)} is missing")
+    if wrong := [k for k in needed if (v := figures.get(k)) is None or (k in FIGURES[1:] and isinstance(v, str))]:
+        raise InputError(f"{name} must have {', '.join(needed)}; {', '.join(wrong)} is missing or no number")
     return figures
 
 

@@ -67,6 +67,33 @@ def test_the_network_that_is_used_stays_in_a_folder_of_any_name(
     assert networks == {"__init__.py", "basic.py", "blocks.py", "plain.py"}
 
 
+def test_ones_own_pages_stay_but_for_links_to_what_is_gone(birds: Clone) -> None:
+    own = b"# Birds of my garden\n\n![A robin](docs/robin.png)\n"
+    Path("README.md").write_bytes(own + Path("README.md").read_bytes()[2:])  # no heading of ours
+    (notes := Path("notes/own.md")).parent.mkdir()
+    text = b"""[the list](my%20list.md), [the top](/README.md), [not yet](later.md), caf\xe9\r
+```python\r
+handlers[name](event)\r
+```\r
+a ![picture](../benchmarks/recipe.svg), [log](../benchmarks/LOG.md), [theirs](../published/#results)\r
+"""
+    notes.write_bytes(text)
+    birds.git("add", "notes")
+    birds.git("rm", "--quiet", "docs/verdicts.md")
+    birds.commit("pages of our own")
+    birds.run("python", "tools/adopt.py")
+    assert Path("README.md").read_bytes().startswith(own)
+    assert notes.read_bytes() == text[: text.index(b"a ![")] + b"a picture\r\n"
+
+
+def test_nothing_goes_where_the_classes_are_missing(birds: Clone) -> None:
+    Path("data/prepared/classes.json").unlink()
+    done = subprocess.run(["python", "tools/adopt.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: data/prepared/classes.json must be")
+    assert birds.git("status", "--porcelain", "--untracked-files=no") == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "commits", "received"),
     [

@@ -9,7 +9,6 @@ from common.errors import InputError
 import pandas as pd
 import pytest
 
-import check
 import compare
 from analysis import revisions, seeds
 from conftest import Clone, made_once
@@ -44,7 +43,6 @@ def base(reproduced: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 @pytest.fixture
 def clone(base: Clone, forks: None, monkeypatch: pytest.MonkeyPatch) -> Clone:
     monkeypatch.chdir(base.folder)
-    monkeypatch.setattr(check, "PIPELINES", {"dvc.yaml": "make repro"})
     return base
 
 
@@ -85,6 +83,26 @@ def test_a_workspace_that_was_not_reproduced_is_said(
     with pytest.raises(SystemExit) as ended:  # whatever the verdict on the results that are here
         call("main", "--fail-if", "worse")
     assert ended.value.code == 2
+
+
+def test_so_is_a_commit_that_was_made_without_its_results(
+    clone: Clone, call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = clone.copied(tmp_path / "clone")
+    monkeypatch.chdir(other.folder)
+    path = other.folder / "params.yaml"
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
+    other.commit("more epochs, not trained")
+    assert "do not belong to it: dvc.lock is not" in call("HEAD~1", "HEAD")
+    assert "do not belong to it" not in call("HEAD~2", "HEAD~1")
+    with pytest.raises(SystemExit) as ended:
+        call("HEAD~1", "HEAD", "--fail-if", "worse")
+    assert ended.value.code == 2
+    assert "do not belong to it" in capsys.readouterr().out
+    (other.folder / "src/architectures/basic.py").write_text("")  # of a published system
+    other.git("checkout", "--quiet", "HEAD~1", "--", "params.yaml")
+    assert "do not belong to it" not in call("HEAD~1")
 
 
 def test_an_experiment_that_became_a_branch_is_a_commit(

@@ -223,11 +223,30 @@ def test_a_training_that_diverged_is_no_fault_of_the_machine(
 
 
 def test_copies_of_its_own_killed_runs_are_removed_and_no_others(project: Path) -> None:
-    for name in ("sweep-x-killed", "sweep-y-runs"):
+    for name in ("sweep-x-killed_0", "sweep-y-running0", "sweep-x-test-running0"):  # "sweep-x-test" is another one
         add(f".cache/experiments/{name}/params.yaml")
     run()
-    left = [path.name for path in Path(".cache/experiments").iterdir() if path.is_dir()]
-    assert left == ["sweep-y-runs"]
+    left = sorted(path.name for path in Path(".cache/experiments").iterdir() if path.is_dir())
+    assert left == ["sweep-x-test-running0", "sweep-y-running0"]
+
+
+def test_so_is_the_copy_of_a_run_that_is_killed_now(project: Path, notes: Path) -> None:
+    """What tempfile adds to a name has the length that is looked for."""
+    run()
+    copy = Path((notes / "folder").read_text().strip())
+    assert copy.match(f"sweep-x-{'?' * 8}")
+
+
+def test_a_submodule_with_changes_is_no_change_of_the_project(project: Path, tmp_path: Path) -> None:
+    (other := tmp_path / "other").mkdir()
+    for words in (("init", "--quiet"), ("-c", "user.name=T", "-c", "user.email=t@example.invalid", "commit", "--quiet",
+                                        "--allow-empty", "--message", "a")):  # fmt: skip
+        git("-C", str(other), *words)
+    git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "below")
+    git("commit", "--quiet", "--message", "a submodule")
+    Path("below/new").write_text("")
+    git("-C", "below", "add", "new")
+    assert dvc_experiments.snapshot() == git("rev-parse", "HEAD").strip()
 
 
 def test_the_same_experiment_twice_at_a_time_runs_once(project: Path, notes: Path) -> None:

@@ -69,6 +69,31 @@ def test_ideas_in_code_are_told_apart(head: str) -> None:
     assert differing == ["words two lines, muon.py 1234567", "words two lines, muon.py abcdefg"]
 
 
+def test_removed_and_nested_parameters_are_told_apart(head: str) -> None:
+    for name, place in (("gone", None), ("nested", "muon"), ("plain", "")):
+        lock = json.loads(replicates.lock(FIRST))
+        train = lock["stages"]["train"]["params"]["params.yaml"]["train"]
+        if place is None:
+            del train["epochs"]
+        elif place:
+            train["optimizer_options"] = {place: {"learning_rate": 0.2}}
+        else:
+            train["learning_rate"] = 0.2
+        replicates.experiment(name, head, head, results(FIRST) | {"dvc.lock": json.dumps(lock)})
+    differing = experiments.table().set_index("name")["differs in"]
+    assert differing[["gone", "nested", "plain"]].tolist() == [
+        "epochs removed", "muon.learning_rate 0.2", "learning_rate 0.2",
+    ]  # fmt: skip
+
+
+def test_a_figure_that_is_a_text_is_refused(head: str) -> None:
+    found = results(FIRST, epochs=6)
+    val = json.loads(found["metrics/val.json"])
+    replicates.experiment("text", head, head, found | {"metrics/val.json": json.dumps(val | {"accuracy": "0.9"})})
+    with pytest.raises(InputError, match=r"accuracy is missing or no number$"):
+        experiments.table()
+
+
 def test_why_an_experiment_is_not_compared(head: str) -> None:
     """Its images are other ones, it was evaluated on test alone, or a figure is missing."""
     other = results(FIRST, epochs=6)
@@ -78,5 +103,7 @@ def test_why_an_experiment_is_not_compared(head: str) -> None:
     assert experiments.table()["verdict"].tolist()[2:] == ["other images", "not on val"]
     other["metrics/val.json"] = json.dumps({"accuracy": 0.9})
     replicates.experiment("no-interval", head, head, other | {"dvc.lock": replicates.lock(FIRST, epochs=5)})
-    with pytest.raises(InputError, match=r"^metrics/val.json in no-interval \(.{7}\) must have source, .* is missing$"):
+    with pytest.raises(
+        InputError, match=r"^metrics/val.json in no-interval \(.{7}\) must have source, .* is missing or no number$"
+    ):
         experiments.table()

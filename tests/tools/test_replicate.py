@@ -27,7 +27,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").touch()
     made = Trainings()
-    monkeypatch.setattr(check, "lock_problems", list)
+    monkeypatch.setattr(check, "lock_problems", lambda own=False: [])
     monkeypatch.setattr(dvc_experiments, "refuse_missing_files", lambda: None)
     monkeypatch.setattr(dvc_experiments, "run", made.run)
     return made
@@ -80,11 +80,11 @@ def test_results_of_other_files_are_refused(made: Trainings, call: Callable[...,
 def test_a_workspace_that_was_not_reproduced_is_refused(
     made: Trainings, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "lock_problems", lambda: ["dvc.lock is not up to date"])
+    monkeypatch.setattr(check, "lock_problems", lambda own: ["dvc.lock is not up to date"])
     with pytest.raises(InputError, match=r"^workspace must have results .*; received dvc.lock is not up to date$"):
         call()
     Path("dvc.lock").unlink()
-    monkeypatch.setattr(check, "lock_problems", list)
+    monkeypatch.setattr(check, "lock_problems", lambda own=False: [])
     with pytest.raises(InputError, match=r"received no training in dvc.lock$"):
         call()
 

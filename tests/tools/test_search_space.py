@@ -132,6 +132,30 @@ def test_two_values_that_are_valid_alone_and_not_together_are_refused(workspace:
         load(workspace, VALID | {"space": space}, **{"train.schedule": "constant"})
 
 
+def test_so_are_three(workspace: Path) -> None:
+    space = {
+        "train.optimizer": {"choices": ["muon", "adam"]},
+        RATE: {"choices": [0.05, None]},
+        "train.optimizer_options.adam.learning_rate": {"choices": [0.05, 0.5]},
+    }
+    changes = {
+        RATE: 0.05,
+        "train.optimizer": "muon",
+        "train.optimizer_options": {"muon": {}, "adam": {"learning_rate": 0.05}},
+    }
+    with pytest.raises(InputError, match=r"learning_rate must be at most 0\.1 for adam .*; received 0\.5$"):
+        load(workspace, VALID | {"space": space}, **changes)
+
+
+def test_a_key_that_params_yaml_leaves_out_is_refused_since_dvc_would_refuse_it(workspace: Path) -> None:
+    load(workspace, VALID | {"space": {"train.augmentation.zoom": {"choices": [0.0, 0.2]}}})
+    text = Path("params.yaml").read_text()
+    assert text.count("    zoom: 0.0") == 1
+    Path("params.yaml").write_text(text.replace("    zoom: 0.0", "    # zoom"))
+    with pytest.raises(InputError, match=r"single parameters of params\.yaml .*; received train\.augmentation\.zoom$"):
+        search_space.load(params.load())
+
+
 @pytest.mark.parametrize("missing", VALID)
 def test_every_key_is_needed(workspace: Path, missing: str) -> None:
     content = {key: value for key, value in VALID.items() if key != missing}

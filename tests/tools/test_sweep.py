@@ -312,6 +312,20 @@ def test_an_interrupted_sweep_ends_with_the_trials_of_an_undisturbed_one(
     assert [trial.params for trial in studied()] == [trial.params for trial in trials]
 
 
+def test_a_sweep_goes_on_where_its_folder_has_another_name_and_machine(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.ends = at(2, Killed())
+    with pytest.raises(Killed):
+        sweep.main()
+    moved = workspace.rename(workspace.parent / "moved")
+    monkeypatch.chdir(moved)
+    monkeypatch.setattr(sweep.platform, "node", lambda: "another")
+    sweep.main()
+    assert len(runs.made) == 8
+    assert {trial.state for trial in studied()} == {TrialState.COMPLETE}
+
+
 def test_an_interrupted_rung_is_not_the_end_of_a_trial(runs: Runs, workspace: Path) -> None:
     write(workspace, epochs=[1, 4])
     runs.ends = at(1, Killed())  # trial 0 with four epochs
