@@ -29,7 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from inference.classifier import Classifier
 
 HOST = "127.0.0.1"
-ELSEWHERE = "requests must come from the page of this program; received one from elsewhere"
+ELSEWHERE = {"error": "requests must come from the page of this program; received one from elsewhere"}
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 PAGE = Path(__file__).parent / "inference/demo.html"
 CLASSES = 10  # in an answer, at most
@@ -68,11 +68,11 @@ def make_app(classifier: Classifier) -> Starlette:
     large, turn = asyncio.Semaphore(LARGE_UPLOADS), asyncio.Lock()
 
     async def show(request: Request) -> Response:
-        return refusal(ELSEWHERE, 403) if from_elsewhere(request) else HTMLResponse(page, headers=HEADERS)
+        return JSONResponse(ELSEWHERE, 403) if from_elsewhere(request) else HTMLResponse(page)
 
-    async def predict(request: Request) -> JSONResponse:
+    async def predict(request: Request) -> Response:
         if from_elsewhere(request):
-            return refusal(ELSEWHERE, 403)
+            return JSONResponse(ELSEWHERE, 403)
         content = io.BytesIO()
         async with AsyncExitStack() as held:
             try:
@@ -83,19 +83,15 @@ def make_app(classifier: Classifier) -> Starlette:
                         if content.tell() <= MAX_BYTES:  # browsers show no answer before they have sent all
                             content.write(chunk)
             except (TimeoutError, ClientDisconnect):
-                return refusal(f"the picture must come within {SECONDS} s; received a part of it", 408)
+                return JSONResponse({"error": f"the picture must come within {SECONDS} s; received a part of it"}, 408)
             if content.tell() > MAX_BYTES:
-                return refusal(f"the picture must have at most {MAX_BYTES:,} bytes; received more", 413)
+                return JSONResponse({"error": f"the picture must have at most {MAX_BYTES:,} bytes; received more"}, 413)
             async with turn:  # one picture is unpacked at a time
                 if await request.is_disconnected():
-                    return refusal("the page must wait for its answer; received an end of the connection", 408)
+                    return Response(status_code=408)  # that nobody waits for
                 return await run_in_threadpool(answer_to, content, classifier)
 
     return Starlette(routes=[Route("/", show), Route("/predict", predict, methods=["POST"])])
-
-
-def refusal(reason: str, status: int) -> JSONResponse:
-    return JSONResponse({"error": reason}, status, HEADERS)
 
 
 def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
@@ -103,7 +99,7 @@ def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
     try:
         prediction = classifier.predict(content, "the picture", CLASSES)
     except InputError as error:  # here, since asyncio would keep it, and with it the picture
-        return refusal(str(error), 400)
+        return JSONResponse({"error": str(error)}, 400)
     picture = image_folder.to_picture(prediction.image)
     picture.save(png := io.BytesIO(), "PNG")
     answer = {
@@ -112,7 +108,7 @@ def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
         "classes": [{"name": name, "probability": probability} for name, probability in prediction.likeliest],
         "out_of_distribution": prediction.out_of_distribution,
     }
-    return JSONResponse(answer, headers=HEADERS)
+    return JSONResponse(answer)
 
 
 def main() -> None:
@@ -126,7 +122,9 @@ def main() -> None:
         # glibc would keep the memory of every picture; -3 is M_MMAP_THRESHOLD, which it would raise by itself
         ctypes.CDLL(None).mallopt(-3, 1 << 20)
     app = make_app(Classifier(chosen.model))
-    config = uvicorn.Config(app, http=Protocol, ws="none", limit_concurrency=CONNECTIONS, log_level="error")
+    config = uvicorn.Config(
+        app, http=Protocol, ws="none", limit_concurrency=CONNECTIONS, headers=[*HEADERS.items()], log_level="error"
+    )
     with socket.create_server((HOST, chosen.port)) as listening:
         print(f"http://{HOST}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[listening])

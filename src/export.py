@@ -24,9 +24,8 @@ SHARE = 0.02  # of the val images above the limit
 
 @locks.exclusive()
 def main() -> None:
-    chosen = params.load()
     # images of these sources were fitted by src/prepare.py, or in a way that only their authors know
-    form = "fitted" if chosen.data.source in ("folder", "idx") else "fashion-mnist"
+    form = "fitted" if params.load().data.source in ("folder", "idx") else "fashion-mnist"
     images, labels = arrays.load("train")
     train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     with keras.device("cpu"):

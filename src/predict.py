@@ -100,13 +100,13 @@ def main() -> None:
             if os.path.isdir(path):
                 raise InputError(f"{printable(path)} must hold a picture, and be no link in a folder; received none")
             prediction = classifier.predict(path)
-        except InputError as error:
+            if targets:
+                with files.atomic_file(targets[path]) as part:
+                    image_folder.to_picture(prediction.image).save(part, "PNG")
+        except (InputError, OSError) as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        if targets:
-            with files.atomic_file(targets[path]) as part:
-                image_folder.to_picture(prediction.image).save(part, "PNG")
         if chosen.json:
             objects.append(as_object(path, prediction))
         elif chosen.csv:

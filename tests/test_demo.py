@@ -166,6 +166,14 @@ def drip(address: str) -> bytes:
     return to_end(client)
 
 
+@pytest.mark.parametrize("start", ["GET /x HTTP/1.1", "GET /predict HTTP/1.1", "GET //evil.example/ HTTP/1.1"])
+def test_what_it_has_no_page_for_ends_the_connection_too(address: str, start: str) -> None:
+    text = to_end(send(address, f"{start}\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode())).decode()
+    assert re.match(r"HTTP/1\.1 40[45] ", text)
+    for name, value in demo.HEADERS.items():
+        assert text.lower().count(f"\r\n{name}: {value}\r\n".lower()) == 1
+
+
 @pytest.mark.slow
 def test_who_is_slow_is_dropped(address: str) -> None:
     with ThreadPoolExecutor() as pool:
@@ -264,7 +272,7 @@ def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_what_hinders_it_is_one_line(address: str, exported: Path, tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: models/model.onnx must exist (make export writes it")
+    assert done.stderr.startswith("error: models/model.onnx must exist (make export, dvc pull or dvc checkout)")
     done = run("--model", exported, "--port", address.rpartition(":")[2], cwd=tmp_path)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
@@ -486,7 +494,7 @@ ANSWER = {
         ({"error": "the picture must have at most 20,000,000 bytes; received more"},
          "This file is too large: a picture may have 20 MB."),
         ({"error": "something new; received <b>"}, "something new; received <b>"),
-        (None, "No answer: the program on this machine has ended. make demo starts it again."),
+        (None, "No answer: the program on this machine has ended, or is busy. make demo starts it."),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("page", [("phone", "dark")], indirect=True)

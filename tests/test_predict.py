@@ -127,6 +127,17 @@ def test_the_input_of_the_model_is_saved(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "again/a.webp.png.png").read_bytes() == written.read_bytes()
 
 
+def test_an_input_that_cannot_be_saved_does_not_keep_others_from_it(call: Call, tmp_path: Path) -> None:
+    names = "a.png", f"{'b' * 246}.png", "c.png"
+    for name in names:
+        save(tmp_path / "given" / name)
+    status, said, refused = call(tmp_path / "given", "--json", "--save-inputs", tmp_path / "inputs")
+    assert status == 1
+    assert [Path(answer["picture"]).name for answer in json.loads(said)] == ["a.png", "c.png"]
+    assert re.fullmatch(r"error: .*File name too long: .*b\.png.*\n", refused)
+    assert {path.name for path in (tmp_path / "inputs").iterdir()} == {"a.png.png", "c.png.png"}
+
+
 def test_folders_without_pictures_do_not_keep_others_from_being_saved(call: Call, tmp_path: Path) -> None:
     for name in ("empty/deep", "another/.hidden"):
         (tmp_path / name).mkdir(parents=True)
@@ -352,8 +363,7 @@ def test_without_a_model_one_line_says_how_to_get_it(tmp_path: Path) -> None:
     done = program(save(tmp_path / "a.png"), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: models/model.onnx must exist (make export writes it, dvc pull or checkout brings "
-        "it); received no file\n"
+        "error: models/model.onnx must exist (make export, dvc pull or dvc checkout); received no file\n"
     )
 
 

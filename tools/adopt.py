@@ -1,6 +1,7 @@
 """Makes this a repository of one's own images: `make adopt`. What templates/adopt.yaml lists goes; git has it still."""
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,17 @@ from analysis import metric_files
 from analysis.git import git, names
 from check import OWN
 
-LINK = re.compile(r"(, )?\[([^\]]+)\]\((?![a-z]+:)([^)#\s]+)(?:#[^)\s]*)?\)")  # to a file
+LINK = re.compile(r"(, )?!?\[([^\]]+)\]\((?![a-z]+:)([^)#\s]+)(?:#[^)\s]*)?\)")  # to a file
 
 
-def unlinked(page: Path) -> str:
+def unlinked(page: Path, gone: set[str]) -> bytes:
     """A page without links to what is gone; their text stays, but in an enumeration. make readme draws answers.png."""
 
     def link(found: re.Match[str]) -> str:
-        is_there = found[3].endswith("answers.png") or (page.parent / found[3]).exists()
-        return found[0] if is_there else "" if found[1] else found[2]
+        stays = (path := os.path.normpath(page.parent / found[3])) not in gone or os.path.exists(path)
+        return found[0] if stays or path.endswith("answers.png") else "" if found[1] else found[2]
 
-    return LINK.sub(link, page.read_text("utf-8"))
+    return LINK.sub(link, page.read_bytes().decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def main() -> None:
@@ -37,15 +38,17 @@ def main() -> None:
             f"received {source}, and metrics of {', '.join(found) or 'no images'}"
         )
     chosen = params.read_yaml(Path(__file__).parent / "templates/adopt.yaml", dict[str, Any])
-    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], f":!*/{params.load().model.architecture}.py")
     words = {"name": re.sub(r"[^\w. -]", "-", Path.cwd().name), "classes": len(arrays.load_class_names())}
-    for path, edits in chosen["edits"].items():
+    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], f":!*/{params.load().model.architecture}.py")
+    removed = map(Path, names(git("diff", "--cached", "--name-only", "-z")))
+    for path in filter(os.path.exists, chosen["edits"]):
         text = Path(path).read_text("utf-8")
-        for pattern, new in edits:
+        for pattern, new in chosen["edits"][path]:
             text = re.sub(pattern, new.format_map(words), text, flags=re.MULTILINE | re.DOTALL)
         Path(path).write_text(text, "utf-8")
-    for page in map(Path, names(git("ls-files", "-z", "*.md"))):
-        page.write_text(unlinked(page), "utf-8")
+    gone = {str(above) for path in removed for above in (path, *path.parents)}
+    for page in filter(Path.is_file, map(Path, names(git("ls-files", "-z", "*.md")))):
+        page.write_bytes(unlinked(page, gone))
     print("what belonged to Fashion-MNIST is gone: commit what is left, or take it back with git reset --hard")
 
 

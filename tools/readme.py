@@ -112,8 +112,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if anything differs")
     check = parser.parse_args().check
     there = [page for page in PAGES if page.exists() or page != CARD]
-    pages = {page: {name: table() for name, table in PAGES[page].items()} for page in there}
-    marked_pages.update(pages, check)
+    marked_pages.update({page: {name: table() for name, table in PAGES[page].items()} for page in there}, check)
     if (arrays.PREPARED / "test/images.npy").exists():
         old = ANSWERS.read_bytes() if ANSWERS.exists() else b""
         with files.atomic_file(ANSWERS) as unfinished:

@@ -28,9 +28,7 @@ def class_means(images: np.ndarray, labels: np.ndarray, names: list[str], path: 
 
 def class_counts(table: pd.DataFrame, path: Path) -> None:
     """Bars of `images` by `class` and `part`; the first row of a part, of all classes, is left out."""
-    wide = table[table.groupby("part").cumcount() > 0].pivot_table(
-        index="class", columns="part", values="images", sort=False
-    )
+    wide = table[table.groupby("part").cumcount() > 0].pivot_table("images", "class", "part", sort=False)
     figure, axes = plt.subplots(figsize=(6, 1 + 0.35 * len(wide)), layout="constrained")
     wide.plot.barh(ax=axes, width=0.8)
     axes.invert_yaxis()  # the first class at the top

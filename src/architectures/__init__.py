@@ -7,16 +7,13 @@
 import importlib
 import re
 from pathlib import Path
-from typing import Any
 
 from common import inputs
 from common.backend import keras, slow_imports_hidden
 from common.errors import InputError
 
 
-def build(
-    name: str, input_shape: tuple[int, ...], classes: int, options: dict[str, Any], device: str = "cpu"
-) -> keras.Model:
+def build(name: str, input_shape: tuple[int, ...], classes: int, options: dict, device: str = "cpu") -> keras.Model:
     """Builds the architecture in the file called `name`, its weights on `device` (cpu or cuda).
 
     Layer names do not depend on what the process has built before: Keras' counters start again,

@@ -43,12 +43,12 @@ def shorten(value: Any, length: int = 200) -> str:
 def print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The `sys.excepthook` that `import common` sets; Python still chooses the exit status (1; 130 for Ctrl-C)."""
     # DVC removes a stage's outputs before it runs the command, and tells it the stage and the top folder.
-    restore = ""
-    if "DVC_STAGE" in os.environ:
-        metrics = os.path.relpath("metrics", os.environ.get("DVC_ROOT"))
+    restore, top = "", os.environ.get("DVC_ROOT", "")
+    if "DVC_STAGE" in os.environ and not re.search(r"/\.(dvc/tmp|cache)/", top):  # a copy for one run has no user
+        metrics = os.path.relpath("metrics", top or None)
         restore = f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {metrics}"
-    if "DVC_EXP_NAME" in os.environ:  # dvc exp run has written its -S into params.yaml, and leaves them there
-        restore += "; to take back what -S has changed: git restore params.yaml"
+        if "DVC_EXP_NAME" in os.environ:  # dvc exp run has written its -S into params.yaml, and leaves them there
+            restore += "; params.yaml keeps what -S has changed, see git diff params.yaml"
     if issubclass(kind, InputError):
         line = f"error: {error}"
     # The machine's, such as a full disk or memory: dvclive meets it as an error of the database that DVC keeps.

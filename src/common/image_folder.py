@@ -70,8 +70,7 @@ def fit(picture: Image.Image, shape: Shape) -> np.ndarray:
         black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
         picture = Image.alpha_composite(black, picture.convert("RGBA"))
     picture = picture.convert("L" if channels == 1 else "RGB")
-    scale = min(height / picture.height, width / picture.width)
-    fitted = scaled(picture, scale, Image.Resampling.LANCZOS)
+    fitted = scaled(picture, min(height / picture.height, width / picture.width), Image.Resampling.LANCZOS)
     canvas = Image.new(picture.mode, (width, height))
     canvas.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
     return np.asarray(canvas).reshape(shape)
@@ -107,16 +106,18 @@ def opened(source: str | Path | BinaryIO | Image.Image, name: str = "") -> Itera
     source = Path(source) if isinstance(source, str) else source
     name = name or str(source)
     try:
-        with (
-            warnings.catch_warnings(),
-            regular(source).open("rb") if isinstance(source, Path) else nullcontext(source) as file,
-        ):
+        given = regular(source).open("rb") if isinstance(source, Path) else nullcontext(source)
+        with warnings.catch_warnings(), given as file:
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
             with Image.open(_Bounded(file, name), formats=FORMATS) as image:
                 _refuse_costly(image, file, name)
                 form = [getattr(image, "tag_v2", {BITS: (16,), PHOTOMETRIC: 1}).get(tag) for tag in (BITS, PHOTOMETRIC)]
                 if image.mode in ("I", "F") or (image.mode.startswith("I;16") and form != [(16,), 1]):
-                    raise InputError(f"{name} must have 8 or 16 bits a channel, 0 black; received {image.mode}, {form}")
+                    raise InputError(
+                        f"{name} must have 8 bits, or in PNG and TIFF 16, 0 black; received {image.mode}, {form}"
+                    )
+                if image.mode == "L" and "transparency" in image.info:  # which Pillow leaves as it is in the file
+                    image.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
                 image.getexif()  # stays; Pillow would write it anew when it turns the picture, and often cannot
                 image.info = {key: value for key, value in image.info.items() if key not in EXIF}
                 picture: Image.Image = image

@@ -117,9 +117,7 @@ def _refuse_other_bytes(paths: Iterable[str]) -> None:
 
     read, lock = YAML(typ="safe").load, Path(SOURCE).parent / "dvc.lock"
     stages = read(lock).get("stages", {}).values() if lock.exists() else ()
-    outs = {
-        os.path.realpath(lock.parent / out["path"]): out["md5"] for stage in stages for out in stage.get("outs", [])
-    }
+    outs = {os.path.realpath(lock.parent / out["path"]): out["md5"] for one in stages for out in one.get("outs", [])}
     held = [(Path(path), lock.name, outs.get(os.path.realpath(path))) for path in paths]
     for pointer in (found for path in paths for found in Path(path).glob("*.dvc") if found.is_file()):
         tracked = [out for out in read(pointer).get("outs", []) if out.get("hash")]  # DVC 2 hashed text otherwise

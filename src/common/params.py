@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from common.errors import InputError, first_line, shorten
 
 import pydantic
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from ruamel.yaml import YAML
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -32,9 +32,7 @@ Rows = Annotated[int, Field(ge=0)]
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Synthetic(Section):

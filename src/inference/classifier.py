@@ -46,9 +46,7 @@ class Classifier:
             _, height, width, channels = pixels.shape
             probabilities, distance = self._session.get_outputs()
         except FileNotFoundError:
-            raise InputError(
-                f"{path} must exist (make export writes it, dvc pull or checkout brings it); received no file"
-            ) from None
+            raise InputError(f"{path} must exist (make export, dvc pull or dvc checkout); received no file") from None
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime's own, and whatever a foreign model lacks

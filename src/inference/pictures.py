@@ -66,10 +66,8 @@ def to_fashion_mnist(picture: Image.Image) -> np.ndarray | None:
     """
     picture = _on_white_or_black(_reduced(picture, PHOTOGRAPH))
     colours = np.asarray(picture)  # (H, W, 3)
-    light = (
-        np.median(colours[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0) @ (0.299, 0.587, 0.114) > LIGHT
-    )  # the corners are
-    if picture.size == (SIDE, SIDE) and not light and not np.ptp(colours, axis=-1).any():
+    light = np.median(colours[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0) @ (0.299, 0.587, 0.114) > LIGHT  # the corners
+    if picture.size == (SIDE, SIDE) and not light and not np.ptp(colours, axis=-1).any() and np.ptp(colours):
         return colours[..., :1]
     canvas_value = WHITE if light else BLACK
     shown = _without_dust((contrast := _contrast(colours)) > 1)  # (H, W)

@@ -129,7 +129,5 @@ def _dump(content: Any) -> bytes:
 
 def _renumbered(config: bytes) -> bytes:
     """Replaces each `shared_object_id` by the order of its first appearance."""
-    numbers: dict[bytes, int] = {}
-    return re.sub(
-        rb'(?<="shared_object_id": )\d+', lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), config
-    )
+    known: dict[bytes, int] = {}
+    return re.sub(rb'(?<="shared_object_id": )\d+', lambda old: b"%d" % known.setdefault(old[0], len(known)), config)

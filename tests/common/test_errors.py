@@ -40,12 +40,19 @@ def test_an_input_error_is_one_line_and_status_1(stage: str | None, end: str) ->
     assert error == f"error: epochs must be above 0; received -1{end}\n"
 
 
-def test_in_an_experiment_it_says_how_a_parameter_is_taken_back() -> None:
+def test_in_an_experiment_it_says_where_the_parameters_are_without_advice_that_would_lose_others() -> None:
     script = start("raise errors.InputError('x')", "train", experiment="idea")
     assert (
         script.communicate(timeout=60)[1]
-        == f"error: x{RESTORE}; to take back what -S has changed: git restore params.yaml\n"
+        == f"error: x{RESTORE}; params.yaml keeps what -S has changed, see git diff params.yaml\n"
     )
+
+
+@pytest.mark.parametrize("folder", [".dvc/tmp/exps/standalone/tmpx", ".cache/experiments/1", ".cache/sweep/1"])
+def test_in_a_copy_that_nobody_works_in_there_is_nothing_to_take_back(tmp_path: Path, folder: str) -> None:
+    (copy := tmp_path / folder).mkdir(parents=True)
+    script = start("raise errors.InputError('x')", "train", copy, experiment="idea", root=str(copy))
+    assert script.communicate(timeout=60)[1] == "error: x\n"
 
 
 def test_the_figures_of_a_stage_elsewhere_are_named_from_the_top(tmp_path: Path) -> None:

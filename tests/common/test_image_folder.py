@@ -123,6 +123,22 @@ def test_a_transparent_shade_of_grey(tmp_path: Path, depth: int, value: int) -> 
     assert_filled(array[:, 4:], (SIDE, 4, 1), 200, 0)
 
 
+@pytest.mark.parametrize(("depth", "white"), [(1, 1), (2, 3), (4, 15)])
+def test_a_transparent_shade_of_few_bits(tmp_path: Path, depth: int, white: int) -> None:
+    row = np.packbits(np.repeat([1, 0], SIDE // 2 * depth)).tobytes()  # white, then black
+    for key, left in ((white, 0), (0, 255)):
+        (tmp_path / "a.png").write_bytes(png(SIDE, SIDE, depth, 0, *[row] * SIDE, key=struct.pack(">H", key)))
+        array = to_array(tmp_path / "a.png", GREY)
+        assert_filled(array[:, : SIDE // 2], (SIDE, SIDE // 2, 1), left, 0)
+        assert_filled(array[:, SIDE // 2 :], (SIDE, SIDE // 2, 1), 0, 0)
+
+
+def test_16_bits_in_other_forms_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 65535\n" + bytes(8))
+    with pytest.raises(InputError, match=r"a\.pgm must have 8 bits, or in PNG and TIFF 16, 0 black; received I"):
+        to_array(tmp_path / "a.pgm", GREY)
+
+
 def test_16_bit_colour(tmp_path: Path) -> None:
     row = struct.pack(">3H", *(257 * value for value in ORANGE)) * SIDE
     (tmp_path / "a.png").write_bytes(png(SIDE, SIDE, 16, 2, *[row] * SIDE))
