@@ -34,7 +34,7 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 	python tools/readme.py
 	python benchmarks/tables.py
 
-measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness, pictures and speed, where not yet measured: hours
+measure: repro ## seeds, recipes, speed, a fresh clone, docs/change.md, sameness, pictures, re-splits, where not yet measured: hours
 	python tools/replicate.py --record
 	python benchmarks/recipe.py
 	python benchmarks/speed.py
@@ -45,6 +45,7 @@ measure: repro ## seeds, recipes, a fresh clone, docs/change.md, sameness, pictu
 	python benchmarks/pictures.py
 	python benchmarks/inference.py
 	python benchmarks/own_images.py
+	python benchmarks/resplits.py --systems default
 	python tools/readme.py
 	python benchmarks/tables.py
 
@@ -54,7 +55,7 @@ sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each tri
 replicate: .venv/run ## EXP=... SEEDS=5: trains an experiment, a commit or the workspace with other seeds
 	@python tools/replicate.py $${SEEDS:+--seeds="$$SEEDS"} -- $${EXP:+"$$EXP"}
 
-compare: .venv/run ## A=HEAD B=workspace (or commits, experiments) FAIL_IF=worse: which model is better
+compare: .venv/run ## A=HEAD B=workspace (or commits, experiments) PART=val FAIL_IF=worse: which model is better
 	@python tools/compare.py $${PART:+--part="$$PART"} $${FAIL_IF:+--fail-if="$$FAIL_IF"} \
 		$${TOLERANCE:+--tolerance="$$TOLERANCE"} $${DIFFERENCE:+--difference="$$DIFFERENCE"} \
 		-- "$${A:-HEAD}" $${B:+"$$B"}

@@ -136,7 +136,7 @@ def scores(train: Features, labels: np.ndarray) -> dict[str, Callable[[Features]
         "energy, T = 1": lambda given: -logsumexp(given.logits, 1),
         "energy, T = 10": lambda given: -logsumexp(given.logits / 10, 1),
         "10th nearest neighbour, penultimate layer": lambda given: of_all(given.penultimate),
-        "the same among a tenth of the training images": lambda given: of_few(given.penultimate),
+        "the same among a tenth of these": lambda given: of_few(given.penultimate),
         "Mahalanobis distance, penultimate layer": lambda given: in_penultimate(given.penultimate),
         "Mahalanobis distance, three layers": lambda given: in_means(given.means),
     }

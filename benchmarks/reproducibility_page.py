@@ -84,4 +84,7 @@ def speed_table() -> str:
         table = pd.DataFrame(columns).rename_axis("").reset_index()
         commits = sorted({measured["commit"] for measured in found["precisions"].values()})
         tables.append(f"{markdown(table)}\n\nMeasured on {benchmark_files.machine(found)}, at {', '.join(commits)}.")
-    return "\n\n".join(tables) or "Not measured (`python benchmarks/train_step.py`)."
+    return (
+        "\n\n".join(tables)
+        or "Not measured (`python benchmarks/train_step.py`, once more with `--precision bfloat16`)."
+    )

@@ -193,6 +193,7 @@ def measure_whole(names: Sequence[str]) -> None:
     for name in names:
         identity = {"run": name} | here
         if is_known("runs", identity):
+            print(f"{RESULTS} has {name} on {here['processor']}: without its entry, it is trained once more")
             continue
         print(f"training: {name}", flush=True)
         result = identity | repeat(RUNS[name], FOLDER / name)
