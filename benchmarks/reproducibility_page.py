@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 import benchmark_files
+import sameness
 from analysis import metric_files, revisions, seeds
 from analysis.marked_pages import markdown
 
@@ -24,7 +25,9 @@ def runs_table() -> str:
         for run in found["runs"]
     ]
     differing = [_on_test(run) for run in found["runs"] if "test" in run]
-    return "\n\n".join([markdown(pd.DataFrame(rows)), *differing])
+    missing = [name for name in sameness.RUNS if name not in [run["run"] for run in found["runs"]]]
+    said = [f"Not run with this training yet: {', '.join(missing)}."] if missing else []
+    return "\n\n".join([markdown(pd.DataFrame(rows)), *differing, *said])
 
 
 def _on_test(run: dict[str, Any]) -> str:

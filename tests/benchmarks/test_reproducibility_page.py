@@ -10,6 +10,7 @@ import pytest
 
 import benchmark_files
 import reproducibility_page
+import sameness
 from analysis import seeds
 from conftest import squeezed
 
@@ -72,7 +73,12 @@ def test_what_was_not_measured_is_said_to_be() -> None:
         assert table().startswith("Not measured")
     write("benchmarks/sameness.json", SAMENESS | {"small": []})
     assert reproducibility_page.processors_table().startswith("Not measured")
-    assert not reproducibility_page.runs_table().startswith("Not measured")
+    said = reproducibility_page.runs_table()
+    assert not said.startswith("Not measured")
+    assert "Not run with this training yet: 2 threads, " in said
+    every = [THE_SAME | {"run": name} for name in sameness.RUNS]
+    write("benchmarks/sameness.json", SAMENESS | {"runs": every})
+    assert "Not run with this training" not in reproducibility_page.runs_table()
 
 
 def test_each_run_is_held_against_the_committed_bytes() -> None:
