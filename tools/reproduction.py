@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from common import params
 from common.errors import shorten
 
 from analysis import dvc_lock
@@ -90,7 +91,8 @@ def would_run(pipeline: str, *options: str) -> list[str]:
     output = done.stdout + done.stderr
     # without data DVC fails at the first stage that would run, and names it
     found = re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M)
-    is_known = "Data and pipelines are up to date" in output and "frozen" not in Path(pipeline).read_text("utf-8")
+    keys = dvc_lock.leaves(params.read_yaml(Path(pipeline), dict[str, Any]))
+    is_known = "Data and pipelines are up to date" in output and not any(key.endswith(".frozen") for key in keys)
     return found or ([] if is_known else ["what is frozen, or DVC does not name,"])
 
 
@@ -117,8 +119,7 @@ def _changed_inputs(results: Results, stages: list[str]) -> Iterator[Cause]:
 
 
 def listed(texts: list[str]) -> str:
-    more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    return ", ".join(texts[:NAMED]) + more
+    return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
 
 def causes(results: Results) -> Iterator[Cause]:

@@ -40,8 +40,7 @@ class Values(Section):
         """As Optuna knows it: choices as JSON, since Optuna knows no lists."""
         if self.choices is not None:
             return CategoricalDistribution([json.dumps(choice) for choice in self.choices])
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        kind: Any = IntDistribution if whole else FloatDistribution
+        kind: Any = IntDistribution if isinstance(self.low, int) and isinstance(self.high, int) else FloatDistribution
         return kind(self.low, self.high, log=self.log)
 
 

@@ -82,9 +82,13 @@ def edit_a_published_metric() -> None:
     edit("published/basic/metrics/val.json", '"accuracy": 0.', '"accuracy": 0.9')
 
 
-def freeze() -> None:
+def freeze(key: str = "frozen") -> None:
     touch_a_source()
-    edit("dvc.yaml", "    cmd: python -EB src/train.py\n", "    frozen: true\n    cmd: python -EB src/train.py\n")
+    edit("dvc.yaml", "    cmd: python -EB src/train.py\n", f"    {key}: true\n    cmd: python -EB src/train.py\n")
+
+
+def freeze_in_other_letters() -> None:
+    freeze(r'"fro\x7aen"')
 
 
 def say_it_is_up_to_date() -> None:
@@ -259,6 +263,7 @@ def test_published_systems_count_where_the_images_are_theirs(
         ([touch_a_source],
          ["dvc.lock is not up to date (make repro): train", "modified: src/training/batches.py"]),
         ([freeze], ["dvc.lock is not up to date (make repro): what is frozen"]),
+        ([freeze_in_other_letters], ["dvc.lock is not up to date (make repro): what is frozen"]),
         ([say_it_is_up_to_date], ["dvc.lock is not up to date (make repro): train"]),
         ([edit_a_metric, flip_a_byte_of_the_model],
          ["modified: metrics/test.json", "modified: models/model.keras"]),
