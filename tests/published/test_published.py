@@ -56,7 +56,7 @@ def test_each_has_parameters_and_a_claim(monkeypatch: pytest.MonkeyPatch) -> Non
         assert "test" in chosen.evaluate.parts
         assert chosen.train.normalisation == "unit"  # pixels divided by 255
         assert (chosen.train.optimizer, chosen.train.learning_rate) == ("adam", 0.001)
-        assert chosen.train.shards == 1  # batch statistics over the whole batch
+        assert chosen.train.shards == {"deep": 2}.get(name, 1)  # batch statistics over the whole batch, or over half
 
 
 def of(name: str, kind: type[keras.Layer], attribute: str) -> list[Any]:
@@ -97,17 +97,18 @@ def test_heinit_has_the_published_parts() -> None:
     assert train.early_stopping is None
 
 
-def test_deep_has_the_published_parts() -> None:
-    expected = ["Conv2D", "BatchNormalization", "Conv2D", "MaxPooling2D", "Dropout"] * 2
-    expected += ["Flatten", "Dense", "BatchNormalization", "Dropout", "Dense"]
-    assert kinds("deep") == expected
+def test_deep_is_its_authors_code() -> None:
+    block = ["Conv2D", "BatchNormalization", "Conv2D", "MaxPooling2D", "Dropout"]
+    assert kinds("deep") == [*block * 2, "Flatten", "Dense", "Dropout", "Dense"]
     assert of("deep", keras.layers.Conv2D, "filters") == [64, 64, 128, 128]
     assert of("deep", keras.layers.Dense, "units") == [256, 10]
-    assert of("deep", keras.layers.Dropout, "rate") == [0.25, 0.35, 0.5]
+    assert of("deep", keras.layers.Dropout, "rate") == [0.25, 0.25, 0.5]
     train = settings("deep").train
-    assert train.early_stopping
-    assert train.reduce_on_plateau
-    assert train.keep == "best"
+    assert (train.epochs, train.batch_size, train.keep) == (100, 64, "best")
+    assert (train.early_stopping, train.reduce_on_plateau, train.plateau_factor) == (15, 8, 0.5)
+    moves = train.augmentation
+    assert (moves.flip, moves.rotation, moves.zoom, moves.shift) == ("random", 10, 0.1, 0)
+    assert settings("deep").split.val_size == 0.2
 
 
 def test_dsc_is_its_authors_code() -> None:
