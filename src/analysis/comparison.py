@@ -140,7 +140,7 @@ class Difference:
     def power(self, number: int, value: float) -> str:
         """What `number` seeds on each side detect, and the number that detects a true difference of `value`, in words."""
         if not self.of_seeds:  # not measured, or a model beside itself
-            return f"What difference {number} seeds detect is not known without a spread over seeds."
+            return f"What difference {number} seeds detect is not known where a spread over seeds is missing or 0."
         enough = (n for n in range(2, MOST_SEEDS + 1) if self.detectable(n) <= value)
         return (
             f"{number} seeds on each side detect a true difference of {100 * self.detectable(number):.2f} points in "

@@ -52,7 +52,10 @@ def test_a_model_beside_itself_differs_by_nothing_and_tells_no_power() -> None:
     itself = model(right(100, 90, 2, 5)[0], known=[0.9, 0.93])
     found = difference(itself, itself)
     assert (found.verdict, found.reason) == ("within noise", "Both models classify the same images correctly.")
-    assert found.power(5, 0.003) == "What difference 5 seeds detect is not known without a spread over seeds."
+    assert (
+        found.power(5, 0.003)
+        == "What difference 5 seeds detect is not known where a spread over seeds is missing or 0."
+    )
 
 
 def test_the_figures_are_those_of_the_formulas() -> None:
@@ -166,7 +169,7 @@ def test_more_seeds_tell_a_smaller_difference() -> None:
     hidden = found.power(5, math.sqrt(found.of_images))  # by the images alone
     assert hidden.endswith("points need more than 100 seeds.")
     unknown = single(10_000, 9_000, 60, 50, std=None)
-    assert "not known without a spread over seeds" in unknown.power(5, 0.5)
+    assert "not known where a spread over seeds is missing" in unknown.power(5, 0.5)
 
 
 # --- how often it is wrong ----------------------------------------------------------------------
