@@ -104,12 +104,11 @@ class Sweep:
             pruner=optuna.pruners.SuccessiveHalvingPruner(first, second // first),
         )
         # what a sweep that was stopped has left goes on under another number, once, whenever this is stopped too
-        for left in self.study.get_trials(states=[TrialState.RUNNING]):
-            if left.user_attrs.get("clone") == self.clone:
-                chosen = left.user_attrs.get("chosen", left.params)  # a kill leaves some of `params` alone
+        for left in self.known():
+            if left.state == TrialState.RUNNING and left.user_attrs["clone"] == self.clone:
                 others = [trial for trial in self.known() if trial.number != left.number]
-                if chosen not in [trial.user_attrs.get("chosen") for trial in others]:
-                    self.study.enqueue_trial(chosen, user_attrs=left.user_attrs | {"chosen": chosen})
+                if left.user_attrs["chosen"] not in [trial.user_attrs["chosen"] for trial in others]:
+                    self.study.enqueue_trial(left.user_attrs["chosen"], user_attrs=left.user_attrs)
                 self.study.tell(left.number, state=TrialState.FAIL)
 
     def named(self, changes: dict[str, Any]) -> str:
@@ -118,8 +117,9 @@ class Sweep:
         return f"sweep-{hashlib.sha256(known).hexdigest()[:8]}"
 
     def known(self) -> list[FrozenTrial]:
-        """All trials but those that go on under another number."""
-        return [trial for trial in self.study.get_trials() if trial.state != TrialState.FAIL]
+        """All trials but those that go on under another number, or that nobody has proposed."""
+        every = self.study.get_trials()
+        return [trial for trial in every if trial.state != TrialState.FAIL and "chosen" in trial.user_attrs]
 
     def next_trial(self) -> optuna.Trial | None:
         """One that waits, else a new one; None when there are as many as asked for, or as the space has."""
@@ -132,8 +132,9 @@ class Sweep:
             self.study.enqueue_trial(chosen, user_attrs={"clone": self.clone, "chosen": chosen})
         trial = self.study.ask(self.search.distributions())
         trial.set_user_attr("clone", self.clone)
-        if trial.user_attrs["chosen"] in [it.user_attrs["chosen"] for it in self.known() if it.number < trial.number]:
-            self.study.tell(trial, state=TrialState.FAIL)  # another machine has proposed the same meanwhile
+        chosen = trial.user_attrs.get("chosen")  # none where another machine has begun the one that waited
+        if chosen in [None, *(it.user_attrs["chosen"] for it in self.known() if it.number < trial.number)]:
+            self.study.tell(trial, state=TrialState.FAIL)  # or has proposed the same meanwhile
             return self.next_trial()
         return trial
 

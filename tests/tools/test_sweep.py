@@ -480,6 +480,31 @@ def test_what_another_clone_begins_meanwhile_is_not_run_twice(
     assert len({json.dumps(trial.user_attrs["chosen"]) for trial in studied()}) == 6
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_trial_that_waited_may_be_begun_by_another_clone(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Optuna then begins one of its own, which no clone has proposed; a kill may leave it as it is."""
+    write(workspace, trials=4)
+    enqueue, begun = optuna.Study.enqueue_trial, []
+
+    def another_begins_it(study: optuna.Study, *words: Any, **named: Any) -> None:
+        enqueue(study, *words, **named)
+        if len(begun) < 2:
+            begun.append(study.ask())
+            begun[-1].set_user_attr("clone", "another")
+            if killed:
+                study.ask()
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", another_begins_it)
+    sweep.main()
+    assert len(runs.made) == 2
+    chosen = [trial.user_attrs["chosen"] for trial in studied() if "chosen" in trial.user_attrs]
+    assert len({json.dumps(each) for each in chosen}) == len(chosen) == 4
+    sweep.main()  # those of a clone that is gone
+    assert len(runs.made) == 2
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
