@@ -31,8 +31,9 @@ import tempfile
 import threading
 import types
 import warnings
+import weakref
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SLOW_IMPORTS = (
     "dulwich.porcelain", "dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.run",
@@ -103,21 +104,38 @@ def start() -> tuple[subprocess.Popen, Path]:
 def serve(listener: socket.socket) -> None:
     """Answers until standard input is closed. The slow imports wait for the first request."""
     sys.executable = str(Path(listener.getsockname()).with_name("python"))  # for the forks
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that answer
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # nor for what they leave: a container's init may take seconds
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # of what forks leave: a container's init may take seconds
+    ended, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    clients: dict[socket.socket, int] = {}  # with the process groups of their forks
     while True:
-        if 0 in select.select([listener.fileno(), 0], [], [])[0]:
+        sources: list[Any] = [listener, 0, ended, *clients]
+        ready, _, _ = select.select(sources, [], [])
+        if 0 in ready:
             return
-        if "keras" not in sys.modules:
-            for name in SLOW_IMPORTS:
-                importlib.import_module(name)
-            export_a_network()
-        gc.freeze()  # a collection in a fork would copy every page that it looks at
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            answer(connection)
-        connection.close()
+        if ended in ready:
+            os.read(ended, 4096)
+            tell_clients(clients)
+        for killed in [client for client in clients if client in ready]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(clients.pop(killed), signal.SIGKILL)
+            killed.close()
+        if listener in ready:
+            answer(listener, clients)
+
+
+def tell_clients(clients: dict[socket.socket, int]) -> None:
+    """Takes leave of all processes that have ended, and tells the clients whose forks they are."""
+    waiting = {group: client for client, group in clients.items()}
+    with contextlib.suppress(ChildProcessError):  # there are no others
+        while (process := os.waitpid(-1, os.WNOHANG))[0]:
+            if client := waiting.get(process[0]):
+                with contextlib.suppress(BrokenPipeError):  # it was killed
+                    client.sendall(b"%d\n" % os.waitstatus_to_exitcode(process[1]))
+                del clients[client]
+                client.close()
 
 
 def export_a_network() -> None:
@@ -144,27 +162,34 @@ def export_a_network() -> None:
     tqdm.monitor_interval = interval
 
 
-def answer(connection: socket.socket) -> NoReturn:
-    """Runs the request in a fork; tells the client the process group, then how the fork ended."""
-    os.setpgid(0, 0)
-    length, streams, _, _ = socket.recv_fds(connection, 8, 3)
-    request = connection.makefile("rb").read(int.from_bytes(length, "big"))
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    child = os.fork()
-    if child == 0:
-        connection.close()
+def answer(listener: socket.socket, clients: dict[socket.socket, int]) -> None:
+    """Runs a request in a fork, and tells the client the fork's process group."""
+    if "keras" not in sys.modules:
+        for name in SLOW_IMPORTS:
+            importlib.import_module(name)
+        export_a_network()
+        for finalizer in [*weakref.finalize._registry]:  # type: ignore[attr-defined]
+            finalizer.atexit = False  # torch's take each fork as long as the fork itself
+    client, _ = listener.accept()
+    length, streams, _, _ = socket.recv_fds(client, 8, 3)
+    request = client.makefile("rb").read(int.from_bytes(length, "big"))
+    if not request:  # the client was killed
+        return
+    gc.freeze()  # a collection in a fork would copy every page that it looks at
+    if (child := os.fork()) == 0:
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for other in (listener, client, *clients):
+            other.close()
         run(streams, *json.loads(request))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # are for the fork
+    with contextlib.suppress(PermissionError):  # it has done so, and runs another program
+        os.setpgid(child, child)
     for stream in streams:
         os.close(stream)
-    ended = os.pidfd_open(child)
-    with contextlib.suppress(BrokenPipeError):  # the client was killed, as the next line sees
-        connection.sendall(b"%d\n" % os.getpgid(0))
-    if ended not in select.select([ended, connection.fileno()], [], [])[0]:  # the client was killed
-        os.killpg(0, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
-    os._exit(0)
+    clients[client] = child
+    with contextlib.suppress(BrokenPipeError):  # the client was killed, as select says next
+        client.sendall(b"%d\n" % child)
 
 
 def run(streams: list[int], words: list[str], folder: str, environment: dict[str, str]) -> NoReturn:

@@ -85,6 +85,9 @@ def test_an_exception_in_an_atomic_folder_changes_nothing(tmp_path: Path, old: s
     assert not old or (path / old).read_text() == old
 
 
+FILES = 8  # of the folder that is replaced
+
+
 def content(folder: Path) -> list[str]:
     return [path.read_text() for path in sorted(folder.iterdir())]
 
@@ -107,7 +110,7 @@ def killed(folder: Path, step: int, exchange: str) -> bool:
         sys.addaudithook(count)
         try:
             with files.atomic_folder(Path("out")) as part:
-                for number in range(20):
+                for number in range(FILES):
                     (part / str(number)).write_text("new")
         except BaseException:
             os._exit(1)
@@ -122,23 +125,23 @@ def killed(folder: Path, step: int, exchange: str) -> bool:
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_folder_whole(tmp_path: Path, exchange: str) -> None:
     out, step, seen = tmp_path / "out", 1, set()
     out.mkdir()
-    for number in range(20):
+    for number in range(FILES):
         (out / str(number)).write_text("old")
     shutil.copytree(out, tmp_path / "kept")
     while killed(tmp_path, step, exchange):
         if exchange == "no" and not out.exists():  # between its two steps; the next start takes back the first
             with pytest.raises(Interrupted), files.atomic_folder(out):
                 raise Interrupted
-        assert content(out) in (20 * ["old"], 20 * ["new"]), step
+        assert content(out) in (FILES * ["old"], FILES * ["new"]), step
         seen.add(content(out)[0])
         with files.atomic_folder(out) as part:
             shutil.copytree(tmp_path / "kept", part, dirs_exist_ok=True)
         assert everything(tmp_path) == {
-            "out", "kept", *(f"{folder}/{number}" for folder in ("out", "kept") for number in range(20))
+            "out", "kept", *(f"{folder}/{number}" for folder in ("out", "kept") for number in range(FILES))
         }  # fmt: skip
         step += 1
-    assert content(out) == 20 * ["new"]
-    assert step > 60
+    assert content(out) == FILES * ["new"]
+    assert step > 3 * FILES
     assert seen == {"old", "new"}
 
 

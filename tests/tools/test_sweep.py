@@ -356,7 +356,7 @@ def test_a_kill_at_any_write_loses_no_trial_and_none_comes_twice(
     runs: Runs, workspace: Path, epochs: list[int]
 ) -> None:
     """What ran before is an experiment, which is kept."""
-    write(workspace, epochs=epochs)
+    write(workspace, epochs=epochs, trials=5)
     writes: list[object] = []
     note = writes.append
     event.listen(Engine, "commit", note)
