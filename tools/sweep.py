@@ -118,8 +118,7 @@ class Sweep:
 
     def known(self) -> list[FrozenTrial]:
         """All trials but those that go on under another number, or that nobody has proposed."""
-        every = self.study.get_trials()
-        return [trial for trial in every if trial.state != TrialState.FAIL and "chosen" in trial.user_attrs]
+        return [it for it in self.study.get_trials() if it.state != TrialState.FAIL and "chosen" in it.user_attrs]
 
     def next_trial(self) -> optuna.Trial | None:
         """One that waits, else a new one; None when there are as many as asked for, or as the space has."""

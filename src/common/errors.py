@@ -15,6 +15,7 @@ from typing import Any
 
 # C0 and C1, line and paragraph separators, and what turns the direction of all text after it
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+COPY = re.compile(r"/\.(dvc/tmp|cache/(experiments|rebuild))/")  # for one run: it has no user
 
 
 def one_line(text: str) -> str:
@@ -44,7 +45,7 @@ def print_one_line(kind: type[BaseException], error: BaseException, trace: Trace
     """The `sys.excepthook` that `import common` sets; Python still chooses the exit status (1; 130 for Ctrl-C)."""
     # DVC removes a stage's outputs before it runs the command, and tells it the stage and the top folder.
     restore, top = "", os.environ.get("DVC_ROOT", "")
-    if "DVC_STAGE" in os.environ and not re.search(r"/\.(dvc/tmp|cache)/", top):  # a copy for one run has no user
+    if "DVC_STAGE" in os.environ and not COPY.search(top):
         metrics = os.path.relpath("metrics", top or None)
         restore = f"; to get back the outputs that dvc removed: dvc checkout --allow-missing && git restore {metrics}"
         if "DVC_EXP_NAME" in os.environ:  # dvc exp run has written its -S into params.yaml, and leaves them there

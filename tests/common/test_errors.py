@@ -48,11 +48,17 @@ def test_in_an_experiment_it_says_where_the_parameters_are_without_advice_that_w
     )
 
 
-@pytest.mark.parametrize("folder", [".dvc/tmp/exps/standalone/tmpx", ".cache/experiments/1", ".cache/sweep/1"])
+@pytest.mark.parametrize("folder", [".dvc/tmp/exps/standalone/tmpx", ".cache/experiments/1", ".cache/rebuild/1"])
 def test_in_a_copy_that_nobody_works_in_there_is_nothing_to_take_back(tmp_path: Path, folder: str) -> None:
     (copy := tmp_path / folder).mkdir(parents=True)
     script = start("raise errors.InputError('x')", "train", copy, experiment="idea", root=str(copy))
     assert script.communicate(timeout=60)[1] == "error: x\n"
+
+
+def test_a_clone_may_lie_in_a_folder_for_caches(tmp_path: Path) -> None:
+    (clone := tmp_path / ".cache/clone").mkdir(parents=True)
+    script = start("raise errors.InputError('x')", "train", clone, root=str(clone))
+    assert script.communicate(timeout=60)[1] == f"error: x{RESTORE}\n"
 
 
 def test_the_figures_of_a_stage_elsewhere_are_named_from_the_top(tmp_path: Path) -> None:
