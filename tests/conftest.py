@@ -43,6 +43,7 @@ VARIABLES = set(re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text(
 for name in (VARIABLES - {"PYTHON"}) | {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}:
     os.environ.pop(name, None)
 torch.set_num_threads(1)
+READ_AT_START = fork_server.read_at_start()
 machine.is_portable()  # the first operation of the process fixes its instructions: no test may choose them for others
 
 DEFAULT = {
@@ -104,6 +105,13 @@ def pytest_configure(config: pytest.Config) -> None:
             shutil.rmtree(folder)
 
         config.add_cleanup(end)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """No test leaves a variable that would keep the later ones from forks: they would be slow, and nothing else."""
+    yield
+    assert fork_server.read_at_start() == READ_AT_START
 
 
 def with_forks() -> dict[str, str]:

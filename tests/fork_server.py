@@ -76,13 +76,17 @@ os._exit(status)
 """
 
 
+def read_at_start() -> dict[str, str]:
+    """The variables of this process that a fork could not heed."""
+    names = [name for name in os.environ if name.startswith(READ_AT_START) and name not in NOT_READ_AT_START]
+    return {name: os.environ[name] for name in names}
+
+
 def start() -> tuple[subprocess.Popen, Path]:
     """The server, which ends when its standard input is closed, and the folder of its programs."""
     folder = Path(tempfile.mkdtemp())
     address = str(folder / "socket")
-    read = {
-        key: os.environ[key] for key in os.environ if key.startswith(READ_AT_START) and key not in NOT_READ_AT_START
-    }
+    read = read_at_start()
     dvc = str(Path(sys.executable).with_name("dvc"))
     for name in ("python", "dvc"):
         (folder / name).write_text(CLIENT.format_map(globals() | locals()))
