@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import ROOT, Clone, made_once, of_fashion_mnist, untrained
+from conftest import ROOT, Clone, made_once, of_fashion_mnist, untrained, with_forks
 
 PAGES = [ROOT / "README.md", ROOT / "data/input/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -131,7 +131,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Path:
         clone.commit("start")
         python = folder / ".venv/bin/python"
         python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec {shutil.which("python", path=with_forks()["PATH"])} "$@"\n')
         python.chmod(0o755)
         python.with_name("activate").touch()
         clone.run("make", "--eval=state:; @$(state) >.venv/state", "state")
@@ -141,10 +141,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Path:
     return made_once(tmp_path_factory, "copy", make)
 
 
-def run(folder: Path, *words: str) -> None:
-    foreign = ("KERAS_", "PYTHON", "DVC_")  # what `import common` has set here
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-    environment |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+def run(folder: Path, environment: dict[str, str], *words: str) -> None:
     done = subprocess.run(
         words, cwd=folder, env=environment, text=True, check=False, timeout=500, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -169,6 +166,8 @@ def test_it_runs_as_printed(snippet: Snippet, copy: Path, tmp_path: Path) -> Non
     shutil.copytree(copy, folder := tmp_path / "copy", symlinks=True)
     if snippet.language == "python":
         (tmp_path / "snippet.py").write_text(snippet.code, "utf-8")
-        run(folder, sys.executable, str(tmp_path / "snippet.py"))
+        foreign = ("KERAS_", "PYTHON", "DVC_")  # what `import common` has set here
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+        run(folder, environment, sys.executable, str(tmp_path / "snippet.py"))
     else:
-        run(folder, "bash", "-e", "-o", "pipefail", "-c", command(snippet))
+        run(folder, with_forks(), "bash", "-e", "-o", "pipefail", "-c", command(snippet))

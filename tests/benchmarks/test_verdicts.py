@@ -1,9 +1,12 @@
 """Pairs of models are simulated with the spread, the difference and the disagreement that a case names."""
 
+import json
+
 import numpy as np
 import pytest
 
 import verdicts
+from conftest import ROOT, of_fashion_mnist
 
 NONE = {"disagreement": 0.0, "gain": 0.0}
 
@@ -33,3 +36,14 @@ def test_limits_are_the_worst_of_the_cases_with_these_seeds_and_spreads(monkeypa
     found = verdicts.limits(1, {"one": 0.1, "other": 0.2})
     assert len(found) == 3 * len(verdicts.NUMBERS)
     assert {(row["ratio of spreads"], row["wrong of equal"]) for row in found} == {(1, 0.18), (2, 0.36), (3, 0.54)}
+
+
+@of_fashion_mnist
+@pytest.mark.slow
+def test_a_committed_share_follows_from_the_code_and_the_noise_of_today() -> None:
+    results = json.loads((ROOT / verdicts.RESULTS).read_text("utf-8"))
+    std = json.loads((ROOT / "metrics/noise.json").read_text("utf-8"))["val"]["accuracy"]["std"]
+    row = next(row for row in results["cases"] if (row["part"], row["spread"]) == ("val", "committed"))
+    case = {"images": verdicts.BARS["val"][0], "std": std, **{name: row[name] for name in ("common", "disagreement")}}
+    found = verdicts.rates(results["pairs"], [*case.values(), 0], seeds=(5, 5), gain=0.0, **case)
+    assert row["wrong of equal"] == round(1 - found["within noise"], 4) > 0
