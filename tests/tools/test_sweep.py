@@ -486,7 +486,8 @@ def test_a_trial_that_waited_may_be_begun_by_another_clone(
 ) -> None:
     """Optuna then begins one of its own, which no clone has proposed; a kill may leave it as it is."""
     write(workspace, trials=4)
-    enqueue, begun = optuna.Study.enqueue_trial, []
+    enqueue = optuna.Study.enqueue_trial
+    begun: list[optuna.Trial] = []
 
     def another_begins_it(study: optuna.Study, *words: Any, **named: Any) -> None:
         enqueue(study, *words, **named)
