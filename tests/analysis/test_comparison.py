@@ -351,3 +351,14 @@ def test_confusions_come_in_order_of_change() -> None:
         ("b", "a", 0, 1),
         ("b", "c", 1, 0),
     ]
+
+
+def test_what_is_detected_leaves_room_for_level_and_power() -> None:
+    found = Difference(10_000, (5, 1), False, 9, 5, 0.0004, 4e-6, 2.4e-6, 2.4e-6, 4)
+    for number in (5, 20):
+        spread = 2 / number * 2e-6  # of a seed it is 2e-6: of five beside one 2.4e-6
+        tails = [(stats.norm.isf(tail), stats.t.isf(tail, number - 1)) for tail in (0.025, 0.2)]
+        expected = sum(math.sqrt(z**2 * 4e-6 + t**2 * spread) for z, t in tails)
+        assert found.detectable(number) == pytest.approx(expected)
+    hidden = found.power(5, 2.8 * math.sqrt(4e-6))  # by the images alone
+    assert hidden.endswith("0.56 points need more than 100 seeds.")

@@ -71,3 +71,31 @@ def test_it_continues_where_it_was_stopped_and_forgets_another_recipe(
     monkeypatch.setattr(sys, "argv", ["own_images.py", "--seeds=1", "--sets", "digits, PNG"])
     own_images.main()
     assert made == [("folder", 0)]
+
+
+class Regression:
+    """Stands for a model: right on val with the least penalty, on test with every other one."""
+
+    def __init__(self, _: Any, penalty: float) -> None:
+        self.least = penalty == min(own_images.PENALTIES)
+
+    def fit(self, pixels: np.ndarray, labels: np.ndarray) -> "Regression":
+        return self
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels[:, 0] ^ pixels[:, 1] ^ self.least
+
+
+def test_val_chooses_the_penalty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_images, "FOLDER", tmp_path)
+    monkeypatch.setattr(own_images, "LogisticRegression", lambda **settings: settings["C"])
+    monkeypatch.setattr(own_images, "make_pipeline", Regression)
+    labels = np.arange(60) % 2
+    for part, bit in (("train", 1), ("test", 0)):
+        (folder := tmp_path / "data/prepared" / part).mkdir(parents=True)
+        np.save(folder / "images.npy", np.stack([labels, np.full(60, bit)], 1).astype(np.uint8).reshape(60, 1, 2, 1))
+        np.save(folder / "labels.npy", labels)
+    (split := tmp_path / "data/split").mkdir()
+    for part, rows in (("train", range(40)), ("val", range(40, 60))):
+        np.save(split / f"{part}.npy", np.array(rows))
+    assert own_images.theirs(0)["logistic"] == 0

@@ -66,3 +66,15 @@ def test_another_training_and_another_recipe_are_measured_anew(
 
 def test_the_fixed_step_takes_time() -> None:
     assert recipe.fixed_step() > 0
+
+
+def test_the_picture_has_means_over_the_fastest_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(recipe, "FIGURE", tmp_path / "recipe.svg")
+    run = {"recipe": "longer", "precision": "bfloat16"}
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe.plt, "close", kept.append)
+        recipe.draw([run | {"seconds": seconds, "accuracy": share} for seconds, share in ((9, 0.9), (7, 0.94))])
+    line, _, _ = kept[0].axes[0].containers[recipe.PRECISIONS.index("bfloat16")]
+    assert line.get_xydata().tolist() == [[7, pytest.approx(92)]]
+    recipe.plt.close(kept[0])

@@ -1,4 +1,6 @@
+import itertools
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,12 @@ def test_the_most_is_of_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rates) == 2
     assert os.getpid() not in rates
     assert min(rates.values()) > 0
+
+
+def test_a_rate_counts_products_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(speed, "set_up", lambda precision: None)
+    monkeypatch.setattr(speed, "IMAGES", 2)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(seconds)))
+    _, rate = speed.rate("float32", threading.Barrier(1), rounds=1)
+    assert rate == 2 * (2 * 14 * 14) * (3 * 3 * 256) * 256

@@ -144,6 +144,8 @@ def test_a_model_that_knows_one_class_is_worse(measured: Clone, call: Callable[.
     assert "\nworse: -" in said
     assert "3 and 1 seeds" in said
     assert "5 seeds on each side detect a true difference of " in said
+    assert "; 0.30 points need " in said
+    assert "; 2.00 points need " in call("main", "worse", "--difference", "2")
     said = call("worse", "main", "--part", "test")
     assert "on test: as asked for." in said
     assert "\nbetter: +" in said
@@ -154,9 +156,10 @@ def test_the_exit_status_is_for_programs(measured: Clone, call: Callable[..., st
         with pytest.raises(SystemExit) as ended:
             call(*names, "--fail-if", "worse")
         assert ended.value.code == status
-    with pytest.raises(SystemExit) as ended:
-        call("main", "worse", "--fail-if", "worse", "--tolerance", "99.5")
-    assert ended.value.code == 0
+    for points, status in (("1", 1), ("99.5", 0)):
+        with pytest.raises(SystemExit) as ended:
+            call("main", "worse", "--fail-if", "worse", "--tolerance", points)
+        assert ended.value.code == status
     Path("metrics/noise.csv").unlink()
     measured.commit("without noise")
     with pytest.raises(SystemExit) as ended:

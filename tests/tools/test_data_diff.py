@@ -151,3 +151,13 @@ def test_changed_images_are_drawn_where_they_are(
     after["train"] = before["train"]
     page(before, after, monkeypatch, capsys, "--out", "page.md")
     assert "None of the changed images is here to be shown." in Path("page.md").read_text()
+
+
+def test_a_copy_across_the_parts_is_new_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leak: Rows = BEFORE | {"test": [*BEFORE["test"], ("a", 0)]}
+    other: Rows = leak | {"test": [*leak["test"], ("z", 0)]}
+    more: Rows = leak | {"test": [*leak["test"], ("b", 1)]}
+    assert "are in train now" not in page(leak, other, monkeypatch, capsys)
+    assert "**1 images of test are in train now, and were not before.**" in page(leak, more, monkeypatch, capsys)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
@@ -10,6 +11,7 @@ import pytest
 
 import experiments
 import replicates
+from analysis.comparison import Difference
 from replicates import FIRST, git
 
 
@@ -107,3 +109,15 @@ def test_why_an_experiment_is_not_compared(head: str) -> None:
         InputError, match=r"^metrics/val.json in no-interval \(.{7}\) must have source, .* is missing or no number$"
     ):
         experiments.table()
+
+
+def test_the_verdict_is_on_the_experiment_beside_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+
+    def compare(before: Any, after: Any, part: str) -> tuple[Difference, None]:
+        pairs.append((before.name, after.name, part))
+        return Difference(5000, (5, 5), True, 40, 10, 0.006, 1e-9, 1e-9), None
+
+    monkeypatch.setattr(experiments.comparison, "compare", compare)
+    assert experiments.table()["verdict"].tolist() == ["", "better"]
+    assert pairs == [("HEAD", "an-idea-with-quite-a-long-name", "val")]

@@ -14,6 +14,7 @@ import check
 import dvc_experiments
 import replicate
 import replicates
+import verdict
 from analysis import comparison, revisions, seeds
 from conftest import Clone
 from replicates import FIRST, Trainings, git
@@ -68,6 +69,15 @@ def test_a_commit_and_the_workspace_share_their_seeds(made: Trainings, call: Cal
     found = seeds.trainings(revisions.HERE, "val")
     assert sorted(found.right.columns) == [7, 8, 9]
     assert comparison.difference(found, found).power(5, 0.3).startswith("5 seeds on each side detect")
+
+
+def test_other_seeds_do_not_stand_in_for_the_training_here(made: Trainings, call: Callable[..., str]) -> None:
+    call("--seeds", "5")
+    Path("metrics/predictions/val.csv").write_text("id,label,predicted,confidence\n0,1,0,0.5\n1,b,1,0.5\n")
+    known = replicates.figures("val", FIRST)
+    Path("metrics/val.json").write_text(json.dumps(known | {"accuracy": known["accuracy"] - 1}))
+    _, line = verdict.judge(git("rev-parse", "HEAD"), "val")
+    assert ", if both models spread alike (p = " in line  # there is one training here
 
 
 def test_results_of_other_files_are_refused(made: Trainings, call: Callable[..., str]) -> None:

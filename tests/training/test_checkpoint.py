@@ -1,7 +1,10 @@
 """Checkpoints: a resumed training ends with the same bits; fingerprints; state files."""
 
 import functools
+import hashlib
+import io
 import os
+import pickle
 import select
 import subprocess
 import sys
@@ -380,3 +383,18 @@ def test_a_second_and_a_third_waiter_find_the_state(workspace: Path, monkeypatch
         process.communicate("\n")
         assert process.returncode == 0
     assert [path.name for path in folder.iterdir()] == ["a.lock"]
+
+
+def test_a_state_that_would_run_code_is_refused_and_not_executed(tmp_path: Path) -> None:
+    """Its digest is right: who can write into CHECKPOINT_DIR can compute one."""
+
+    class Payload:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"epochs": Payload()}, buffer := io.BytesIO())
+    content = buffer.getvalue()
+    (tmp_path / "state").write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    with pytest.raises(pickle.UnpicklingError):
+        Checkpoint(tmp_path / "state", batches(augmented=False), [], "cpu")
+    assert not (tmp_path / "executed").exists()
