@@ -36,7 +36,7 @@ def copy(commit: str) -> Path:
     Each has a new name, for a killed rebuild may have left a training that still writes.
     """
     shutil.rmtree(REBUILDS, ignore_errors=True)
-    REBUILDS.mkdir(parents=True)
+    REBUILDS.mkdir(parents=True, exist_ok=True)
     repository = Path(tempfile.mkdtemp(dir=REBUILDS)).resolve()
     project = repository / git("rev-parse", "--show-prefix")
     git("init", "--quiet", str(repository))

@@ -33,6 +33,7 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
     Raises:
         InputError: the model's results do not belong to its files, or a training fails.
     """
+    content = model.commit or dvc_experiments.snapshot()  # an edit from here on is another model
     training = seeds.training(model)
     problem = next(iter(check.lock_problems(own=True)), None) if model.commit is None else None
     if training is None or problem:
@@ -42,7 +43,6 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
         dvc_experiments.refuse_missing_files()
     parts = model.predicted()
     known = {seed: other for seed, other in seeds.replicates(model).items() if {*parts} <= {*other.predicted()}}
-    content = model.commit or dvc_experiments.snapshot()
     # that of an experiment is its parent
     baseline = git("rev-parse", f"{model.commit}^" if model.is_experiment else model.commit or "HEAD")
     wanted = range(model.seed(), model.seed() + count)

@@ -94,7 +94,7 @@ class Sweep:
         # tells its trials from other clones' in a shared database; its own database may be moved with it
         self.clone = f"{platform.node()}:{Path.cwd()}" if os.environ.get("OPTUNA_STORAGE") else ""
         self.content, self.commit = dvc_experiments.snapshot(), git("rev-parse", "HEAD")
-        self.files = self.commit + git("diff", "HEAD", "--no-ext-diff", "--binary", "--", ".", ":(exclude)sweep.yaml")
+        self.files = self.commit + git("diff-tree", "-r", "HEAD", self.content, "--", ".", ":(exclude)sweep.yaml")
         self.baseline = search.encoded(dvc_lock.leaves(current.model_dump()))  # of trial 0
         self.study = optuna.create_study(
             study_name=self.named(search.model_dump(exclude={"trials"})),
@@ -181,11 +181,11 @@ def show(sweep: Sweep, seeds: int) -> None:
     print(f"{name}: {len(ended)} of {search.trials} trials have ended, {len(complete)} of them complete")
     if not complete:
         return
-    first, best = complete[0], sweep.study.best_trial
+    best = sweep.study.best_trial
     chosen = search.decoded(best.params)
     words = [f"-S {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in chosen.items()]
     print(f"best: {search.metric} {best.value}, trial {best.number}\nto keep it: dvc exp run {' '.join(words)}")
-    if first.params == sweep.baseline:
+    for first in [trial for trial in complete if trial.params == sweep.baseline][:1]:
         print(f"params.yaml as it is: {search.metric} {first.value}, trial {first.number}")
     if not seeds:
         print("make sweep CONFIRM=3 trains it and params.yaml with three seeds each, for a verdict")
@@ -206,13 +206,13 @@ def main() -> None:
         raise InputError(f"jobs must be 1 or more; received {arguments.jobs}")
     if arguments.confirm < 0 or arguments.confirm == 1:
         raise InputError(f"confirm must be 0, or 2 seeds or more; received {arguments.confirm}")
-    current = params.load()
-    search = search_space.load(current)
-    dvc_experiments.refuse_missing_files()
+    search_space.load(params.load())  # anew below: to wait for another sweep may take hours
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # of a lost database it warns too, in many lines
     with locks.exclusive(HERE / "lock"):
         try:
-            sweep = Sweep(search, current)
+            dvc_experiments.refuse_missing_files()
+            current = params.load()
+            sweep = Sweep(search_space.load(current), current)
             asyncio.run(sweep.work(arguments.jobs))
             show(sweep, arguments.confirm)
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:  # of writing, of reading

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from analysis import comparison
 from analysis.comparison import Difference
 from analysis.git import git
 from analysis.revisions import Revision
-from conftest import Clone, kill_all_of, with_forks
+from conftest import TINY, Clone, kill_all_of, with_forks, write_params
 
 SEARCH: dict[str, Any] = {
     "metric": "accuracy",
@@ -51,6 +51,7 @@ SEARCH: dict[str, Any] = {
     },
 }
 RATE, SIZE = SEARCH["space"]
+SNAPSHOT = dvc_experiments.snapshot
 
 
 def write(folder: Path, **changes: Any) -> None:
@@ -114,7 +115,7 @@ def runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs()
     monkeypatch.setattr(dvc_experiments, "run", made.run)
     monkeypatch.setattr(dvc_experiments, "snapshot", lambda: "content")
-    monkeypatch.setattr(sweep, "git", lambda *words: "" if words[0] == "diff" else "commit")
+    monkeypatch.setattr(sweep, "git", lambda *words: "" if words[0] == "diff-tree" else "commit")
     monkeypatch.setattr(dvc_experiments, "refuse_missing_files", lambda: None)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     monkeypatch.setattr(sys, "argv", ["sweep.py"])
@@ -155,14 +156,17 @@ def test_a_diff_program_of_the_user_hides_no_change(
     runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "git", git)
+    monkeypatch.setattr(dvc_experiments, "snapshot", SNAPSHOT)
     monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
     edited = workspace / "edited.py"
     edited.touch()
     (workspace / ".cache/sweep").mkdir(parents=True)
     for words in (
         "init --quiet",
+        "config user.name a",
+        "config user.email a@example.invalid",
         "add --all",
-        "-c user.name=a -c user.email=a@example.invalid commit --quiet -m start",
+        "commit --quiet -m start",
     ):
         git(*words.split())
     names = set()
@@ -504,6 +508,42 @@ def test_a_trial_that_waited_may_be_begun_by_another_clone(
     assert len({json.dumps(each) for each in chosen}) == len(chosen) == 4
     sweep.main()  # those of a clone that is gone
     assert len(runs.made) == 2
+
+
+def test_a_sweep_that_has_waited_is_of_the_files_of_then(
+    runs: Runs, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def wait(path: Path) -> Iterator[None]:
+        write_params(workspace, TINY | {RATE: 0.2})
+        path.parent.mkdir(parents=True)
+        yield
+
+    monkeypatch.setattr(sweep.locks, "exclusive", wait)
+    sweep.main()
+    assert next(iter(runs.made.values()))[RATE] == 0.2
+
+
+def test_params_yaml_as_it_is_may_be_a_later_trial(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two at a time the second one has ended when both are killed, and the first goes on under another number."""
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--jobs", "2"])
+    begun = itertools.count()
+
+    async def run(*words: Any) -> Run:
+        if (number := next(begun)) == 0:
+            await asyncio.sleep(600)
+        if number == 2:
+            raise Killed
+        return await runs.run(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dvc_experiments, "run", run)
+        with pytest.raises(Killed):
+            sweep.main()
+    sweep.main()
+    assert "params.yaml as it is: accuracy " in capsys.readouterr().out
 
 
 # --- what is refused ------------------------------------------------------------------------------

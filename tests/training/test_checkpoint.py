@@ -398,3 +398,19 @@ def test_a_state_that_would_run_code_is_refused_and_not_executed(tmp_path: Path)
     with pytest.raises(pickle.UnpicklingError):
         Checkpoint(tmp_path / "state", batches(augmented=False), [], "cpu")
     assert not (tmp_path / "executed").exists()
+
+
+def test_the_old_lock_of_another_user_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKPOINT_DIR", str(tmp_path))
+    (old := tmp_path / f"{16 * 'a'}.lock").touch()
+    os.utime(old, (0, 0))
+    lock = checkpoint.FileLock
+
+    def refuse(path: Path, timeout: float) -> Any:
+        if path == old:
+            raise PermissionError(13, "Permission denied", str(path))
+        return lock(path, timeout=timeout)
+
+    monkeypatch.setattr(checkpoint, "FileLock", refuse)
+    with checkpoint.state_file(16 * "b"):
+        assert old.exists()
