@@ -94,7 +94,7 @@ class Sweep:
         # tells its trials from other clones' in a shared database; its own database may be moved with it
         self.clone = f"{platform.node()}:{Path.cwd()}" if os.environ.get("OPTUNA_STORAGE") else ""
         self.content, self.commit = dvc_experiments.snapshot(), git("rev-parse", "HEAD")
-        self.files = self.commit + git("diff-tree", "-r", "HEAD", self.content, "--", ".", ":(exclude)sweep.yaml")
+        self.files = self.commit + git("diff-tree", "-r", self.commit, self.content, "--", ".", ":(exclude)sweep.yaml")
         self.baseline = search.encoded(dvc_lock.leaves(current.model_dump()))  # of trial 0
         self.study = optuna.create_study(
             study_name=self.named(search.model_dump(exclude={"trials"})),
