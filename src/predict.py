@@ -28,17 +28,6 @@ FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet lets a formula begin
 MARK = " (out of distribution: unlike the training images)"
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    parser.add_argument("--model", type=Path, default="models/model.onnx", help="of make export (default: %(default)s)")
-    parser.add_argument("--save-inputs", type=Path, metavar="FOLDER", help="write there what the model sees")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one list of objects")
-    form.add_argument("--csv", action="store_true", help="one row a picture; a ' leads what looks like a formula")
-    return parser.parse_args()
-
-
 def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
     """Each picture, and its path below the given folder, or its bare name; so too a folder that is not looked into."""
     for path in paths:
@@ -82,7 +71,14 @@ def as_line(path: Path, prediction: Prediction) -> str:
 
 
 def main() -> None:
-    chosen = arguments()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    parser.add_argument("--model", type=Path, default="models/model.onnx", help="of make export (default: %(default)s)")
+    parser.add_argument("--save-inputs", type=Path, metavar="FOLDER", help="write there what the model sees")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one list of objects")
+    form.add_argument("--csv", action="store_true", help="one row a picture; a ' leads what looks like a formula")
+    chosen = parser.parse_args()
     classifier = Classifier(chosen.model)
     found = list(find_pictures(chosen.pictures))
     targets = {path: chosen.save_inputs / f"{name}.png" for path, name in found if chosen.save_inputs and name.name}

@@ -10,24 +10,21 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 
-def draw(labels: np.ndarray, size: int, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `size` rows, stratified by class.
-
-    Returns:
-        The drawn and the remaining row numbers into `labels`, each sorted, int64.
+def draw(labels: np.ndarray, size: int, seed: int, name: str) -> np.ndarray:
+    """The numbers of `size` rows of `labels`, drawn stratified by class, sorted, int64.
 
     Raises:
         InputError: there are too few rows for one of each class in both sets; `name` is the parameter.
     """
     rows = np.arange(len(labels))
     if size in (0, len(labels)):
-        return rows[:size], rows[size:]
+        return rows[:size]
     try:
-        rest, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
+        _, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
     except ValueError as error:
         received = f"received {size:,}: {first_line(error)}"
         raise InputError(f"{name} must leave a row of each class on both sides; {received}") from None
-    return np.sort(drawn), np.sort(rest)
+    return np.sort(drawn)
 
 
 def split(
@@ -64,7 +61,7 @@ def split(
         raise InputError(f"split.val_size must be between 0 and {most:,}; received {val_size:,}")
     heads = candidates[np.unique(groups[candidates], return_index=True)[1]]  # one row of each group
     size = max(-(-size * len(heads) // max(1, len(candidates))), len(np.unique(labels[heads])) if is_share else 0)
-    drawn, _ = draw(labels[heads], min(size, len(heads) - (left is None)), seed, "split.val_size")
+    drawn = draw(labels[heads], min(size, len(heads) - (left is None)), seed, "split.val_size")
     if is_share:  # a row more of each class that has none there, but several rows
         generator, of_heads = np.random.default_rng(seed), labels[heads]
         lacking = [np.flatnonzero(of_heads == label) for label in np.setdiff1d(of_heads, of_heads[drawn])]
@@ -76,8 +73,7 @@ def split(
     left = candidates[~in_val] if left is None else left
     if train_size is not None and train_size > len(left):
         raise InputError(f"split.train_size must be at most {len(left):,}, as val leaves; received {train_size:,}")
-    chosen, _ = draw(labels[left], len(left) if train_size is None else train_size, seed, "split.train_size")
-    train = left[chosen]
+    train = left[draw(labels[left], len(left) if train_size is None else train_size, seed, "split.train_size")]
     for name, rows in (("split.val_size", val), ("split.train_size", train)):
         missing = np.setdiff1d(labels, labels[rows])
         if len(rows) and missing.size:  # the share of a rare class may round to no row
