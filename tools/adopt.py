@@ -29,7 +29,7 @@ def unlinked(page: Path, gone: set[str]) -> bytes:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     if changed := git("status", "--porcelain", "--untracked-files=no").splitlines():
-        raise InputError(f"changes must be committed, so that git has all that goes; received {changed[0]}")
+        raise InputError(f"changes must be committed, so that git has all that goes; received {changed[0].strip()}")
     source, results = params.load().data.source, metric_files.by_part(Path("metrics"), ("source",))
     found = {result["source"] for result in results.values()}
     if source not in OWN or found != {source}:
@@ -40,7 +40,7 @@ def main() -> None:
     chosen = params.read_yaml(Path(__file__).parent / "templates/adopt.yaml", dict[str, Any])
     words = {"name": re.sub(r"[^\w. -]", "-", Path.cwd().name), "classes": len(arrays.load_class_names())}
     git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], f":!*/{params.load().model.architecture}.py")
-    removed = map(Path, names(git("diff", "--cached", "--name-only", "-z")))
+    removed = map(Path, names(git("diff", "--cached", "--name-only", "--relative", "-z")))
     for path in filter(os.path.exists, chosen["edits"]):
         text = Path(path).read_text("utf-8")
         for pattern, new in chosen["edits"][path]:

@@ -17,7 +17,7 @@ def git(*words: str) -> str:
     Raises:
         InputError: it fails; the message has its first line and advice, and says so where the clone is shallow.
     """
-    return _output(*words).decode(errors="replace").strip()
+    return _output(*words).decode(errors="replace").removesuffix("\n")
 
 
 def content(commit: str | None, path: str) -> bytes | None:

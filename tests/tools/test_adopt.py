@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -84,6 +85,20 @@ a ![picture](../benchmarks/recipe.svg), [log](../benchmarks/LOG.md), [theirs](..
     birds.run("python", "tools/adopt.py")
     assert Path("README.md").read_bytes().startswith(own)
     assert notes.read_bytes() == text[: text.index(b"a ![")] + b"a picture\r\n"
+
+
+def test_links_go_below_the_top_of_a_repository_too(
+    birds: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = tmp_path / "top"
+    (below := top / "below").parent.mkdir()
+    shutil.copytree(birds.folder, below, symlinks=True)
+    shutil.move(below / ".git", top)
+    monkeypatch.chdir(below)
+    clone = Clone(below)
+    clone.commit("one folder down")
+    clone.run("python", "tools/adopt.py")
+    assert "published/" not in Path("README.md").read_text()
 
 
 def test_nothing_goes_where_the_classes_are_missing(birds: Clone) -> None:

@@ -176,8 +176,8 @@ def import_a_helper_in_the_architecture() -> None:
 
 
 def commit_what_is_large() -> None:
-    Path("more.bin").write_bytes(bytes(check.LARGEST_IN_GIT + 1))
-    subprocess.run(["git", "add", "more.bin"], check=True)
+    Path(" more.bin").write_bytes(bytes(check.LARGEST_IN_GIT + 1))
+    subprocess.run(["git", "add", " more.bin"], check=True)
 
 
 def test_a_whole_clone_passes_and_an_edited_page_does_not(clone: Clone) -> None:
@@ -286,7 +286,7 @@ def test_what_dvc_would_run_again_is_named(clone: Clone, faults: list[Callable[[
                      marks=of_fashion_mnist),
         (remove_predictions, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
         (remove_classes, ["predictions/test.csv and metrics/classes/test.csv must all have figures"]),
-        (commit_what_is_large, ["more.bin is in git with 1,000,001 bytes"]),
+        (commit_what_is_large, [" more.bin is in git with 1,000,001 bytes"]),
         (forge, ["metrics/predictions was changed (make repro)", "metrics/test.json was changed (make repro)"]),
         (forge_the_lock, ["metrics/predictions/test.csv is in git, and no stage writes it"]),
     ],
