@@ -9,9 +9,11 @@ from common.errors import InputError
 import pandas as pd
 
 PARTS = ("val", "test")
-TYPES: dict[str, type] = {"confidence": float, "part": str, "class": str, "label": str, "predicted": str}  # as 1 or nan
+TYPES: dict[str, type] = {"part": str, "class": str, "label": str, "predicted": str}  # as 1 or nan
+TYPES |= {"confidence": float, "images": int, "precision": float, "recall": float, "f1": float}
 MEASURES = ("accuracy", "loss", "macro_f1", "calibration_error")
 FIGURES = ("source", "images", "accuracy_low", "accuracy_high", *MEASURES)  # of a row of `results_table`
+NUMBERS = {*FIGURES[1:], "epochs", "temperature"}
 
 
 def read(path: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -37,7 +39,8 @@ def parse(content: bytes, name: object, needed: tuple[str, ...] = ()) -> dict[st
         raise InputError(f"{name} must be JSON; received: {error}") from None
     if not isinstance(figures, dict):
         raise InputError(f"{name} must hold figures by name; received other JSON")
-    if wrong := [k for k in needed if (v := figures.get(k)) is None or (k in FIGURES[1:] and isinstance(v, str))]:
+    found = {key: figures.get(key) for key in needed}
+    if wrong := [k for k, v in found.items() if v is None or (k in NUMBERS and not isinstance(v, int | float))]:
         raise InputError(f"{name} must have {', '.join(needed)}; {', '.join(wrong)} is missing or no number")
     return figures
 
@@ -60,8 +63,7 @@ def table(source: Path | IO, columns: tuple[str, ...], name: object = None, **op
 
 def by_part(metrics: Path, needed: tuple[str, ...] = MEASURES) -> dict[str, dict[str, Any]]:
     """What val.json and test.json in `metrics` say, as far as they were evaluated; errors are those of `read`."""
-    paths = {part: metrics / f"{part}.json" for part in PARTS}
-    return {part: read(path, needed) for part, path in paths.items() if read(path)}  # {}: not evaluated
+    return {part: read(path, needed) for part in PARTS if read(path := metrics / f"{part}.json")}  # {}: not evaluated
 
 
 def results_table(results: dict[str, dict[str, Any]], noise: dict[str, dict[str, Any]]) -> pd.DataFrame:

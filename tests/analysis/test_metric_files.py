@@ -23,8 +23,8 @@ def write(folder: Path, **parts: dict) -> Path:
 @pytest.mark.parametrize(
     "content",
     [None, b"", b"{", b"\xff{}", b"[1]", b"3", b"null", b"[" * 100_000, *(
-        json.dumps({name: 1 for name in metric_files.MEASURES if name != missing}).encode()
-        for missing in metric_files.MEASURES
+        json.dumps({name: 1 for name in metric_files.MEASURES if name != missing} | wrong).encode()
+        for missing in metric_files.MEASURES for wrong in ({}, {missing: "0.9"}, {missing: [0.9]})
     )],
 )  # fmt: skip
 def test_a_file_without_every_measure_is_refused_by_name(tmp_path: Path, part: str, content: bytes | None) -> None:
