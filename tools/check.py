@@ -31,6 +31,7 @@ INPUT = Path("data/input")
 CLAIMS = Path("published/claims.yaml")
 PIPELINES = {"dvc.yaml": "make repro", "published/dvc.yaml": "make published"}
 OWN = ("folder", "idx")  # sources of other images than Fashion-MNIST
+IN_INPUT = (*OWN, "csv")  # sources in data/input
 LARGEST_IN_GIT = 1_000_000  # bytes
 
 

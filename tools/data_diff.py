@@ -67,9 +67,8 @@ def figures_of(revision: Revision) -> dict[str, Any]:
     found = {f"copies: {where}": f"{n:,}, {m:,} with another label" for where, n, m in copies.itertuples(index=False)}
     shares = classes["images"] / classes.groupby("part")["images"].transform("max").clip(lower=1)
     names = classes["part"].where(~classes["part"].duplicated(), classes["part"] + ", " + classes["class"])
-    sizes = zip(names, shares, *(classes[key] for key in ("images", "pixel_mean", "pixel_std")), strict=True)
-    for name, share, images, mean, std in sizes:
-        found[name] = f"{images:,} ({share:.1%}), pixels {mean} ± {std}"
+    for row in classes.assign(name=names, share=shares).itertuples():
+        found[row.name] = f"{row.images:,} ({row.share:.1%}), pixels {row.pixel_mean} ± {row.pixel_std}"
     return found
 
 
@@ -118,7 +117,7 @@ def main() -> None:
     arguments = parser.parse_args()
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))
     found = content(before, after, arguments.out) | {"before": before, "after": after}
-    pages.write(pages.render("data_diff.md.j2", found), arguments.out)
+    pages.write("data_diff.md.j2", found, arguments.out)
 
 
 if __name__ == "__main__":

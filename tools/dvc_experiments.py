@@ -22,7 +22,6 @@ from analysis.git import git, names
 from analysis.revisions import Revision
 
 COPIES = Path(".cache/experiments")
-DIVERGED = "must stay finite"  # as train says it
 
 
 class Diverged(InputError):
@@ -87,8 +86,7 @@ def _copy(content: str, folder: str) -> Path:
     """The project in a repository of its own, with the objects of git and the cache of DVC that this one has."""
     identity = []
     for key in ("user.name", "user.email"):
-        value = git("config", "--default", "", "--get", key)
-        if not value:
+        if not (value := git("config", "--default", "", "--get", key)):
             raise InputError(f"git must know your {key}, since an experiment is a commit (git config); received none")
         identity.append(f"--config={key}={value}")
     git("clone", "--quiet", "--shared", "--no-checkout", *identity, git("rev-parse", "--show-toplevel"), folder)
@@ -116,7 +114,7 @@ async def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str
             async for line in lines:
                 text = line.decode(errors="replace").rstrip()
                 print(f"{label} | {text}", file=sys.stderr, flush=True)
-                diverged |= text.startswith("error:") and DIVERGED in text
+                diverged |= text.startswith("error:") and "must stay finite" in text  # as train says it
         except BaseException:  # the task is cancelled
             _kill(process.pid)
             raise

@@ -36,10 +36,6 @@ def vega(version: str) -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version).replace("</script", "<\\/script")
 
 
-def render(template: str, content: dict[str, Any]) -> str:
-    return ENVIRONMENT.get_template(template).render(content)
-
-
 def file_name(text: str) -> Path:
     """OUT, from a command line."""
     if Path(text).is_dir():
@@ -47,8 +43,9 @@ def file_name(text: str) -> Path:
     return Path(text)
 
 
-def write(text: str, page: Path | None) -> None:
-    """Writes a page, or prints it where `page` is None."""
+def write(template: str, content: dict[str, Any], page: Path | None) -> None:
+    """Writes a page from a template, or prints it where `page` is None."""
+    text = ENVIRONMENT.get_template(template).render(content)
     if page is None:
         print(text)
         return

@@ -13,7 +13,6 @@ from common.errors import InputError
 import numpy as np
 import pandas as pd
 
-import model_card
 from analysis import figures, marked_pages, metric_files, revisions, seeds
 from analysis.marked_pages import markdown
 
@@ -22,6 +21,7 @@ CARD = Path("MODEL_CARD.md")
 ANSWERS = Path("docs/answers.png")
 METRICS = Path("metrics")
 NOISE = ("noise.csv", "noise.json", "noise_classes.csv")
+MISTAKES = 6  # kinds that the card lists
 ROUNDING = 0.0002  # recalls and accuracies have four decimals
 
 
@@ -34,8 +34,7 @@ def noise() -> dict[str, dict[str, Any]]:
     """
     if not any((METRICS / name).exists() for name in NOISE):
         return {}
-    here = revisions.HERE
-    runs, seed = seeds.noise(here), here.seed()
+    runs, seed = seeds.noise(revisions.HERE), revisions.HERE.seed()
     if runs is None:
         raise InputError(
             f"{METRICS}/noise.csv must have the figures of {METRICS}/ for seed {seed} (make noise, or remove noise*); received others"
@@ -47,7 +46,7 @@ def noise() -> dict[str, dict[str, Any]]:
     classes = metric_files.table(METRICS / NOISE[2], tuple(columns), dtype=columns)
     own = classes[classes["seed"] == seed].to_dict("records")
     of = [table[["seed", "part"]].drop_duplicates().to_numpy().tolist() for table in (classes, runs)]
-    if own != seeds.recalls(here) or of[0] != of[1]:
+    if own != seeds.recalls(revisions.HERE) or of[0] != of[1]:
         raise InputError(f"{METRICS}/{NOISE[2]} must belong to noise.csv (make noise); received other recalls")
     for (part, one), recalls in classes.groupby(["part", "seed"]):
         images = metric_files.table(METRICS / f"classes/{part}.csv", ("class", "images")).set_index("class")["images"]
@@ -96,14 +95,56 @@ def draw_answers(path: Path) -> None:
     figures.titled(images_of(part, table)[shown["id"]], titles, path, columns=7, inches=1.2)
 
 
+def classes_table() -> str:
+    """Precision, recall and F1 of each class, part by part."""
+    formats = {"class": "{}", "images": "{:,}", "precision": "{:.2%}", "recall": "{:.2%}", "f1": "{:.4f}"}
+    tables = []
+    for part in metric_files.by_part(METRICS):
+        table = metric_files.table(METRICS / f"classes/{part}.csv", tuple(formats))
+        shown = table.transform({name: text.format for name, text in formats.items()})
+        tables.append(markdown(shown.rename(columns={"class": f"class, {part}", "f1": "F1"}), names=True))
+    return "\n\n".join(tables)
+
+
+def calibration() -> str:
+    """The temperature; mean confidence beside accuracy, and accuracy where it is above and below 80 %."""
+    temperature = metric_files.read(METRICS / "train.json", ("temperature",))["temperature"]
+    origin = "which suits val best" if params.load().split.val_size else "since there is no val to fit another one on"
+    rows = []
+    for part in metric_files.by_part(METRICS):
+        table = metric_files.table(METRICS / f"predictions/{part}.csv", ("label", "predicted", "confidence"))
+        right, sure = table["label"] == table["predicted"], table["confidence"] >= 0.8
+        rows.append(
+            {
+                "part": part,
+                "mean confidence": f"{table['confidence'].mean():.1%}",
+                "accuracy": f"{right.mean():.1%}",
+                "accuracy at confidence of 80 % or more": _share(right[sure]),
+                "accuracy below": _share(right[~sure]),
+            }
+        )
+    return f"The temperature is {temperature:g}, {origin}.\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def mistakes_table() -> str:
+    """The most frequent mistakes of the last part that was evaluated, test where there is one."""
+    *_, part = metric_files.by_part(METRICS)
+    table = metric_files.table(METRICS / f"predictions/{part}.csv", ("label", "predicted"))
+    images = table["label"].value_counts()
+    wrong = table[table["label"] != table["predicted"]]
+    pairs = wrong.value_counts(["label", "predicted"]).sort_index().sort_values(ascending=False, kind="stable")  # fmt: skip
+    shown = pairs.head(MISTAKES).reset_index(name="images")
+    shown["of its class"] = (shown["images"] / shown["label"].map(images)).map("{:.1%}".format)
+    return markdown(shown.rename(columns={"label": f"true class, {part}"}), names=True)
+
+
+def _share(right: pd.Series) -> str:
+    return f"{right.mean():.1%} of {len(right):,}" if len(right) else "none"
+
+
 PAGES = {
     README: {"results": results_table},
-    CARD: {
-        "results": results_table,
-        "classes": model_card.classes_table,
-        "mistakes": model_card.mistakes_table,
-        "calibration": model_card.calibration,
-    },
+    CARD: {"results": results_table, "classes": classes_table, "mistakes": mistakes_table, "calibration": calibration},
 }
 
 

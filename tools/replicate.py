@@ -10,7 +10,6 @@ import argparse
 import asyncio
 from collections.abc import Collection
 from contextlib import suppress
-from pathlib import Path
 
 from common import files
 from common.errors import InputError
@@ -23,8 +22,6 @@ import readme
 from analysis import metric_files, revisions, seeds
 from analysis.git import git
 from analysis.revisions import Revision
-
-METRICS = Path("metrics")
 
 
 def replicate(model: Revision, count: int) -> dict[int, Revision]:
@@ -39,7 +36,7 @@ def replicate(model: Revision, count: int) -> dict[int, Revision]:
     if training is None or problem:
         received = problem or "no training in dvc.lock"
         raise InputError(f"{model} must have results that belong to its files (make repro); received {received}")
-    if model.commit is None or model.parameters().get("data.source") in check.OWN:
+    if model.commit is None or model.parameters().get("data.source") in check.IN_INPUT:
         dvc_experiments.refuse_missing_files()
     parts = model.predicted()
     known = {seed: other for seed, other in seeds.replicates(model).items() if {*parts} <= {*other.predicted()}}
@@ -59,9 +56,9 @@ def record(models: Collection[Revision], parts: Collection[str]) -> None:
     table = pd.DataFrame([row for model in models for row in seeds.figures(model) if row["part"] in parts])
     classes = pd.DataFrame([row for model in models for row in seeds.recalls(model) if row["part"] in parts])
     for name, content in (("noise.csv", table), ("noise_classes.csv", classes)):
-        with files.atomic_file(METRICS / name) as part:
+        with files.atomic_file(readme.METRICS / name) as part:
             content.to_csv(part, index=False)
-    files.write_json(METRICS / "noise.json", metric_files.summary(table))
+    files.write_json(readme.METRICS / "noise.json", metric_files.summary(table))
 
 
 def main() -> None:
@@ -74,12 +71,12 @@ def main() -> None:
         raise InputError(f"seeds must be 2 or more; received {arguments.seeds}")
     model = revisions.resolve(arguments.name)
     if arguments.record:
-        metric_files.by_part(METRICS)  # which must be there
+        metric_files.by_part(readme.METRICS)  # which must be there
         count = 0
         with suppress(InputError):  # of files that do not belong together: all are written anew
             count = min((part["accuracy"]["n"] for part in readme.noise().values()), default=0)
         if count >= arguments.seeds:
-            print(f"{METRICS / 'noise.csv'} has {count} seeds of this training")
+            print(f"{readme.METRICS / 'noise.csv'} has {count} seeds of this training")
             return
     models = replicate(model, arguments.seeds).values()
     for part in model.predicted():

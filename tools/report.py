@@ -102,7 +102,7 @@ def content(here: Revision) -> dict[str, Any]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    pages.write(pages.render("report.html.j2", content(revisions.HERE)), REPORT)
+    pages.write("report.html.j2", content(revisions.HERE), REPORT)
     print(f"{REPORT}: open it in a browser")
 
 

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=pages.file_name, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
     content = review(arguments.base, arguments.out)
-    pages.write(pages.render("review.md.j2", content), arguments.out)
+    pages.write("review.md.j2", content, arguments.out)
     if arguments.out:
         print(f"{arguments.out}: {content['verdict']}")
 

@@ -9,7 +9,7 @@ from common.errors import InputError
 import pandas as pd
 import pytest
 
-import model_card
+import readme
 from conftest import squeezed, write_params
 
 FIGURES = {"accuracy": 0.6, "loss": 0.3, "macro_f1": 0.9, "calibration_error": 0.01}
@@ -44,7 +44,7 @@ def write(path: str, content: Any) -> None:
 
 
 def test_each_class_has_a_row_in_each_part(folder: Path) -> None:
-    text = squeezed(model_card.classes_table())
+    text = squeezed(readme.classes_table())
     assert text.count("| coat | 1,000 | 91.65% | 50.00% | 0.1234 |") == 2
     assert [line for line in text.splitlines() if "class" in line] == [
         f"| class, {part} | images | precision | recall | F1 |" for part in ("val", "test")
@@ -52,36 +52,39 @@ def test_each_class_has_a_row_in_each_part(folder: Path) -> None:
 
 
 def test_mistakes_are_counted_and_those_of_test_shown(folder: Path) -> None:
-    rows = squeezed(model_card.mistakes_table()).splitlines()
+    rows = squeezed(readme.mistakes_table()).splitlines()
     assert rows[0].startswith("| true class, test |")
     assert rows[2:] == ["| coat | hat | 2 | 28.6% |", "| hat | coat | 2 | 66.7% |", "| hat | None | 1 | 33.3% |"]
     write("metrics/test.json", {})
-    assert model_card.mistakes_table().startswith("| true class, val ")
-    assert "test" not in model_card.classes_table() + model_card.calibration()
+    assert readme.mistakes_table().startswith("| true class, val ")
+    assert "test" not in readme.classes_table() + readme.calibration()
 
 
 def test_confidence_stands_beside_accuracy(folder: Path) -> None:
     # (5 · 0.9 + 2 · 0.8 + 3 · 0.4) / 10; five of ten are right, five of seven of the sure ones
-    assert "| test | 73.0% | 50.0% | 71.4% of 7 | 0.0% of 3 |" in squeezed(model_card.calibration())
+    assert "| test | 73.0% | 50.0% | 71.4% of 7 | 0.0% of 3 |" in squeezed(readme.calibration())
 
 
 def test_the_temperature_is_said_with_its_origin(folder: Path) -> None:
-    assert model_card.calibration().startswith("The temperature is 0.625, which suits val best.\n\n|")
+    assert readme.calibration().startswith("The temperature is 0.625, which suits val best.\n\n|")
     write_params(folder, {"split.val_size": 0, "evaluate.parts": ["test"]})
     write("metrics/train.json", {"temperature": 1.0})
-    assert model_card.calibration().startswith("The temperature is 1, since there is no val to fit another one on.\n")
+    assert readme.calibration().startswith("The temperature is 1, since there is no val to fit another one on.\n")
 
 
 @pytest.mark.parametrize(
     ("path", "content", "table"),
     [
-        ("metrics/predictions/test.csv", "label", model_card.mistakes_table),
-        ("metrics/predictions/test.csv", "label", model_card.calibration),
-        ("metrics/classes/val.csv", "", model_card.classes_table),
-        ("metrics/val.json", [], model_card.classes_table),
+        ("metrics/predictions/test.csv", "label", readme.mistakes_table),
+        ("metrics/predictions/test.csv", "label", readme.calibration),
+        ("metrics/classes/val.csv", "", readme.classes_table),
+        ("metrics/classes/val.csv", "class,images,precision,recall,f1\ncoat,x,0.9,0.5,0.1\n", readme.classes_table),
+        ("metrics/classes/val.csv", "class,images,precision,recall,f1\ncoat,9,0.9,,0.1\n", readme.classes_table),
+        ("metrics/val.json", [], readme.classes_table),
+        ("metrics/train.json", '{"temperature": "x"}', readme.calibration),
     ],
 )
 def test_what_others_have_written_is_refused(folder: Path, path: str, content: Any, table: Any) -> None:
-    write(path, content)
+    write(path, content) if isinstance(content, list) else Path(path).write_text(content)
     with pytest.raises(InputError, match=rf"^{path} must "):
         table()

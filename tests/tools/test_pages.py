@@ -13,4 +13,4 @@ def test_html_is_escaped_and_markdown_is_not() -> None:
 
 def test_what_a_template_lacks_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        pages.render("review.md.j2", {})
+        pages.write("review.md.j2", {}, None)

@@ -147,9 +147,10 @@ def test_new_files_of_the_workspace_are_missed_by_its_own_seeds_alone(
     call("HEAD", "--seeds", "2")
     with pytest.raises(InputError, match=r"^all files must be in git$"):
         call()
-    monkeypatch.setattr(revisions.Revision, "parameters", lambda self: {"data.source": "folder"})
-    with pytest.raises(InputError, match=r"^all files must be in git$"):
-        call("HEAD", "--seeds", "2")
+    for source in ("folder", "csv"):
+        monkeypatch.setattr(revisions.Revision, "parameters", lambda self, source=source: {"data.source": source})
+        with pytest.raises(InputError, match=r"^all files must be in git$"):
+            call("HEAD", "--seeds", "2")
 
 
 def test_one_seed_has_no_spread(made: Trainings, call: Callable[..., str]) -> None:
