@@ -3,10 +3,12 @@
 Operations are those of src/training/operations.py. The most a second is measured: convolutions of 3 × 3 with 256
 channels in and out, forwards, in the instructions of a precision, one on each core at once.
 
-`python benchmarks/speed.py` (on an idle machine, that of benchmarks/recipe.py) writes benchmarks/speed.json.
+`python benchmarks/speed.py` (on an idle machine, one of those of benchmarks/recipe.py) writes benchmarks/speed.json,
+where it replaces the entry of this machine.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import statistics
@@ -70,15 +72,13 @@ def rates(precision: str, rounds: int = ROUNDS) -> dict[int, float]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    files.write_json(
-        RESULTS,
-        {
-            "training": benchmark_files.training_key(),
-            "operations": {name: of_recipe(changes) for name, changes in RECIPES.items()},
-            "most a second": {precision: round(sum(rates(precision).values())) for precision in PRECISIONS},
-            "machine": machine(),
-        },
-    )
+    key, here = benchmark_files.training_key(), machine()
+    earlier = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    known = [entry for entry in earlier.get("machines", []) if entry["machine"] != here]
+    most = {precision: round(sum(rates(precision).values())) for precision in PRECISIONS}
+    operations = {name: of_recipe(changes) for name, changes in RECIPES.items()}
+    machines = [*known, {"most a second": most, "machine": here}]
+    files.write_json(RESULTS, {"training": key, "operations": operations, "machines": machines})
     print(RESULTS.read_text("utf-8"))
 
 

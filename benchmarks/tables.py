@@ -45,8 +45,8 @@ def recipes_table() -> str:
         rows.append(
             {
                 "changes to params.yaml": " ".join(f"`{key}={value}`" for key, value in changes.items()) or "none",
-                "seconds": ", ".join(f"{run.seconds:.0f} ({run.processor})" for run in fastest.itertuples()),
-                "in fixed steps": ", ".join(
+                "seconds": "<br>".join(f"{run.seconds:.0f} ({run.processor})" for run in fastest.itertuples()),
+                "in fixed steps": "<br>".join(
                     f"{1000 * run.seconds / run.fixed_step_ms:,.0f}" for run in fastest.itertuples()
                 ),
                 "test accuracy": f"{accuracies.mean():.2%}"
@@ -59,23 +59,26 @@ def recipes_table() -> str:
 def operations_table() -> str:
     """Markdown: what part of the processor's speed the recipes reach; errors are those of `benchmark_files`."""
     found, recipe = (benchmark_files.results(name, of_this_training=True) for name in ("speed", "recipe"))
-    runs = [run for run in recipe["runs"] if run["machine"] == found["machine"]] if found and recipe else []
-    if not runs:
-        return "Not measured with this recipe, on its machine (`python benchmarks/speed.py`)."
     rows = []
-    for (name, precision), same in pd.DataFrame(runs).groupby(["recipe", "precision"], sort=False):
-        operations, most = found["operations"][name], found["most a second"][precision]
-        reached = operations / same["seconds"].min()
-        rows.append(
-            {
-                "training": f"{name}, {precision}",
-                "operations (10¹²)": f"{operations / 1e12:.0f}",
-                "a second (10⁹)": f"{reached / 1e9:.0f}",
-                "the most (10⁹)": f"{most / 1e9:.0f}",
-                "share": f"{reached / most:.0%}",
-            }
-        )
-    return f"{markdown(pd.DataFrame(rows))}\n\nMeasured on {benchmark_files.machine(found)}."
+    for measured in found["machines"] if found and recipe else []:
+        here = [run for run in recipe["runs"] if run["machine"] == measured["machine"]]
+        here.sort(key=lambda run: found["operations"][run["recipe"]])
+        for (name, precision), same in pd.DataFrame(here).groupby(["recipe", "precision"], sort=False) if here else []:
+            operations, most = found["operations"][name], measured["most a second"][precision]
+            reached = operations / same["seconds"].min()
+            rows.append(
+                {
+                    "training": f"{name}, {precision}",
+                    "measured on": benchmark_files.machine(measured),
+                    "operations (10¹²)": f"{operations / 1e12:.0f}",
+                    "a second (10⁹)": f"{reached / 1e9:.0f}",
+                    "the most (10⁹)": f"{most / 1e9:.0f}",
+                    "share": f"{reached / most:.0%}",
+                }
+            )
+    if not rows:
+        return "Not measured with this recipe, on its machine (`python benchmarks/speed.py`)."
+    return markdown(pd.DataFrame(rows))
 
 
 NO_PICTURES = "Not measured with this model (`python benchmarks/pictures.py`)."

@@ -71,10 +71,20 @@ def test_the_fixed_step_takes_time() -> None:
 def test_the_picture_has_means_over_the_fastest_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
     monkeypatch.setattr(recipe, "FIGURE", tmp_path / "recipe.svg")
-    run = {"recipe": "longer", "precision": "bfloat16"}
+    runs = [
+        {"recipe": name, "precision": "bfloat16", "seconds": seconds, "accuracy": share}
+        | {"machine": {"threads": threads, "processor": processor}}
+        for name, seconds, share, threads, processor in (
+            ("longer", 9, 0.9, 2, "one"), ("longer", 7, 0.94, 2, "one"), ("longer", 5, 0.92, 2, "other"),
+            ("longer", 3, 0.92, 1, "one"), ("shorter", 4, 0.91, 2, "one"),
+        )
+    ]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(recipe.plt, "close", kept.append)
-        recipe.draw([run | {"seconds": seconds, "accuracy": share} for seconds, share in ((9, 0.9), (7, 0.94))])
-    line, _, _ = kept[0].axes[0].containers[recipe.PRECISIONS.index("bfloat16")]
-    assert line.get_xydata().tolist() == [[7, pytest.approx(92)]]
+        recipe.draw(runs)
+    drawn = {bars.get_label(): bars[0].get_xydata().tolist() for bars in kept[0].axes[0].containers}
+    assert drawn == {
+        "bfloat16, 2 cores: one": [[4, pytest.approx(91)], [7, pytest.approx(92)]],
+        "bfloat16, 2 cores: other": [[5, pytest.approx(92)]],
+    }
     recipe.plt.close(kept[0])

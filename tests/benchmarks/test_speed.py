@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import threading
 from pathlib import Path
@@ -41,3 +42,19 @@ def test_a_rate_counts_products_and_sums(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(seconds)))
     _, rate = speed.rate("float32", threading.Barrier(1), rounds=1)
     assert rate == 2 * (2 * 14 * 14) * (3 * 3 * 256) * 256
+
+
+def test_a_machine_has_one_entry_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["speed.py"])
+    monkeypatch.setattr(speed.benchmark_files, "training_key", lambda: "this training")
+    monkeypatch.setattr(speed, "of_recipe", lambda changes: changes["train.epochs"])
+    for name, rate in (("one", 1.0), ("other", 2.0), ("one", 3.0)):
+        monkeypatch.setattr(speed, "machine", lambda name=name: {"processor": name})
+        monkeypatch.setattr(speed, "rates", lambda precision, rate=rate: {1: rate, 2: rate})
+        speed.main()
+    found = json.loads(speed.RESULTS.read_text("utf-8"))["machines"]
+    assert [(entry["machine"]["processor"], entry["most a second"]["bfloat16"]) for entry in found] == [
+        ("other", 4), ("one", 6),
+    ]  # fmt: skip

@@ -186,9 +186,7 @@ def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.M
     runs = [run_of("params.yaml", "float32", seed, 100 * seed, f"processor {seed}") for seed in (1, 2)]
     write_recipe(folder, recipe_of(*runs))
     call(monkeypatch)
-    row = (
-        "| none | 100 (2 cores: processor 1), 200 (2 cores: processor 2) | 10,000, 10,000 | 91.50% ± 0.71% (n = 2) |\n"
-    )
+    row = "| none | 100 (2 cores: processor 1)<br>200 (2 cores: processor 2) | 10,000<br>10,000 | 91.50% ± 0.71% (n = 2) |\n"
     assert row in page(folder)
 
 
@@ -196,10 +194,15 @@ def test_operations_are_those_of_the_fastest_run_on_their_machine(folder: Path) 
     assert tables.operations_table().startswith("Not measured with this recipe")
     runs = [run_of("longer", "float32", seed, seconds) for seed, seconds in enumerate((300, 200))]
     write_recipe(folder, recipe_of(*runs, run_of("longer", "float32", 2, 10, "a faster processor")))
-    found = {"operations": {"longer": 20e12}, "most a second": {"float32": 400e9, "bfloat16": 9e12}}
-    write("benchmarks/speed.json", {"training": "this training", "machine": runs[0]["machine"]} | found)
-    assert "| longer, float32 | 20 | 100 | 400 | 25% |" in squeezed(tables.operations_table())
-    assert "Measured on 2 cores: some processor." in tables.operations_table()
+    here, elsewhere = (
+        {"machine": {"processor": name, "threads": 2}, "most a second": {"float32": most, "bfloat16": 9e12}}
+        for name, most in (("some processor", 400e9), ("an idle processor", 1e9))
+    )
+    found = {"training": "this training", "operations": {"longer": 20e12}, "machines": [elsewhere, here]}
+    write("benchmarks/speed.json", found)
+    assert squeezed(tables.operations_table()).splitlines()[2:] == [
+        "| longer, float32 | 2 cores: some processor | 20 | 100 | 400 | 25% |"
+    ]
     write_recipe(folder, recipe_of(run_of("longer", "float32", 2, 10, "a faster processor")))
     assert tables.operations_table().startswith("Not measured with this recipe")
 
