@@ -9,6 +9,8 @@ import argparse
 import subprocess
 from pathlib import Path
 
+from common import files
+
 import pages
 
 TEMPLATE = Path(".dvc/tmp/plots.html")
@@ -17,8 +19,10 @@ VEGA_LITE = "5.21"  # DVC's templates are written for version 5
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    pages.write("plots.html.j2", {"bundle": pages.vega(VEGA_LITE)}, TEMPLATE)
-    subprocess.run(["dvc", "config", "--local", "plots.html_template", str(TEMPLATE.relative_to(".dvc"))], check=True)
+    with files.atomic_file(TEMPLATE) as part:
+        part.write_text(pages.ENVIRONMENT.get_template("plots.html.j2").render(bundle=pages.vega(VEGA_LITE)), "utf-8")
+    config = ["dvc", "config", "--local", "plots.html_template"]
+    subprocess.run([*config, str(TEMPLATE.relative_to(".dvc"))], check=True)
 
 
 if __name__ == "__main__":
