@@ -5,8 +5,9 @@ interpreter put the folder that `start` returns first in PATH. Its `python` and 
 environment, working directory and standard streams to the server, and end as the fork there ends; they pass
 SIGINT and SIGTERM on to the fork and to all that it started. They run the real program where a fork could
 not do the same: for another option of Python, as `-c`, or for another value of a variable that Python or a
-library reads only when it starts. Limits (`resource`) and umask are the server's. A script of src/ seals a
-fork without starting once more (src/common/seal.py).
+library reads only when it starts. Limits (`resource`) and umask are the server's, and so are the instruction
+sets that ATen chose at its first operation. A script of src/ seals a fork without starting once more
+(src/common/seal.py).
 
 All forks have the server's hash seed and much of its memory layout. So tests of bytes that must not
 depend on the process use the real programs. A test that kills processes must kill the forks themselves, which

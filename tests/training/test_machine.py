@@ -14,7 +14,7 @@ import keras
 import pytest
 import torch
 
-from conftest import ROOT, with_forks
+from conftest import ROOT
 from training import machine
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -185,10 +185,10 @@ with_avx512 = pytest.mark.skipif(
 def test_arithmetic_is_portable_with_all_three_settings_and_with_no_two(
     tmp_path: Path, without: str, portable: bool
 ) -> None:
-    """In a process that has computed nothing, since the libraries read the settings once."""
+    """In an interpreter that has computed nothing, as forks' server has: the libraries read the settings once."""
     (tmp_path / "known.py").write_text(KNOWN)
-    words = ["python", str(tmp_path / "known.py"), without]
-    found = subprocess.check_output(words, env=with_forks(), text=True).strip().split("|")
+    words = [sys.executable, str(tmp_path / "known.py"), without]
+    found = subprocess.check_output(words, text=True).strip().split("|")
     assert found[0] == str(portable)
     assert found[1] == "portable" if portable else found[1].startswith(f"float32 on {found[2]} ")
 
