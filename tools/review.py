@@ -44,7 +44,8 @@ def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
 def curves(*revisions: Revision) -> list[list[float]]:
     """Accuracy on val by epoch (%), of each revision that has a curve."""
     tables = [revision.table(VAL_CURVE, "accuracy", sep="\t", dtype={"accuracy": float}) for revision in revisions]
-    return [(100 * table["accuracy"].clip(0, 1).fillna(0)).round(2).tolist() for table in tables if table is not None]
+    points = [table["accuracy"] for table in tables if table is not None and len(table)]
+    return [(100 * accuracy.clip(0, 1).fillna(0)).round(2).tolist() for accuracy in points]
 
 
 def newly(table: pd.DataFrame, right: bool) -> pd.DataFrame:

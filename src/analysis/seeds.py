@@ -67,11 +67,14 @@ def recalls(model: Revision) -> list[dict[str, Any]]:
 
 
 def noise(model: Revision) -> pd.DataFrame | None:
-    """The rows of metrics/noise.csv for the parts that `model` was evaluated on; None where it is not of `model`."""
+    """The rows of metrics/noise.csv for the parts that `model` was evaluated on; None where it is not of `model`.
+
+    A training that has several rows, as after a merge, counts with the first.
+    """
     runs, own = model.table("metrics/noise.csv", *NOISE, dtype=NOISE), figures(model)
     if runs is None or not own:
         return None
-    runs = runs[runs["part"].isin([row["part"] for row in own])]
+    runs = runs[runs["part"].isin([row["part"] for row in own])].drop_duplicates(["seed", "part"])
     return runs if runs[runs["seed"] == model.seed()].to_dict("records") == own else None
 
 
@@ -108,7 +111,7 @@ def trainings(model: Revision, part: str, own_only: bool = False) -> Seeds:
     labels, runs = tables[model.seed()]["label"], None if own_only else noise(model)
     if runs is None:
         return Seeds(right.mean(), right, labels)
-    accuracy = right.mean().combine_first(runs[runs["part"] == part].groupby("seed")["accuracy"].first())
+    accuracy = right.mean().combine_first(runs[runs["part"] == part].set_index("seed")["accuracy"])
     types = metric_files.TYPES | {"seed": int, "recall": float}
     classes = model.table("metrics/noise_classes.csv", "seed", "part", "class", "recall", dtype=types)
     if classes is None:

@@ -158,6 +158,16 @@ def test_noise_is_shown_as_mean_deviation_and_count(measured: Path, monkeypatch:
     call(monkeypatch, "--check")
 
 
+def test_a_seed_twice_is_one_training(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a merge of two branches."""
+    call(monkeypatch)
+    before = (measured / "README.md").read_text()
+    table = measured / "metrics/noise.csv"
+    table.write_text(table.read_text() + "1,val,0.90234,0.3,0.9,0.01\n")
+    call(monkeypatch)
+    assert (measured / "README.md").read_text() == before
+
+
 def assert_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     before = (folder / "README.md").read_text()
     for words in ([], ["--check"]):

@@ -297,6 +297,12 @@ def test_the_marks_of_a_conflict_are_one_line(clone: Clone, call: Callable[..., 
         call(clone, "main")
 
 
+def test_a_curve_without_an_epoch_is_none(clone: Clone, call: Callable[..., str]) -> None:
+    path = clone.folder / review.VAL_CURVE
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    assert "One of the two has no curves." in call(clone, "main")
+
+
 def test_a_folder_is_no_page(clone: Clone, call: Callable[..., str]) -> None:
     with pytest.raises(InputError, match=r"^OUT must be a file; received the folder docs$"):
         call(clone, "main", "--out", "docs")
