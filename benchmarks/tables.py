@@ -178,6 +178,7 @@ def resplits_table() -> str:
             {
                 "system": system,
                 "test accuracy, today's split": f"{today:.2%}",
+                "precision on random splits": runs["precision"].iloc[0],
                 "on random splits": ", ".join(map("{:.2%}".format, accuracies)),
                 "difference in points": f"{difference.mean():+.2f}{spread} (n = {len(runs)})",
             }

@@ -81,13 +81,15 @@ def test_a_random_split_counts_for_the_model_it_is_of(folder: Path, monkeypatch:
     monkeypatch.setattr(benchmark_files, "models", lambda: {"default": "a", "deep": "b"})
     (folder / "published").mkdir()
     write("published/results.json", {"default": {"test_accuracy": 0.9}, "deep": {"test_accuracy": 0.9}})
-    runs = [("default", "a", 0.91), ("default", "a", 0.93), ("default", "c", 0.5), ("deep", "c", 0.5)]
-    found = [{"system": system, "model": model, "accuracy": accuracy} for system, model, accuracy in runs]
+    runs = [("a", 0.91, "default"), ("a", 0.93, "default"), ("b", 0.92, "deep"), ("c", 0.5, "default")]
+    common = {"precision": "float32"}
+    found = [common | {"system": name, "model": model, "accuracy": accuracy} for model, accuracy, name in runs]
     write("benchmarks/resplits.json", {"runs": found})
     assert squeezed(tables.resplits_table()).splitlines()[2:] == [
-        "| default | 90.00% | 91.00%, 93.00% | +2.00 ± 1.41 (n = 2) |"
+        "| default | 90.00% | float32 | 91.00%, 93.00% | +2.00 ± 1.41 (n = 2) |",
+        "| deep | 90.00% | float32 | 92.00% | +2.00 (n = 1) |",
     ]
-    write("benchmarks/resplits.json", {"runs": found[2:]})
+    write("benchmarks/resplits.json", {"runs": found[3:]})
     assert tables.resplits_table() == "Not measured with these models (`python benchmarks/resplits.py`)."
 
 
