@@ -18,6 +18,7 @@ import torch
 
 import architectures
 from training import checkpoint, machine, model_file, processes, temperature
+from training.adam import Adam
 from training.augmentation import Augmentation
 from training.batches import Batches, resized
 from training.callbacks import Curves, LearningRate, Progress, ProgressiveResizing, Weights
@@ -52,7 +53,7 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 def make_optimizer(name: str, learning_rate: float | None, options: dict) -> tuple[keras.Optimizer, float]:
     """One of Keras' optimizers by its lower-case name, or `Muon`; with its learning rate (None: its own)."""
     # Keras' own Muon leaves out the kernels of convolutions
-    kind = Muon if name == "muon" else type(keras.optimizers.get(name))
+    kind = {"adam": Adam, "muon": Muon}.get(name) or type(keras.optimizers.get(name))
     options = {key: value for key, value in options.items() if value is not None}  # null: as Keras has it
     try:
         optimizer = kind(**options | ({"learning_rate": learning_rate} if learning_rate else {}))

@@ -67,14 +67,11 @@ def recalls(model: Revision) -> list[dict[str, Any]]:
 
 
 def noise(model: Revision) -> pd.DataFrame | None:
-    """The rows of metrics/noise.csv for the parts that `model` was evaluated on; None where it is not of `model`.
-
-    A training that has several rows, as after a merge, counts with the first.
-    """
+    """The rows of metrics/noise.csv for the parts that `model` was evaluated on; None where it is not of `model`."""
     runs, own = model.table("metrics/noise.csv", *NOISE, dtype=NOISE), figures(model)
     if runs is None or not own:
         return None
-    runs = runs[runs["part"].isin([row["part"] for row in own])].drop_duplicates(["seed", "part"])
+    runs = runs[runs["part"].isin([row["part"] for row in own])].drop_duplicates(["seed", "part"])  # after a merge
     return runs if runs[runs["seed"] == model.seed()].to_dict("records") == own else None
 
 

@@ -25,16 +25,9 @@ class Augmentation:
     """
 
     def __init__(
-        self,
-        flip: str,
-        shift: int,
-        cutout: int,
-        rows: int,
-        seed: int,
-        device: str = "cpu",
-        rotation: float = 0.0,
-        zoom: float = 0.0,
-    ):
+        self, flip: str, shift: int, cutout: int, rows: int, seed: int,
+        device: str = "cpu", rotation: float = 0.0, zoom: float = 0.0,
+    ):  # fmt: skip
         self.flip, self.shift, self.cutout, self.rotation, self.zoom = flip, shift, cutout, rotation, zoom
         self.generator = torch.Generator(device).manual_seed(seed)
         self.flipped_first = torch.rand(rows, generator=self.generator, device=device) < 0.5

@@ -41,9 +41,7 @@ class LearningRate(keras.callbacks.Callback):
         if self.schedule == "constant":
             return self.peak
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        if self.schedule == "linear":
-            return self.peak * (1 - done)
-        return self.peak * (1 + math.cos(math.pi * done)) / 2
+        return self.peak * {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self.schedule != "constant" or self.step < max(1, self.warmup_steps):

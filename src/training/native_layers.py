@@ -108,16 +108,8 @@ def _batch_normalization(layer: Layer) -> LayerFunction | None:
         mean, variance = layer.moving_mean.value, layer.moving_variance.value
         # copies, since they are updated in place
         new_mean, new_variance = (mean.clone(), variance.clone()) if training else (mean, variance)
-        x = F.batch_norm(
-            x.movedim(-1, 1),
-            new_mean,
-            new_variance,
-            scale,
-            offset,
-            training=training,
-            momentum=1 - momentum,  # Keras' momentum is one minus PyTorch's
-            eps=epsilon,
-        ).movedim(1, -1)
+        x, moves = x.movedim(-1, 1), 1 - momentum  # Keras' momentum is one minus PyTorch's
+        x = F.batch_norm(x, new_mean, new_variance, scale, offset, training, moves, epsilon).movedim(1, -1)
         if shard and training:
             with torch.no_grad():
                 # PyTorch's batch variance is sum / (count - 1), Keras' sum / count

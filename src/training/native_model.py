@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from training import native_layers
+from training.adam import Adam
 from training.batches import Batch
 from training.muon import Muon
 from training.native_layers import LayerFunction
@@ -110,7 +111,7 @@ class NativeModel(keras.Model):
             _compute(node, native.get(node.operation), [x for x, last in last_reader.items() if last == place])
             for place, node in enumerate(nodes)
         ]
-        if isinstance(optimizer, Muon):
+        if isinstance(optimizer, Adam | Muon):
             optimizer.run = adder.map
         optimizer.build(self.trainable_variables)
         by_shape = {weight.shape: weight for weight in self._weights}
