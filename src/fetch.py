@@ -110,11 +110,7 @@ def from_package() -> dict[str, bytes]:
 
 
 def _run(command: list[str], folder: str) -> None:
-    """Runs a command in `folder`.
-
-    Raises:
-        NotThere: the command fails or takes more than 300 s; with the last line that it printed.
-    """
+    """Runs a command in `folder`; NotThere, with the last line that it printed, if it fails or takes more than 300 s."""
     try:
         subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
     except subprocess.SubprocessError as error:
@@ -131,11 +127,7 @@ PLACES: dict[str, Callable[[], dict[str, bytes]]] = {
 
 
 def fetch() -> dict[str, bytes]:
-    """The published dataset from the first place that has it.
-
-    Raises:
-        InputError: no place has it; the message names each place and the way out.
-    """
+    """The published dataset from the first place that has it; else the InputError names each place and the way out."""
     tried = []
     for place, get in PLACES.items():
         try:

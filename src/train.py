@@ -52,8 +52,7 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 def make_optimizer(name: str, learning_rate: float | None, options: dict) -> tuple[keras.Optimizer, float]:
     """One of Keras' optimizers by its lower-case name, or `Muon`; with its learning rate (None: its own)."""
-    # Keras' own Muon leaves out the kernels of convolutions
-    kind = {"adam": Adam, "muon": Muon}.get(name) or type(keras.optimizers.get(name))
+    kind = {"adam": Adam, "muon": Muon}.get(name) or type(keras.optimizers.get(name))  # its Muon leaves kernels out
     options = {key: value for key, value in options.items() if value is not None}  # null: as Keras has it
     try:
         optimizer = kind(**options | ({"learning_rate": learning_rate} if learning_rate else {}))
@@ -118,8 +117,10 @@ def set_up(precision: str | None = None) -> Training:
         )
         model.prepare(optimizer, settings.label_smoothing, precision, adder, shard_seeds)
     learning_rate = LearningRate(peak, settings.schedule, settings.warmup, settings.epochs * len(train))
-    arithmetic = machine.arithmetic(precision, device)
-    if (precision, device) == ("float32", "cpu") and arithmetic != "portable" and not processes.rank():
+    others = any(value for name, value in optimizer.get_config().items() if "clipnorm" in name or name == "amsgrad")
+    exact = settings.optimizer in machine.SAME_ROOTS and getattr(optimizer, "exact_roots", True) and not others
+    arithmetic = machine.arithmetic(precision, device, exact)
+    if (precision, device) == ("float32", "cpu") and not arithmetic.startswith("portable") and not processes.rank():
         cause = f"PyTorch {torch.__version__}" if "avx2" in machine.vector_instructions() else machine.processor()
         print(
             f"{cause} does not compute as PyTorch {machine.KNOWN_VERSION} does on x86-64 processors with AVX2: "

@@ -323,6 +323,37 @@ def test_the_fingerprint_is_of_the_processor_where_arithmetic_is_not_portable(
     assert len(fingerprints("bfloat16", True)) == 2
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "options", "exact"),
+    [
+        ("muon", {}, True), ("adam", {}, True), ("adamw", {}, False), ("adam", {"exact_roots": False}, False),
+        ("adam", {"amsgrad": True}, False), ("sgd", {"clipnorm": 1.0}, False), ("muon", {"global_clipnorm": 1.0}, False),
+    ],
+)  # fmt: skip
+def test_the_fingerprint_is_of_the_processor_s_roots_where_they_are_not_exact(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings_of_torch: None,
+    optimizer: str,
+    options: dict[str, Any],
+    exact: bool,
+) -> None:
+    (tmp_path / "data").symlink_to(prepared / "data")
+    monkeypatch.chdir(tmp_path)
+    chosen = {
+        "train.optimizer": optimizer,
+        "train.learning_rate": 0.01,
+        "train.optimizer_options": {optimizer: options},
+    }
+    write_params(tmp_path, SMALL | chosen)
+    found = []
+    for name in ("one's", "another's"):
+        monkeypatch.setattr(machine, "arithmetic", lambda *known, name=name: name if known[2] is False else "portable")
+        found.append(train.set_up().fingerprint)
+    assert (found[0] == found[1]) == exact
+
+
 def test_two_processes_write_the_same_bytes(
     prepared: Path, run: Train, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,7 +1,6 @@
 """One page on the model of the working directory, which opens from disk without a network: `make report`.
 
-Verdict and spread over seeds, mistakes with their pictures, curves, confusions, reliability, classes, experiments, and
-how the model was made. tools/templates/charts.js has the charts.
+Verdict, mistakes, curves, confusions, reliability, classes, experiments. tools/templates/charts.js has the charts.
 """
 
 import argparse

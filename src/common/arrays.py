@@ -67,11 +67,7 @@ def load_rows(name: str, count: int) -> np.ndarray:
 
 
 def load_class_names() -> list[str]:
-    """The names of the classes, in the order of the labels.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """The names of the classes, in the order of the labels; InputError where the file is missing or damaged."""
     return _load_json(PREPARED / "classes.json", list[str], "list of names")
 
 

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Rows = Annotated[int, Field(ge=0)]
 NORMALISING = ("adam", "adamw", "adamax", "nadam", "rmsprop", "lion")  # a step's length is not the gradient's
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,9 +27,6 @@ def _rows_or_share(value: Any) -> int | float:
     if not (type(value) is int and value >= 0) and not (type(value) is float and 0 < value < 1):
         raise ValueError(f"must be a number of rows, or a share between 0 and 1; received {shorten(value)}")
     return value
-
-
-Rows = Annotated[int, Field(ge=0)]
 
 
 class Section(pydantic.BaseModel):

@@ -63,11 +63,6 @@ def _rescaling(layer: Layer) -> LayerFunction | None:
     return lambda x, shard: x.float() * scale + offset
 
 
-def _activation_layer(layer: Layer) -> LayerFunction:
-    activation = _activation(layer.activation)
-    return lambda x, shard: activation(x)
-
-
 def _dense(layer: Layer) -> LayerFunction:
     kernel, bias = layer.kernel.value, layer.bias.value if layer.use_bias else None
     activation = _activation(layer.activation)
@@ -129,7 +124,7 @@ NATIVE: dict[type, Callable[[Layer], LayerFunction | None]] = {
     keras.layers.GlobalAveragePooling2D: lambda layer: lambda x, shard: x.mean((1, 2), keepdim=layer.keepdims),
     keras.layers.Rescaling: _rescaling,
     keras.layers.BatchNormalization: _batch_normalization,
-    keras.layers.Activation: _activation_layer,
+    keras.layers.Activation: lambda layer: lambda x, shard: _activation(layer.activation)(x),
     keras.layers.Dropout: _dropout,
     keras.layers.Dense: _dense,
 }

@@ -426,6 +426,13 @@ def losses(prepared: Path, folder: Path, name: str, changes: dict[str, Any]) -> 
     return pd.Series(found, index=range(1, len(found) + 1)).round(6)
 
 
+def skip_other_roots(name: str) -> None:
+    """Where the committed training took its square roots as an AMD processor does, and this is none."""
+    exact = settings(name).train.optimizer_options["adam"].get("exact_roots", True)
+    if not exact and "AuthenticAMD" not in machine.CPUINFO.read_text():
+        pytest.skip("with Keras' roots the committed losses are those of AMD's processors")
+
+
 def others(name: str, again: pd.Series) -> pd.Series:
     """The losses that differ from the committed ones."""
     committed = pd.read_csv(FOLDER / name / "metrics/first_steps.csv", index_col="step")["loss"]
@@ -439,6 +446,7 @@ def test_the_first_steps_are_those_of_the_committed_training(
     real: Path, tmp_path: Path, settings_of_torch: None, name: str
 ) -> None:
     assert machine.is_portable(), "this processor's float32 is its own: no other one gives these losses"
+    skip_other_roots(name)
     assert others(name, losses(real, tmp_path, name, {})).empty, (
         f"the training code computes something else for {name} (in published/: dvc repro --force first_steps@{name}, "
         "then make published)"
@@ -473,6 +481,7 @@ def test_so_is_another_learning_rate_from_step_7_on(
             rate = callback.model.optimizer.learning_rate
             rate.assign(rate * 1.001)
 
+    skip_other_roots(name)
     monkeypatch.setattr(LearningRate, "on_epoch_end", change)
     steps = others(name, losses(real, tmp_path, name, {})).index
     assert len(steps)

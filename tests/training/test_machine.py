@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -191,6 +192,16 @@ def test_arithmetic_is_portable_with_all_three_settings_and_with_no_two(
     found = subprocess.check_output(words, text=True).strip().split("|")
     assert found[0] == str(portable)
     assert found[1] == "portable" if portable else found[1].startswith(f"float32 on {found[2]} ")
+
+
+def test_other_roots_are_another_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "is_portable", lambda: True)
+    here = machine.arithmetic("float32", "cpu", exact_roots=False)
+    assert re.fullmatch(r"portable but for roots, [0-9a-f]{16}", here)
+    assert machine.arithmetic("float32", "cpu", exact_roots=False) == here
+    monkeypatch.setattr(torch.Tensor, "sqrt", lambda values: values**0.5 + 1e-7)
+    assert machine.arithmetic("float32", "cpu", exact_roots=False) != here
+    assert machine.arithmetic("float32", "cpu") == "portable"
 
 
 def test_the_known_step_leaves_everything_as_it_was() -> None:
