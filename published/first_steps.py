@@ -1,7 +1,7 @@
 """The losses of a training's first 20 steps, which tell later whether the code still computes the same.
 
 A published system is not trained again after every edit of the training code; a test repeats these steps instead. They
-are computed in float32, whatever the training itself has; with exact roots the losses are the same on any processor.
+are computed in float32, whatever the training itself has.
 """
 
 from pathlib import Path

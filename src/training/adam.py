@@ -1,4 +1,4 @@
-"""Adam with the same bytes on every processor, its weights in pieces that stay in the cache."""
+"""Adam with exact square roots, its weights in pieces that stay in the cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,11 +33,11 @@ class Adam(torch_adam.Adam):
         return roots
 
     def _parallel_update_step(self, grads: list[torch.Tensor], variables: list, learning_rate: Any) -> Any:
+        if self.amsgrad or grads[0].is_cuda:
+            return super()._parallel_update_step(grads, variables, learning_rate)
         places = [self._get_variable_index(variable) for variable in variables]
         moments = [(self._momentums[place].value.data, self._velocities[place].value.data) for place in places]
         tensors = [(g, v.value.data, *both) for g, v, both in zip(grads, variables, moments, strict=True)]
-        if self.amsgrad or grads[0].is_cuda:
-            return super()._parallel_update_step(grads, variables, learning_rate)
         step, rate = (keras.ops.cast(value, "float32") for value in (self.iterations + 1, learning_rate))
         powers = [keras.ops.power(keras.ops.cast(beta, "float32"), step) for beta in (self.beta_1, self.beta_2)]
         rate = rate * self._root(1 - powers[1]) / (1 - powers[0])
