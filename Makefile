@@ -42,6 +42,7 @@ measure: repro ## seeds, recipes, speed, a fresh clone, docs/change.md, sameness
 	python benchmarks/change.py
 	python benchmarks/sameness.py
 	python benchmarks/sameness.py --small
+	python benchmarks/arithmetic.py --under ""
 	python benchmarks/pictures.py
 	python benchmarks/inference.py
 	python benchmarks/own_images.py

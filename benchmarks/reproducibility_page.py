@@ -61,6 +61,26 @@ def processors_table() -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def operations_table() -> str:
+    """Single operations and optimizers, here and elsewhere; errors are those of `runs_table`."""
+    found = benchmark_files.results("arithmetic")
+    if not found:
+        return "Not measured (`python benchmarks/arithmetic.py`)."
+    first = found["runs"][0]["hashes"]
+    rows = []
+    for run in found["runs"]:
+        others = [name for name, value in first.items() if run["hashes"].get(name) != value]
+        rows.append(
+            {
+                "processor": f"emulated (`{run['under']}`)" if run["under"] else "itself",
+                **_place(run),
+                "operations and optimizers": len(run["hashes"]),
+                "other bits than in the first row": ", ".join(f"`{name}`" for name in others) or "none",
+            }
+        )
+    return markdown(pd.DataFrame(rows))
+
+
 def _place(run: dict[str, Any]) -> dict[str, str]:
     """The machine of a run."""
     return {

@@ -241,6 +241,7 @@ PAGES = {
     Path("docs/reproducibility.md"): {
         "runs": reproducibility_page.runs_table,
         "processors": reproducibility_page.processors_table,
+        "operations": reproducibility_page.operations_table,
         "speed": reproducibility_page.speed_table,
     },
     Path("published/README.md"): {"resplits": resplits_table},

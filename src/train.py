@@ -117,9 +117,7 @@ def set_up(precision: str | None = None) -> Training:
         )
         model.prepare(optimizer, settings.label_smoothing, precision, adder, shard_seeds)
     learning_rate = LearningRate(peak, settings.schedule, settings.warmup, settings.epochs * len(train))
-    inexact = any(value for name, value in optimizer.get_config().items() if "clipnorm" in name or name == "amsgrad")
-    exact = settings.optimizer in machine.SAME_ROOTS and getattr(optimizer, "exact_roots", True) and not inexact
-    arithmetic = machine.arithmetic(precision, device, exact)
+    arithmetic = machine.arithmetic(precision, device, getattr(optimizer, "exact_roots", True))
     if (precision, device) == ("float32", "cpu") and not arithmetic.startswith("portable") and not processes.rank():
         cause = f"PyTorch {torch.__version__}" if "avx2" in machine.vector_instructions() else machine.processor()
         print(

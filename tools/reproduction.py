@@ -162,12 +162,9 @@ def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
             "docs/reproducibility.md says how to commit it",
         )
     processor = f"{machine.processor()} ({platform.machine()})"
-    optimizer = HERE.parameters().get("train.optimizer", "muon")
-    has_same_roots = "train" not in stages or optimizer in machine.SAME_ROOTS
-    where = "" if has_same_roots else f", in the square roots of {optimizer}"
-    if where or not machine.is_portable():
+    if not machine.is_portable():
         return Cause(
-            f"this processor gives other last bits than any x86-64 with AVX2{where}: {processor}",
+            f"this processor gives other last bits than any x86-64 with AVX2: {processor}",
             f"use these results here, but do not commit them as they are; {RESTORE}",
         )
     return Cause(

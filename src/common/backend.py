@@ -7,6 +7,7 @@ for it. Architecture files may write `import keras`, since `architectures` loads
 import os
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,8 @@ os.environ |= {
     "MKL_CBWR": "COMPATIBLE",
 }
 
-import torch  # noqa: F401 (it would import the stand-in for its own part)
+import numpy as np
+import torch  # it would import the stand-in for its own part
 
 # Keras takes a decorator of the compiler's, and asks it to forget what was compiled; here nothing is
 COMPILER = types.SimpleNamespace(disable=lambda: lambda function: function, reset=lambda: None)
@@ -45,6 +47,21 @@ def slow_imports_hidden() -> Iterator[None]:
 with slow_imports_hidden():
     import h5py
     import keras
+
+
+def _root(values: torch.Tensor) -> torch.Tensor:
+    """Square roots as IEEE 754 rounds them: those of MKL begin with an approximation that each maker has its own of."""
+    exact = values if values.dtype.is_complex or values.dtype == torch.float64 else values.float()
+    with np.errstate(invalid="ignore"):  # of a negative number, NaN as in PyTorch
+        np.sqrt(exact.detach().numpy(), out=(roots := torch.empty_like(exact)).numpy())
+    return roots.to(values.dtype) if values.is_floating_point() else roots
+
+
+ROOTS = torch.library.Library("aten", "IMPL")  # theirs as long as this object is there
+with warnings.catch_warnings(action="ignore"):  # PyTorch's, since it has roots of its own
+    ROOTS.impl("sqrt", _root, "CPU")
+    ROOTS.impl("sqrt_", lambda values: values.copy_(_root(values)), "CPU")
+    ROOTS.impl("sqrt.out", lambda values, *, out: out.resize_(values.shape).copy_(_root(values)), "CPU")
 
 
 def _audited_open(name: bytes, *arguments: Any, **options: Any) -> Any:

@@ -1,11 +1,10 @@
-"""Adam with exact square roots, its weights in pieces that stay in the cache."""
+"""Adam, its weights in pieces that stay in the cache."""
 
 from collections.abc import Callable
 from typing import Any
 
 from common.backend import keras
 
-import numpy as np
 import torch
 from keras.src.backend.torch.optimizers import torch_adam
 
@@ -13,11 +12,10 @@ PIECE = 1 << 16  # weights: with gradients, both moments and two results they ta
 
 
 class Adam(torch_adam.Adam):
-    """`keras.optimizers.Adam` with exact square roots, and in less time where the weights are larger than the cache.
+    """`keras.optimizers.Adam` in less time where the weights are larger than the cache.
 
     Keras (3.15) runs each of a dozen operations over all weights; here all run over one piece of them, then the next.
-    PyTorch takes square roots with MKL, which begins with the processor's own approximation (RSQRTPS): the last bits are
-    others on processors of AMD and of Intel. So they are here with `exact_roots=False`, as Keras has them, and `amsgrad`.
+    With `exact_roots=False` its square roots are those of MKL, not those of common/backend.py, but for `amsgrad`.
     """
 
     run: Callable[..., Any] = map  # may be one that computes several pieces at a time
@@ -26,28 +24,23 @@ class Adam(torch_adam.Adam):
         super().__init__(**options)
         self.exact_roots = exact_roots
 
-    def _root(self, squares: torch.Tensor) -> torch.Tensor:
-        if not self.exact_roots:
-            return squares.sqrt()
-        np.sqrt(squares.numpy(), out=(roots := torch.empty_like(squares)).numpy())
-        return roots
-
     def _parallel_update_step(self, grads: list[torch.Tensor], variables: list, learning_rate: Any) -> Any:
         if self.amsgrad or grads[0].is_cuda:
             return super()._parallel_update_step(grads, variables, learning_rate)
+        root = torch.sqrt if self.exact_roots else lambda squares: squares.pow(0.5)  # PyTorch leaves that to MKL
         places = [self._get_variable_index(variable) for variable in variables]
         moments = [(self._momentums[place].value.data, self._velocities[place].value.data) for place in places]
         tensors = [(g, v.value.data, *both) for g, v, both in zip(grads, variables, moments, strict=True)]
         step, rate = (keras.ops.cast(value, "float32") for value in (self.iterations + 1, learning_rate))
         powers = [keras.ops.power(keras.ops.cast(beta, "float32"), step) for beta in (self.beta_1, self.beta_2)]
-        rate = rate * self._root(1 - powers[1]) / (1 - powers[0])
+        rate = rate * root(1 - powers[1]) / (1 - powers[0])
 
         @torch.no_grad()  # a setting of each thread
         def update(piece: tuple[torch.Tensor, ...]) -> None:
             gradient, weights, momentum, velocity = piece
             momentum.mul_(self.beta_1).add_(gradient, alpha=1 - self.beta_1)
             velocity.mul_(self.beta_2).add_(gradient * gradient, alpha=1 - self.beta_2)
-            weights.add_((momentum * rate).div_(self._root(velocity).add_(self.epsilon)), alpha=-1)
+            weights.add_((momentum * rate).div_(root(velocity).add_(self.epsilon)), alpha=-1)
 
         pieces: list[tuple[torch.Tensor, ...]] = []
         for same in tensors:

@@ -157,10 +157,6 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.state:
             return
         state = self.state
-
-        def on_device(value: Any) -> Any:
-            return value.to(self.device) if isinstance(value, torch.Tensor) else value
-
         if not processes.rank():
             print(f"goes on after epoch {len(self.history)}")
         for variable, tensor in zip(self._variables(), state["variables"], strict=True):
@@ -171,7 +167,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.batches.losses.copy_(state["losses"])
         for (callback, _), attributes in zip(self.stateful, state["callbacks"], strict=True):
             for name, value in attributes.items():
-                setattr(callback, name, keras.tree.map_structure(on_device, value))
+                moved = keras.tree.map_structure(lambda x: x.to(self.device) if torch.is_tensor(x) else x, value)
+                setattr(callback, name, moved)
         for callback in self.callbacks:
             if isinstance(callback, Curves):
                 for epoch, figures in enumerate(self.history):

@@ -20,7 +20,6 @@ PORTABLE = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"  # as common/
 _thread = threading.local()
 CPUINFO = Path("/proc/cpuinfo")
 VECTORS = re.compile(r"(sse|avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm)\w*$")  # of x86-64 and ARM
-SAME_ROOTS = "adam", "adamax", "lion", "muon", "sgd"  # optimizers that take exact square roots, or none
 KNOWN_STEP, KNOWN_VERSION = "faa58bdc60944715", "2.13"  # on any x86-64 processor with AVX2
 
 
@@ -101,10 +100,10 @@ def choose_device(setting: str) -> str:
 def arithmetic(precision: str, device: str, exact_roots: bool = True) -> str:
     """A name for how this machine computes: where it is the same, a training gives the same bytes.
 
-    MKL's square roots (2024.2) begin with the processor's approximation (RSQRTPS), in which AMD and Intel differ.
+    Without `exact_roots`, Adam takes those of MKL (2024.2), whose last bits differ between AMD and Intel.
     """
     if precision == "float32" and device == "cpu" and is_portable():
-        roots = torch.linspace(0, 1, 1001).sqrt().numpy().tobytes()
+        roots = torch.linspace(0, 1, 1001).pow(0.5).numpy().tobytes()
         return "portable" if exact_roots else f"portable but for roots, {hashlib.sha256(roots).hexdigest()[:16]}"
     place = [torch.cuda.get_device_name()] if device == "cuda" else [processor(), *vector_instructions()]
     return " ".join([precision, "on", *place])

@@ -130,8 +130,7 @@ def test_batches_are_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "nadam"])
 def test_no_optimizer_waits_and_each_does_what_it_does_otherwise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> NativeModel:
-        own = {"exact_roots": False} if name == "adam" else {}  # which on a GPU leaves its step to Keras
-        return network(train.make_optimizer(name, 0.02, {"weight_decay": 0.01} | own)[0])
+        return network(train.make_optimizer(name, 0.02, {"weight_decay": 0.01})[0])
 
     plain, other = make(), without_waiting(make())
     torch.manual_seed(0)

@@ -68,6 +68,7 @@ def test_what_was_not_measured_is_said_to_be() -> None:
     for table in (
         reproducibility_page.runs_table,
         reproducibility_page.processors_table,
+        reproducibility_page.operations_table,
         reproducibility_page.speed_table,
     ):
         assert table().startswith("Not measured")
@@ -106,6 +107,16 @@ def test_each_processor_has_the_hash_of_its_outputs() -> None:
     place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36"
     assert f"| itself | {place} | 6,000 rows, 2 epochs | `aaaaaaaaaaaa…` |" in text
     assert f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 6,000 rows, 3 epochs | `bbbbbbbbbbbb…` |" in text
+
+
+def test_each_processor_has_the_operations_whose_bits_differ() -> None:
+    hashes = {"exp": "aa", "atan": "bb", "x ** 0.5": "cc"}
+    emulated = {"under": "qemu", "hashes": hashes | {"atan": "dd", "x ** 0.5": "ee"}}
+    write("benchmarks/arithmetic.json", {"runs": [PLACE | {"under": "", "hashes": hashes}, PLACE | emulated]})
+    text = squeezed(reproducibility_page.operations_table())
+    place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36"
+    assert f"| itself | {place} | 3 | none |" in text
+    assert f"| emulated (`qemu`) | {place} | 3 | `atan`, `x ** 0.5` |" in text
 
 
 def test_a_step_has_a_column_for_each_precision_and_batch() -> None:

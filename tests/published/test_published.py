@@ -430,7 +430,7 @@ def skip_other_roots(name: str) -> None:
     """Where the committed training took its square roots as an AMD processor does, and this is none."""
     exact = settings(name).train.optimizer_options.get("adam", {}).get("exact_roots", True)
     if not exact and "AuthenticAMD" not in machine.CPUINFO.read_text():
-        pytest.skip("with Keras' roots the committed losses are those of AMD's processors")
+        pytest.skip("with MKL's roots the committed losses are those of AMD's processors")
 
 
 def others(name: str, again: pd.Series) -> pd.Series:

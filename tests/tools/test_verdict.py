@@ -369,13 +369,3 @@ def test_a_processor_that_is_not_portable_is_named(clone: Clone, monkeypatch: py
     other_hash(dvc_lock.MODEL)
     reason = "this processor gives other last bits than any x86-64 with AVX2: Some Processor (aarch64)"
     assert named() == [reason]
-
-
-def test_roots_that_processors_take_otherwise_are_named(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.machine.processor", lambda: "Some Processor")
-    monkeypatch.setattr(reproduction.platform, "machine", lambda: "x86_64")
-    edit(dvc_lock.LOCK, "optimizer: muon", "optimizer: adamw")
-    clone.commit("with another optimizer")
-    other_hash(dvc_lock.MODEL)
-    reason = "this processor gives other last bits than any x86-64 with AVX2, in the square roots of adamw: "
-    assert named() == [f"{reason}Some Processor (x86_64)"]

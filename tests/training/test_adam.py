@@ -39,7 +39,7 @@ def test_pieces_have_the_bytes_of_keras(monkeypatch: pytest.MonkeyPatch, piece: 
         return [work(each) for each in reversed(pieces)]  # the order has no influence
 
     monkeypatch.setattr(Adam, "run", run)
-    assert trained(Adam(exact_roots=False, **options)) == expected
+    assert trained(Adam(**options)) == expected
     assert counts == [sum(-(-torch.Size(shape).numel() // piece) for shape in SHAPES)] * 4
 
 
@@ -56,17 +56,19 @@ def test_a_gradient_in_another_order_gives_the_same(exact: bool) -> None:
     assert torch.equal(variables[0].value, variables[1].value)
 
 
-def test_roots_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step in NumPy, which rounds every operation as IEEE 754 demands; MKL's roots would differ in a fifth."""
+@pytest.mark.parametrize("exact", [True, False])
+def test_roots_are_exact_or_those_of_mkl(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
+    """A step in NumPy, which rounds every operation as IEEE 754 demands; MKL's roots differ in a fifth."""
     monkeypatch.setattr(adam, "PIECE", 1000)
-    variable, optimizer = keras.Variable(numbers(4096)), Adam(learning_rate=0.01)
+    variable, optimizer = keras.Variable(numbers(4096)), Adam(exact_roots=exact, learning_rate=0.01)
+    root = np.sqrt if exact else lambda values: torch.from_numpy(np.asarray(values)).pow(0.5).numpy()
     one, rate, epsilon = (np.float32(value) for value in (1, 0.01, 1e-7))
     weights = variable.value.detach().numpy().copy()
     for step in range(1, 4):
         optimizer.apply([numbers(4096, seed=step)], [variable])
         momentum, velocity = (state[0].value.numpy() for state in (optimizer._momentums, optimizer._velocities))
         powers = [keras.ops.power(keras.ops.cast(beta, "float32"), float(step)).numpy() for beta in (0.9, 0.999)]
-        factor = rate * np.sqrt(one - powers[1]) / (one - powers[0])
-        weights = weights - momentum * factor / (np.sqrt(velocity) + epsilon)
+        factor = rate * root(one - powers[1]) / (one - powers[0])
+        weights = weights - momentum * factor / (root(velocity) + epsilon)
         assert weights.dtype == np.float32
         assert np.array_equal(variable.value.detach().numpy(), weights)
