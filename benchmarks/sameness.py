@@ -7,7 +7,7 @@ load has no influence either.
 `python benchmarks/sameness.py --small` runs all stages on few rows in a fresh folder, and takes one hash over
 every output. Then it does so on an imitated processor:
 
-    --under "qemu-x86_64 -cpu Haswell-v4" --name haswell    (20 to 100 times slower)
+    --under "qemu-x86_64 -cpu Haswell-v4" --name haswell --stages train    (over 100 times slower)
     --under "env LD_AUDIT=$PWD/.cache/imitate.so IMITATE=zen2" --name zen2    (as fast as ever; see imitate.c)
 
 Each run is added to benchmarks/sameness.json, which so grows from several processors, Pythons and builds of
@@ -206,8 +206,8 @@ def measure_whole(names: Sequence[str]) -> None:
 # --- small, all stages ----------------------------------------------------------------------------
 
 
-def run_stages(folder: Path, changes: dict[str, Any], under: Sequence[str]) -> None:
-    """Runs the pipeline in an emptied folder, each stage under the command `under`.
+def run_stages(folder: Path, changes: dict[str, Any], under: Sequence[str], stages: Sequence[str] = STAGES) -> None:
+    """Runs the pipeline in an emptied folder, `stages` of it under the command `under`.
 
     The environment is sealed before a stage starts, and its mark names the process: so the stage has no need to
     start once more (src/common/seal.py), which under qemu would end the emulation.
@@ -219,7 +219,7 @@ def run_stages(folder: Path, changes: dict[str, Any], under: Sequence[str]) -> N
     folder.mkdir(parents=True)
     rerun.write_params(folder / "params.yaml", changes)
     for stage in STAGES:
-        words = [*under, sys.executable, str(rerun.SOURCE / f"{stage}.py")]
+        words = [*(under if stage in stages else []), sys.executable, str(rerun.SOURCE / f"{stage}.py")]
         start = ["sh", "-c", f'export {seal.SEALED}=$$; exec "$@"', "sh", *words]
         status = subprocess.run(start, cwd=folder, env=seal.environment(), check=False).returncode
         if status:
@@ -240,17 +240,18 @@ def without_paths(command: str) -> str:
     return re.sub(r"[^\s=]*/", "", command)
 
 
-def measure_small(rows: int, epochs: int, under: str, name: str) -> None:
-    """Runs the small pipeline here, then on the imitated processor where there is one."""
+def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequence[str] = STAGES) -> None:
+    """Runs the small pipeline here, then on the imitated processor where there is one, or these stages of it."""
+    some = "" if {*stages} == {*STAGES} else f", {' and '.join(stages)} alone"
     changes = {"split.train_size": rows, "train.epochs": epochs, "train.least_steps": 1}
     for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
-        identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command)}
+        identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command) + (some if command else "")}
         identity |= {"rows": rows, "epochs": epochs} | place()
         if is_known("small", identity):
             continue
         print(f"all stages: {processor or 'native'}", flush=True)
         folder = FOLDER / f"small {processor or 'native'}"
-        run_stages(folder, changes, shlex.split(command))
+        run_stages(folder, changes, shlex.split(command), stages)
         found = hashes(folder)
         add("small", identity | {"hash": one_hash(found), "outputs": found})
         print(f"{one_hash(found)}, {len(found)} outputs", flush=True)
@@ -262,13 +263,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="all stages on few rows")
     parser.add_argument("--under", default="", metavar="COMMAND", help="starts the interpreter of each stage")
     parser.add_argument("--name", default="", help="of the processor that COMMAND imitates")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="under COMMAND (default: all)")
     parser.add_argument("--rows", type=int, default=6000, help="for training (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="(default: %(default)s)")
     chosen = parser.parse_args()
     if chosen.under and not (chosen.small and chosen.name):
         raise InputError(f"--under must come with --small and --name; received {chosen.under}")
     if chosen.small:
-        measure_small(chosen.rows, chosen.epochs, chosen.under, chosen.name)
+        measure_small(chosen.rows, chosen.epochs, chosen.under, chosen.name, chosen.stages)
     else:
         measure_whole(chosen.only or list(RUNS))
 

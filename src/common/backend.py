@@ -60,8 +60,8 @@ def _root(values: torch.Tensor) -> torch.Tensor:
 ROOTS = torch.library.Library("aten", "IMPL")  # theirs as long as this object is there
 with warnings.catch_warnings(action="ignore"):  # PyTorch's, since it has roots of its own
     ROOTS.impl("sqrt", _root, "CPU")
-    ROOTS.impl("sqrt_", lambda values: values.copy_(_root(values)), "CPU")
-    ROOTS.impl("sqrt.out", lambda values, *, out: out.resize_(values.shape).copy_(_root(values)), "CPU")
+    ROOTS.impl("sqrt_", lambda values: torch.mul(_root(values), 1, out=values), "CPU")
+    ROOTS.impl("sqrt.out", lambda values, *, out: torch.mul(_root(values), 1, out=out), "CPU")
 
 
 def _audited_open(name: bytes, *arguments: Any, **options: Any) -> Any:

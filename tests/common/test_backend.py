@@ -62,8 +62,10 @@ def test_roots_of_other_numbers_are_those_of_pytorch() -> None:
     assert torch.sqrt(torch.tensor([0, 4, 9])).tolist() == [0.0, 2.0, 3.0]
     assert torch.tensor([2.0, 9.0], dtype=torch.bfloat16).sqrt().tolist() == [1.4140625, 3.0]
     assert torch.tensor([-1.0]).sqrt().isnan().all()
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        torch.tensor([4]).sqrt_()
     values = torch.tensor([0.25, 4.0], requires_grad=True)
-    values.sqrt().sum().backward()
+    (values * 1).sqrt_().sum().backward()
     assert values.grad is not None
     assert values.grad.tolist() == [1.0, 0.25]
 
