@@ -69,7 +69,7 @@ def operations_table() -> str:
     first = found["runs"][0]["hashes"]
     rows = []
     for run in found["runs"]:
-        others = [name for name, value in first.items() if run["hashes"].get(name) != value]
+        others = [name for name, value in run["hashes"].items() if first.get(name, value) != value]
         rows.append(
             {
                 "processor": f"emulated (`{run['under']}`)" if run["under"] else "itself",
