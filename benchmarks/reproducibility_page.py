@@ -20,7 +20,7 @@ def runs_table() -> str:
             "training": run["run"],
             **_place(run),
             "MD5 of models/model.keras": f"`{run['md5'][:12]}…`",
-            "bytes": "as committed" if run["as in dvc.lock"] else "others",
+            "bytes": "as committed" if sameness.is_committed(run) else "others",
         }
         for run in found["runs"]
     ]
@@ -54,7 +54,8 @@ def processors_table() -> str:
             "processor": f"{run['imitated']} (`{run['by']}`)" if run["imitated"] else "itself",
             **_place(run),
             "trained": f"{run['rows']:,} rows, {run['epochs']} epochs",
-            "hash of all outputs": f"`{run['hash'][:12]}…`",
+            "hash of all outputs": f"`{sameness.one_hash(run['outputs'])[:12]}…`",
+            "other bytes than in the first row": listed(sameness.other_outputs(run, found["small"])),
         }
         for run in found["small"]
     ]
@@ -75,10 +76,14 @@ def operations_table() -> str:
                 "processor": f"emulated (`{run['under']}`)" if run["under"] else "itself",
                 **_place(run),
                 "operations and optimizers": len(run["hashes"]),
-                "other bits than in the first row": ", ".join(f"`{name}`" for name in others) or "none",
+                "other bits than in the first row": listed(others),
             }
         )
     return markdown(pd.DataFrame(rows))
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
 
 
 def _place(run: dict[str, Any]) -> dict[str, str]:

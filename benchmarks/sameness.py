@@ -11,7 +11,8 @@ every output. Then it does so on an imitated processor:
     --under "env LD_AUDIT=$PWD/.cache/imitate.so IMITATE=zen2" --name zen2    (as fast as ever; see imitate.c)
 
 Each run is added to benchmarks/sameness.json, which so grows from several processors, Pythons and builds of
-PyTorch. A run that the file has for this training on this machine is left out.
+PyTorch. A run that the file has for this training on this machine is left out. Bytes that should be the same and are
+not are written there too, and end the program with an error.
 """
 
 import argparse
@@ -154,16 +155,30 @@ def is_known(section: str, identity: dict[str, Any]) -> bool:
     return any(identity.items() <= known.items() for known in read()[section])
 
 
-def add(section: str, result: dict[str, Any]) -> None:
+def add(section: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Writes one more result; gives all that the section has now."""
     known = read()
     known[section].append(result)
     files.write_json(RESULTS, known)
+    return known[section]
+
+
+def is_committed(run: dict[str, Any]) -> bool:
+    """Whether the model of a whole run has the bytes in dvc.lock."""
+    return bool(run["md5"] == dvc_lock.read()["train"].outputs[dvc_lock.MODEL])
+
+
+def other_outputs(run: dict[str, Any], small: Sequence[dict[str, Any]]) -> list[str]:
+    """The outputs of a small run whose bytes differ from those of the first run with as many rows and epochs."""
+    first = next(other for other in small if all(other[key] == run[key] for key in ("rows", "epochs")))["outputs"]
+    both = {**first, **run["outputs"]}
+    return sorted(path for path in both if first.get(path) != run["outputs"].get(path))
 
 
 # --- whole and real -------------------------------------------------------------------------------
 
 
-def repeat(run: Run, folder: Path) -> dict[str, Any]:
+def repeat(run: Run, folder: Path) -> dict[str, str]:
     """Trains and evaluates once more, in `folder`; gives the model's hash."""
     # A fingerprint does not know threads and processes, so states lie in the run's own folder, which is emptied:
     # elsewhere a run could go on from the state that another one left when it was killed.
@@ -174,8 +189,7 @@ def repeat(run: Run, folder: Path) -> dict[str, Any]:
             run.before(folder)
         rerun.run_stage("train", folder)
         rerun.run_stage("evaluate", folder)
-    md5 = md5_hash((folder / dvc_lock.MODEL).read_bytes())
-    return {"md5": md5, "as in dvc.lock": md5 == dvc_lock.read()["train"].outputs[dvc_lock.MODEL]}
+    return {"md5": md5_hash((folder / dvc_lock.MODEL).read_bytes())}
 
 
 def on_test(one: Path, other: Path) -> dict[str, float]:
@@ -189,18 +203,27 @@ def on_test(one: Path, other: Path) -> dict[str, float]:
 
 
 def measure_whole(names: Sequence[str]) -> None:
-    here = place()
+    """Trains once more for each of these runs.
+
+    Raises:
+        InputError: a run whose parameters are the committed ones gave a model with other bytes.
+    """
+    here, others = place(), []
     for name in names:
         identity = {"run": name} | here
         if is_known("runs", identity):
             print(f"{RESULTS} has {name} on {here['processor']}: without its entry, it is trained once more")
             continue
         print(f"training: {name}", flush=True)
-        result = identity | repeat(RUNS[name], FOLDER / name)
+        result: dict[str, Any] = identity | repeat(RUNS[name], FOLDER / name)
         if RUNS[name].changes:
             result["test"] = on_test(Path(), FOLDER / name)
+        elif not is_committed(result):
+            others.append(name)
         add("runs", result)
-        print(f"{name}: {result['md5']}, {'as' if result['as in dvc.lock'] else 'not as'} in dvc.lock", flush=True)
+        print(f"{name}: {result['md5']}, {'as' if is_committed(result) else 'not as'} in dvc.lock", flush=True)
+    if others:
+        raise InputError(f"every run must give the model in dvc.lock; others came from: {', '.join(others)}")
 
 
 # --- small, all stages ----------------------------------------------------------------------------
@@ -241,7 +264,11 @@ def without_paths(command: str) -> str:
 
 
 def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequence[str] = STAGES) -> None:
-    """Runs the small pipeline here, then on the imitated processor where there is one, or these stages of it."""
+    """Runs the small pipeline here, then on the imitated processor where there is one, or these stages of it.
+
+    Raises:
+        InputError: an output has other bytes than the first run with as many rows and epochs gave it.
+    """
     some = "" if {*stages} == {*STAGES} else f", {' and '.join(stages)} alone"
     changes = {"split.train_size": rows, "train.epochs": epochs, "train.least_steps": 1}
     for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
@@ -253,8 +280,14 @@ def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequenc
         folder = FOLDER / f"small {processor or 'native'}"
         run_stages(folder, changes, shlex.split(command), stages)
         found = hashes(folder)
-        add("small", identity | {"hash": one_hash(found), "outputs": found})
+        result = identity | {"outputs": found}
+        others = other_outputs(result, add("small", result))
         print(f"{one_hash(found)}, {len(found)} outputs", flush=True)
+        if others:
+            raise InputError(
+                f"every output must have the bytes of the first run in {RESULTS} with as many rows and epochs; "
+                f"others came from {processor or 'this machine'}: {', '.join(others)}"
+            )
 
 
 def main() -> None:

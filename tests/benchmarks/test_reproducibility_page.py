@@ -11,7 +11,7 @@ import pytest
 import benchmark_files
 import reproducibility_page
 import sameness
-from analysis import seeds
+from analysis import dvc_lock, seeds
 from conftest import squeezed
 
 PLACE = {
@@ -21,16 +21,15 @@ PLACE = {
     "torch": "2.13.0+cpu",
     "C library": "glibc 2.36",
 }
-THE_SAME = {"run": "1 thread", **PLACE, "md5": "0123456789abcdef", "as in dvc.lock": True}
+THE_SAME = {"run": "1 thread", **PLACE, "md5": "0123456789abcdef"}
 OTHERS = {
     "run": "train.precision bfloat16",
     **PLACE,
     "md5": "fedcba9876543210",
-    "as in dvc.lock": False,
     "test": {"predictions changed": 1234, "accuracy": -0.0014},
 }
 NATIVE = {"imitated": "", "by": "", "rows": 6000, "epochs": 2, **PLACE}
-NATIVE |= {"hash": "aaaaaaaaaaaaaaaa"}
+NATIVE |= {"outputs": {"models/model.keras": "aaaa", "metrics/val.json": "bbbb"}}
 IMITATED = NATIVE | {"imitated": "haswell", "by": "qemu-x86_64 -cpu Haswell-v4"}
 SAMENESS = {"training": "this training", "runs": [THE_SAME, OTHERS], "small": [NATIVE, IMITATED]}
 STEP = {
@@ -55,6 +54,8 @@ STEP = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
+    committed = dvc_lock.Stage(outputs={dvc_lock.MODEL: THE_SAME["md5"]})
+    monkeypatch.setattr(dvc_lock, "read", lambda: {"train": committed})
     (tmp_path / "benchmarks/train_step").mkdir(parents=True)
     (tmp_path / "metrics").mkdir()
     return tmp_path
@@ -100,13 +101,17 @@ def test_other_bytes_are_set_against_the_noise(monkeypatch: pytest.MonkeyPatch) 
     assert f"{change}; the standard deviation over 2 seeds is 0.14 points." in text
 
 
-def test_each_processor_has_the_hash_of_its_outputs() -> None:
-    others = IMITATED | {"epochs": 3, "hash": "bbbbbbbbbbbbbbbb"}
-    write("benchmarks/sameness.json", SAMENESS | {"small": [NATIVE, others]})
+def test_each_processor_has_the_hash_of_its_outputs_and_what_differs() -> None:
+    outputs = {"models/model.keras": "cccc", "metrics/val.json": "bbbb", "models/model.onnx": "dddd"}
+    longer, others = IMITATED | {"epochs": 3, "outputs": {}}, IMITATED | {"outputs": outputs}
+    write("benchmarks/sameness.json", SAMENESS | {"small": [NATIVE, longer, others, NATIVE]})
     text = squeezed(reproducibility_page.processors_table())
     place = "some (avx2) | 3.11.7 | 2.13.0+cpu | glibc 2.36"
-    assert f"| itself | {place} | 6,000 rows, 2 epochs | `aaaaaaaaaaaa…` |" in text
-    assert f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 6,000 rows, 3 epochs | `bbbbbbbbbbbb…` |" in text
+    itself, first, second = (sameness.one_hash(run["outputs"])[:12] for run in (NATIVE, longer, others))
+    assert text.count(f"| itself | {place} | 6,000 rows, 2 epochs | `{itself}…` | none |") == 2
+    by = f"| haswell (`qemu-x86_64 -cpu Haswell-v4`) | {place} | 6,000 rows,"
+    assert f"{by} 3 epochs | `{first}…` | none |" in text  # none has as many epochs
+    assert f"{by} 2 epochs | `{second}…` | `models/model.keras`, `models/model.onnx` |" in text
 
 
 def test_each_processor_has_the_operations_whose_bits_differ() -> None:

@@ -1,6 +1,7 @@
 """Which stages of a small run have another processor."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,11 @@ from common.errors import InputError
 
 import pytest
 
+import benchmark_files
 import sameness
+from analysis import dvc_lock
+from analysis.dvc_lock import Stage
+from conftest import ROOT
 
 STAGE = """
 import os, pathlib, sys
@@ -49,7 +54,44 @@ def test_all_stages_run_here_and_on_the_imitated_processor(project: Path, monkey
     assert order("native") == [f"{stage} None True" for stage in sameness.STAGES]
     assert order("zen2") == [f"{stage} zen2 True" for stage in sameness.STAGES]
     assert [(run["imitated"], run["by"]) for run in found] == [("", ""), ("zen2", "env IMITATE=zen2")]
-    assert found[0]["hash"] == found[1]["hash"]
+    assert found[0]["outputs"] == found[1]["outputs"] == {"models/model": sameness.md5_hash(b"bytes")}
+
+
+def test_other_bytes_are_written_down_and_end_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = STAGE + 'open("models/" + str(os.environ.get("IMITATE")), "w")'
+    (sameness.rerun.SOURCE / "export.py").write_text(other)
+    with pytest.raises(InputError, match=r"^every output must .*; others came from zen2: models/None, models/zen2$"):
+        small(monkeypatch, "--under", "env IMITATE=zen2", "--name", "zen2")
+    assert [run["imitated"] for run in json.loads(sameness.RESULTS.read_text("utf-8"))["small"]] == ["", "zen2"]
+    assert small(monkeypatch, "--rows", "5000")[2]["rows"] == 5000  # has none to be compared with
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_whole_run_must_give_the_committed_model(
+    project: Path, monkeypatch: pytest.MonkeyPatch, is_same: bool
+) -> None:
+    committed = Stage(outputs={dvc_lock.MODEL: "0123" if is_same else "4567"})
+    monkeypatch.setattr(dvc_lock, "read", lambda: {"train": committed})
+    monkeypatch.setattr(sameness, "repeat", lambda run, folder: {"md5": "0123" if not run.changes else "89ab"})
+    monkeypatch.setattr(sameness, "on_test", lambda one, other: {"predictions changed": 5, "accuracy": 0.0})
+    monkeypatch.setattr("sys.argv", ["sameness.py", "--only", "1 thread", "train.precision bfloat16"])
+    refusal = pytest.raises(InputError, match=r"^every run must .* others came from: 1 thread$")
+    with nullcontext() if is_same else refusal:
+        sameness.main()
+    runs = json.loads(sameness.RESULTS.read_text("utf-8"))["runs"]
+    assert [(run["run"], run["md5"], "test" in run) for run in runs] == [
+        ("1 thread", "0123", False),
+        ("train.precision bfloat16", "89ab", True),
+    ]
+
+
+def test_what_is_committed_supports_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = benchmark_files.results("sameness", of_this_training=True) or pytest.skip("sameness is not measured here")
+    others = [run["run"] for run in found["runs"] if not sameness.is_committed(run)]
+    assert others == [run["run"] for run in found["runs"] if sameness.RUNS[run["run"]].changes]
+    assert [sameness.other_outputs(run, found["small"]) for run in found["small"]] == [[]] * len(found["small"])
+    assert found["runs"] and found["small"]
 
 
 def test_chosen_stages_alone_are_imitated(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
