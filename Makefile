@@ -67,7 +67,7 @@ experiments: .venv/run ## the commit and its experiments, one line each: accurac
 watch: .venv/run ## the curves of the training that runs here, in the terminal
 	@python tools/watch.py
 
-review: .venv/run ## BASE=main OUT=FILE: what this branch changed, as Markdown
+review: .venv/run ## BASE=... OUT=FILE: what this branch changed since it left BASE, as Markdown
 	@python tools/review.py $${OUT:+--out="$$OUT"} -- $${BASE:+"$$BASE"}
 
 data-diff: .venv/run ## A=HEAD B=workspace OUT=FILE: rows added, removed, relabelled and moved, as Markdown
