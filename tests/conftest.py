@@ -38,6 +38,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # for all that tests start; other tests have the other cores
 os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TRAIN_THREADS": "1"}
+# neither a signature nor a hook that the user has for every repository, nor a remote for every project
+of_git = {"commit.gpgSign": "false", "tag.gpgSign": "false", "core.hooksPath": os.devnull}
+for number, (name, value) in enumerate(of_git.items()):
+    os.environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+os.environ |= {"GIT_CONFIG_COUNT": str(len(of_git))}
+os.environ |= {f"DVC_{whose}_CONFIG_DIR": "/nonexistent" for whose in ("GLOBAL", "SYSTEM")}
 # what `make test` was given is not for the calls of make under test
 VARIABLES = set(re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)[0].split())
 for name in (VARIABLES - {"PYTHON"}) | {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}:

@@ -16,10 +16,11 @@ from replicates import Written
 T = stats.t.isf(0.025, 4)
 
 
-def model(*right: np.ndarray, known: list[float] | None = None) -> Seeds:
-    """With the predictions of seeds 0, 1, …, and the accuracy alone of the seeds after these."""
-    table = pd.DataFrame(dict(enumerate(right)))
-    accuracy = pd.Series([*table.mean(), *(known or [])], dtype=float)
+def model(*right: np.ndarray, known: list[float] | None = None, first: int = 0) -> Seeds:
+    """With the predictions of seeds `first`, `first` + 1, …, and the accuracy alone of the seeds after these."""
+    table = pd.DataFrame(dict(enumerate(right, first)))
+    accuracies = dict(enumerate([*table.mean(), *(known or [])], first))
+    accuracy = pd.Series(accuracies, dtype=float)
     return Seeds(accuracy, table, pd.Series("a", table.index))
 
 
@@ -113,10 +114,12 @@ def test_a_tolerated_difference_is_no_verdict() -> None:
     worse = difference(model(before, known=[0.92] * 4), model(after))
     _, high = worse.interval
     assert worse.verdict == "worse"
-    for tolerance, verdict in ((-high * 0.99, "worse"), (-high * 1.01, "within noise")):
-        found = difference(model(before, known=[0.92] * 4), model(after), tolerance)
-        assert found.verdict == verdict
-        assert f"the tolerance of {100 * tolerance:.2f} points" in found.reason
+    for tolerance, is_within in ((-high * 0.99, False), (-high * 1.01, True)):
+        sides = model(before, known=[0.92] * 4), model(after)
+        for pair, verdict in ((sides, "worse"), (sides[::-1], "better")):
+            found = difference(*pair, tolerance)
+            assert found.verdict == ("within noise" if is_within else verdict)
+            assert f"the tolerance of {100 * tolerance:.2f} points" in found.reason
 
 
 # --- several seeds --------------------------------------------------------------------------------
@@ -142,6 +145,30 @@ def test_seeds_are_paired_where_both_sides_have_the_same() -> None:
     assert (unpaired.is_paired, unpaired.freedom, unpaired.seeds) == (False, 5, (4, 3))
     assert "paired by seed" in paired.summary
     assert "paired" not in unpaired.summary
+
+
+def test_as_many_seeds_but_others_are_not_paired() -> None:
+    rng = np.random.default_rng(0)
+    chances = rng.random(500)
+    before, after = model(*drawn(rng, chances, 5)), model(*drawn(rng, chances, 5), first=3)
+    found = difference(before, after)
+    assert (found.is_paired, found.freedom, found.seeds) == (False, 8, (5, 5))
+    pooled = stats.ttest_ind(after.accuracy, before.accuracy)
+    assert found.of_seeds is not None
+    assert found.of_seeds >= (found.value / pooled.statistic) ** 2 - 1e-12
+
+
+def test_the_images_part_is_of_the_seeds_with_predictions() -> None:
+    """Five accuracies on one side, of which two have predictions: these two alone tell of images."""
+    rng = np.random.default_rng(2)
+    chances = rng.random(500)
+    first, others = drawn(rng, chances, 2), drawn(rng, 1 - chances, 5)
+    found = difference(model(*first, known=[right.mean() for right in drawn(rng, chances, 3)]), model(*others))
+    change = np.mean(others, axis=0) - np.mean(first, axis=0)
+    outcomes = [np.array(side, float) for side in (first, others)]  # (k, 500) each
+    left = [side - side.mean(0) - side.mean(1, keepdims=True) + side.mean() for side in outcomes]
+    interaction = sum((each**2).sum() for each in left) / ((2 - 1 + 5 - 1) * 499)
+    assert found.of_images == pytest.approx(change.var(ddof=1) / 500 - interaction * (1 / 2 + 1 / 5) / 500)
 
 
 def test_what_is_in_both_spreads_counts_once() -> None:

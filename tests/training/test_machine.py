@@ -53,6 +53,7 @@ def calls_of_memory(settings_of_torch: None, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_set_up_is_for_the_same_bits_and_no_wasted_memory(calls_of_memory: list[str]) -> None:
     torch.set_num_threads(2)
+    torch.backends.cudnn.allow_tf32 = True
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     os.environ[CUBLAS] = ":16:8"
@@ -62,6 +63,8 @@ def test_set_up_is_for_the_same_bits_and_no_wasted_memory(calls_of_memory: list[
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     assert os.environ[CUBLAS] == ":4096:8"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
     assert calls_of_memory == ["called"]
 
 

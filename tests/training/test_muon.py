@@ -39,16 +39,17 @@ def kernel_and_bias() -> list[keras.Variable]:
     return [keras.Variable(numbers(3, 3, 4, 8) * 5, name="kernel"), keras.Variable(numbers(8), name="bias")]
 
 
-def test_two_steps_of_a_kernel() -> None:
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_two_steps_of_a_kernel(nesterov: bool) -> None:
     variables = kernel_and_bias()
-    muon = Muon(kernel_rate=0.2, kernel_momentum=0.6, **OPTIONS)
+    muon = Muon(kernel_rate=0.2, kernel_momentum=0.6, **OPTIONS | {"nesterov": nesterov})
     kernel, momentum = variables[0].value.detach().clone(), torch.zeros(8, 36)
     for step in range(2):
         gradients = [numbers(3, 3, 4, 8) * (step + 1), numbers(8)]
         muon.apply(gradients, variables)
         rows = gradients[0].reshape(36, 8).T
         momentum = 0.6 * momentum + rows
-        direction = orthogonal(rows + 0.6 * momentum).T.reshape(3, 3, 4, 8)
+        direction = orthogonal(rows + 0.6 * momentum if nesterov else momentum).T.reshape(3, 3, 4, 8)
         kernel = kernel * 8**0.5 / kernel.norm() - 0.5 * 0.2 * direction
     torch.testing.assert_close(variables[0].value.detach(), kernel, rtol=1e-5, atol=1e-6)
 
