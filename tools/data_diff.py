@@ -58,7 +58,7 @@ def counted(table: pd.DataFrame, *columns: str) -> str:
 
 def figures_of(revision: Revision) -> dict[str, Any]:
     """Images, their share of the part and pixel statistics of each class, and the number of copies, by name."""
-    columns = {"part": str, "class": str, "images": int, "pixel_mean": float, "pixel_std": float}
+    columns = {"part": str, "class": str, "images": int, "pixel_mean": str, "pixel_std": str}
     classes = revision.table(CLASSES, *columns, dtype=columns)
     columns = {"where": str, "images": int, "label_differs": int}
     copies = revision.table("metrics/data/duplicates.csv", *columns, dtype=columns)
@@ -68,7 +68,7 @@ def figures_of(revision: Revision) -> dict[str, Any]:
     shares = classes["images"] / classes.groupby("part")["images"].transform("max").clip(lower=1)
     names = classes["part"].where(~classes["part"].duplicated(), classes["part"] + ", " + classes["class"])
     for row in classes.assign(name=names, share=shares).itertuples():
-        found[row.name] = f"{row.images:,} ({row.share:.1%}), pixels {row.pixel_mean} ± {row.pixel_std}"
+        found[row.name] = f"{row.images:,} ({row.share:.1%}), pixels {row.pixel_mean or '–'} ± {row.pixel_std or '–'}"
     return found
 
 

@@ -24,7 +24,7 @@ BEFORE: Rows = {"train": [("a", 0), ("b", 1), ("c", 2), ("d", 0), ("d", 0)], "te
 
 def revision(name: str, rows: Rows, **more: str) -> Revision:
     classes = [
-        {"part": part, "class": of, "images": count, "pixel_mean": 1.5, "pixel_std": 2.0}
+        {"part": part, "class": of, "images": count} | ({"pixel_mean": 1.5, "pixel_std": 2.0} if count else {})
         for part, pairs in rows.items()
         for of, count in [
             ("all", len(pairs)),
@@ -161,3 +161,12 @@ def test_a_copy_across_the_parts_is_new_once(
     more: Rows = leak | {"test": [*leak["test"], ("b", 1)]}
     assert "are in train now" not in page(leak, other, monkeypatch, capsys)
     assert "**1 images of test are in train now, and were not before.**" in page(leak, more, monkeypatch, capsys)
+
+
+def test_a_class_or_a_part_without_images_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page(BEFORE, BEFORE | {"test": []}, monkeypatch, capsys)
+    assert "| test | 2 (100.0%), pixels 1.5 ± 2.0 | 0 (0.0%), pixels – ± – |" in text
+    assert "| train, shoe |" not in text  # which stays as it was
+    assert "| test, shoe |" not in text
