@@ -37,10 +37,10 @@ def vega(version: str) -> str:
 
 
 def file_name(text: str) -> Path:
-    """OUT, from a command line."""
-    if Path(text).is_dir():
+    """OUT, from a command line; of a link, what it leads to."""
+    if (path := image_folder.regular(Path(text).resolve())).is_dir():
         raise InputError(f"OUT must be a file; received the folder {text}")
-    return Path(text)
+    return path
 
 
 def write(template: str, content: dict[str, Any], page: Path | None) -> None:

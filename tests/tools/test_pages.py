@@ -1,3 +1,8 @@
+import os
+from pathlib import Path
+
+from common.errors import InputError
+
 import pytest
 from jinja2 import UndefinedError
 
@@ -14,3 +19,15 @@ def test_html_is_escaped_and_markdown_is_not() -> None:
 def test_what_a_template_lacks_is_an_error() -> None:
     with pytest.raises(UndefinedError):
         pages.write("review.md.j2", {}, None)
+
+
+def test_a_page_is_written_through_a_link_and_to_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "link.md").symlink_to("page.md")
+    for text in ("new", "over the old"):
+        shown = {"known": False, "before": "main", "after": text, "figures": ""}
+        pages.write("data_diff.md.j2", shown, pages.file_name(str(tmp_path / "link.md")))
+        assert (tmp_path / "link.md").is_symlink()
+        assert f"main or {text} has no hashes" in (tmp_path / "page.md").read_text()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe must be a regular file; received a pipe, a device or a socket$"):
+        pages.file_name(str(tmp_path / "pipe"))
