@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common import locks
+from common import inputs, locks
 from common.errors import InputError
 
 import psutil
@@ -99,7 +99,9 @@ def _copy(content: str, folder: str) -> Path:
 
 async def _run_dvc(name: str, changes: dict[str, Any], project: Path, label: str) -> None:
     # checkpoints lie outside the copy, so that a training that was killed goes on
-    environment = {"CHECKPOINT_DIR": str(Path(".cache/checkpoints").resolve()), **os.environ}
+    given = {name: os.environ[name] for name in inputs.FOLDER_VARIABLES if os.environ.get(name)}
+    folders = {"CHECKPOINT_DIR": ".cache/checkpoints"} | given
+    environment = os.environ | {name: str(Path(folder).resolve()) for name, folder in folders.items()}
     sets = [f"--set-param={key}={json.dumps(value)}" for key, value in changes.items()]
     diverged = False
     # not asyncio's: a task that is cancelled while that starts a process never learns its number

@@ -62,7 +62,7 @@ def copy(commit: str) -> Path:
 def environment(project: Path) -> dict[str, str]:
     """The environment of this process, without what would show earlier results to a stage of the copy."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    if "FASHION_MNIST_DIR" in settings:
+    if settings.get("FASHION_MNIST_DIR"):
         settings["FASHION_MNIST_DIR"] = str(Path(settings["FASHION_MNIST_DIR"]).resolve())
     own = project / OWN
     return settings | {

@@ -25,7 +25,7 @@ from training import callbacks
 DVC = """#!/bin/sh
 echo "$@" >> $NOTES/called
 pwd > $NOTES/folder
-echo "$CHECKPOINT_DIR" > $NOTES/checkpoints
+echo "$CHECKPOINT_DIR $FASHION_MNIST_DIR" > $NOTES/folders
 cp src/a.py .dvc/config.local $NOTES
 echo "Reproducing experiment '$4'"
 if [ -e $NOTES/says ]; then cat $NOTES/says; fi
@@ -145,12 +145,23 @@ def test_a_run_gives_its_experiment_and_a_second_one_asks_git_alone(
         "exp run --name sweep-x --set-param=train.epochs=2 "
         '--set-param=evaluate.parts=["val"] --set-param=train.optimizer="sgd"\n'
     )
-    assert (notes / "checkpoints").read_text().strip() == str(project / ".cache/checkpoints")
+    assert (notes / "folders").read_text().strip() == str(project / ".cache/checkpoints")
     assert f"dir = {project}/.dvc/cache" in (notes / "config.local").read_text()
     assert capfd.readouterr().err == "trial 3 | Reproducing experiment 'sweep-x'\n"
     assert run() == found
     assert len((notes / "called").read_text().splitlines()) == 1
     assert not Path((notes / "folder").read_text().strip()).exists()
+
+
+@pytest.mark.parametrize(("given", "checkpoints"), [("", ".cache/checkpoints"), ("states", "states")])
+def test_folders_that_the_environment_names_are_those_of_the_workspace(
+    project: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, given: str, checkpoints: str
+) -> None:
+    monkeypatch.setenv("CHECKPOINT_DIR", given)
+    monkeypatch.setenv("FASHION_MNIST_DIR", given)
+    run()
+    found = (notes / "folders").read_text().split()
+    assert found == [str(project / checkpoints), *([str(project / given)] if given else [])]
 
 
 def test_git_must_know_who_commits(project: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

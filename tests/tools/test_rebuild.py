@@ -190,7 +190,7 @@ def test_an_experiment_is_rebuilt_too(clone: Clone, call: Callable[..., str]) ->
     [
         ("workspace", "^COMMIT must be a commit or an experiment; received workspace$"),
         ("nonsense", "^a revision must be "),
-        ("HEAD~1", "^dvc.lock of commit .* must have every stage; received: no such file$"),
+        ("HEAD~1", "^dvc.lock of commit .* must have every stage, with an md5 of each .*; received: no such file$"),
     ],
 )
 def test_what_cannot_be_rebuilt_is_one_line(call: Callable[..., str], name: str, error: str) -> None:
@@ -209,3 +209,13 @@ def test_what_no_stage_writes_is_no_part_of_a_rebuild(clone: Clone, call: Callab
     clone.commit("a figure by hand")
     with pytest.raises(InputError, match=r"received another metrics/mine\.json, which no stage writes,$"):
         call()
+
+
+@pytest.mark.parametrize("given", ["", "images"])
+def test_a_folder_of_images_that_is_named_stays_where_it_is_and_none_stays_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASHION_MNIST_DIR", given)
+    found = rebuild.environment(tmp_path / "copy")["FASHION_MNIST_DIR"]
+    assert found == (str(tmp_path / "images") if given else "")
