@@ -9,7 +9,7 @@ from typing import Any
 from common import arrays, params
 from common.errors import InputError
 
-from analysis import metric_files
+from analysis import metric_files, revisions, seeds
 from analysis.git import git, names
 from check import OWN
 
@@ -39,7 +39,8 @@ def main() -> None:
         )
     chosen = params.read_yaml(Path(__file__).parent / "templates/adopt.yaml", dict[str, Any])
     words = {"name": re.sub(r"[^\w. -]", "-", Path.cwd().name), "classes": len(arrays.load_class_names())}
-    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], f":!*/{params.load().model.architecture}.py")
+    own = [f"*/{params.load().model.architecture}.py"] + ["metrics/noise*"] * (seeds.noise(revisions.HERE) is not None)
+    git("rm", "-r", "--quiet", "--ignore-unmatch", "--", *chosen["gone"], *(f":!{pattern}" for pattern in own))
     removed = map(Path, names(git("diff", "--cached", "--name-only", "--relative", "-z")))
     for path in filter(os.path.exists, chosen["edits"]):
         text = Path(path).read_text("utf-8")

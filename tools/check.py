@@ -124,7 +124,7 @@ def main() -> None:
         print(f"the results are not as committed: {cause.why}. {cause.advice}.", file=sys.stderr, flush=True)
     problems = [*lock_problems(), *figure_problems(), *architecture_problems(), *file_problems()]
     if CLAIMS.exists() and (source := params.load().data.source) in OWN:
-        theirs = "README.md, MODEL_CARD.md, published/, and figures in benchmarks/ and metrics/noise.*"
+        theirs = "README.md, MODEL_CARD.md, published/, and figures in benchmarks/"
         problems.append(f"{theirs} are Fashion-MNIST's; make adopt removes them (data.source is {source})")
     if with_data:
         with Repo() as repo:

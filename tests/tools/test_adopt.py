@@ -9,8 +9,10 @@ from pathlib import Path
 
 from common import files
 
+import pandas as pd
 import pytest
 
+from analysis import revisions, seeds
 from conftest import ROOT, TINY, Clone, write_params
 
 
@@ -53,6 +55,14 @@ def test_what_is_fashion_mnists_goes_and_pages_and_targets_still_work(birds: Clo
     birds.git("reset", "--hard", "--quiet")
     assert Path("published/claims.yaml").exists()
     assert birds.git("status", "--porcelain") == ""
+
+
+def test_ones_own_spread_over_seeds_stays(birds: Clone) -> None:
+    pd.DataFrame(seeds.figures(revisions.HERE)).to_csv("metrics/noise.csv", index=False)
+    birds.commit("the spread of birds")
+    birds.run("python", "tools/adopt.py")
+    assert Path("metrics/noise.csv").exists()
+    assert not Path("MODEL_CARD.md").exists()
 
 
 def test_the_network_that_is_used_stays_in_a_folder_of_any_name(
