@@ -79,7 +79,7 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
 
     Raises:
         InputError: images have another shape than data.height, data.width and data.channels, or not one label
-            of a class each, or there are no training images.
+            of a class each, or there are no training images, or none of a class that test has.
     """
     train, test = (len(parts[part][0]) for part in ("train", "test"))
     for part, (images, labels) in parts.items():
@@ -94,6 +94,8 @@ def check(names: list[str], parts: dict[str, Part], shape: tuple[int, int, int])
             raise InputError(f"{part} labels must be from 0 to {len(names) - 1}; received {labels[row]} in row {row}")
     if train == 0:
         raise InputError("train must hold at least one image; received none")
+    if (unknown := np.setdiff1d(parts["test"][1], parts["train"][1])).size:
+        raise InputError(f"train must hold images of each class in test; received none of {names[unknown[0]]}")
     if test == 0:
         print("warning: there are no test images, so evaluate looks at val alone", file=sys.stderr)
     if train < test:

@@ -190,7 +190,9 @@ def fit(
     callbacks = [training.learning_rate, resizing, weights, *reporters]
     patience, factor, floor = settings.reduce_on_plateau, settings.plateau_factor, settings.plateau_floor
     if patience:
-        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=factor, patience=patience, min_lr=floor))
+        plateau = keras.callbacks.ReduceLROnPlateau(factor=factor, patience=patience, min_lr=floor)
+        restart = keras.callbacks.LambdaCallback(on_epoch_begin=lambda at, _: at == first and plateau.on_train_begin())
+        callbacks += [plateau, restart]  # the best val loss of smaller images says nothing of full ones
     if settings.rate_falls:
         callbacks.append(
             keras.callbacks.LearningRateScheduler(

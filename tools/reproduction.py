@@ -152,7 +152,7 @@ def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
     if is_recorded and (committed != here or {"bfloat16", "cuda"} & {*here}):
         return Cause(
             "train computed in {} on {} here, in {} on {} in the commit".format(*here, *committed),
-            "train.precision: float32 and train.device: cpu give the same bytes on x86-64 processors with AVX2",
+            "train.precision: float32 and train.device: cpu give the same bytes on every x86-64 processor with AVX2 so far",
         )
     libraries = other_libraries((before.content("requirements.txt") or b"").decode())
     if libraries:
@@ -164,7 +164,7 @@ def _other_arithmetic(commit: str, stages: list[str]) -> Cause:
     processor = f"{machine.processor()} ({platform.machine()})"
     if not machine.is_portable():
         return Cause(
-            f"this processor gives other last bits than any x86-64 with AVX2: {processor}",
+            f"this processor gives other last bits than every x86-64 with AVX2 so far: {processor}",
             f"use these results here, but do not commit them as they are; {RESTORE}",
         )
     return Cause(

@@ -1,4 +1,4 @@
-"""Keras on PyTorch in its standard settings, with the same last bits on every x86-64 processor with AVX2.
+"""Keras on PyTorch in its standard settings, with the same last bits on x86-64 processors with AVX2.
 
 `from common.backend import keras` is how this repository imports Keras: only scripts that need it pay
 for it. Architecture files may write `import keras`, since `architectures` loads this module first.

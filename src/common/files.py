@@ -1,19 +1,15 @@
 """Outputs that appear under their final name complete, or not at all: after a kill or a loss of power too."""
 
-import ctypes
-import errno
 import hashlib
 import json
 import os
-import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UNSEEN = re.compile(r"(^|/)(\.[^/]*\.part|\.cache|__pycache__|\.git|\.hg|\.dvc)(/|$)")  # by DVC, with .dvcignore
+import pathspec
 
 
 @contextmanager
@@ -45,27 +41,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for folder, _, names in os.walk(part, topdown=False):
             for name in (*names, "."):
                 _sync(Path(folder, name))
-        if not path.exists():
-            part.replace(path)
-        elif not _exchange(part, path):  # two steps, of which the next block takes back the first
+        if path.exists():  # two steps, of which the next block takes back the first
             path.replace(old)
-            part.replace(path)
+        part.replace(path)
         _sync(path.parent)
     finally:
         for remains in (part, old):
             shutil.rmtree(remains, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step; False where the system or the file system cannot."""
-    name, here = ("renameatx_np", -2) if sys.platform == "darwin" else ("renameat2", -100)  # and AT_FDCWD
-    libc = ctypes.CDLL(None, use_errno=True)
-    # 2 is RENAME_EXCHANGE, and RENAME_SWAP
-    if hasattr(libc, name) and getattr(libc, name)(here, os.fsencode(one), here, os.fsencode(other), 2) == 0:
-        return True
-    if (code := ctypes.get_errno()) in (0, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(other))
 
 
 def _sync(path: Path) -> None:
@@ -80,8 +62,12 @@ def _sync(path: Path) -> None:
 def md5(path: Path) -> str | None:
     """DVC's hash of a file, or of the list of files in a folder as DVC writes it; None where there is nothing."""
     if path.is_dir():
+        own = Path(".dvcignore")  # of the project, which is the working directory
+        lines = own.read_text("utf-8").splitlines() if own.exists() else []
+        hidden = pathspec.GitIgnoreSpec.from_lines([".git", ".hg", ".dvc", *lines])
         within = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-        listing = [{"md5": md5(file), "relpath": name} for name, file in within if not UNSEEN.search(name)]
+        seen = [(name, file) for name, file in within if not hidden.match_file(os.path.relpath(file))]
+        listing = [{"md5": md5(file), "relpath": name} for name, file in seen]
         return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
     if not path.exists():
         return None

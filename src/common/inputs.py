@@ -117,11 +117,11 @@ def _refuse_other_bytes(paths: Iterable[str]) -> None:
 
     read, lock = YAML(typ="safe").load, Path(SOURCE).parent / "dvc.lock"
     stages = read(lock).get("stages", {}).values() if lock.exists() else ()
-    outs = {os.path.realpath(lock.parent / out["path"]): out["md5"] for one in stages for out in one.get("outs", [])}
+    outs = {os.path.realpath(lock.parent / out["path"]): out.get("md5") for s in stages for out in s.get("outs", [])}
     held = [(Path(path), lock.name, outs.get(os.path.realpath(path))) for path in paths]
     for pointer in (found for path in paths for found in Path(path).glob("*.dvc") if found.is_file()):
         tracked = [out for out in read(pointer).get("outs", []) if out.get("hash")]  # DVC 2 hashed text otherwise
-        held += [(pointer.parent / out["path"], str(pointer), out["md5"]) for out in tracked]
+        held += [(pointer.parent / out["path"], str(pointer), out.get("md5")) for out in tracked]
     for path, source, expected in held:
         if expected and (found := files.md5(path)) not in (expected, None):
             start, end = ("", "repro") if source == lock.name else ("dvc add it, if they are meant; else ", "pull")

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rows = Annotated[int, Field(ge=0)]
+Optimizer = Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion", "muon"]
 NORMALISING = ("adam", "adamw", "adamax", "nadam", "rmsprop", "lion")  # a step's length is not the gradient's
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -92,8 +93,8 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     least_steps: Count = 1
-    optimizer: Literal["sgd", "adam", "adamw", "adamax", "adagrad", "adadelta", "rmsprop", "nadam", "lion", "muon"]
-    optimizer_options: dict[str, dict[str, bool | float | None]]  # by optimizer
+    optimizer: Optimizer
+    optimizer_options: dict[Optimizer, dict[str, bool | int | float | None]]
     learning_rate: Annotated[float, Field(gt=0)] | None  # None: as the optimizer's options or Keras have it
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
@@ -117,6 +118,8 @@ class Train(Section):
     def _rate_fits(self) -> "Train":
         options = self.optimizer_options.get(self.optimizer, {})
         rate = self.learning_rate or options.get("learning_rate") or 0
+        if options.get("learning_rate") == 0:
+            raise ValueError(f"{self.optimizer}'s learning_rate must be above 0; received 0")
         if wrong := [value for value in (rate, *options.values()) if not 0 <= (value or 0) <= 1e6]:
             raise ValueError(f"learning_rate and {self.optimizer}'s options must be from 0 to 1e6; received {wrong[0]}")
         if factor := options.get("loss_scale_factor"):

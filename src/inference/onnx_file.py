@@ -26,6 +26,7 @@ OPSET = 18
 SIZES = 3  # of the network's images, the smallest ones, from which features are taken
 SHRINKAGE = 0.01  # of the features' covariance, in units of their mean variance
 LINEAR = keras.activations.linear  # no activation, by which a layer has one
+ACTIVE = keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU  # that are layers
 
 
 class Distance(torch.nn.Module):
@@ -58,7 +59,8 @@ class _Outputs(torch.nn.Module):
 def with_features(model: keras.Model) -> keras.Model:
     """From pixels (N, H, W, C) to probabilities (N, classes) and features (N, F), of a model with preprocessing.
 
-    The features are each channel's mean over the image, after the last activation of each of the smallest image sizes.
+    The features are each channel's mean over the image, after the last activation (where there is none, the last layer)
+    of each of the smallest image sizes.
 
     Raises:
         InputError: the model has other layers than `model_file.with_preprocessing` gives it.
@@ -67,8 +69,9 @@ def with_features(model: keras.Model) -> keras.Model:
     if names[:2] + names[3:] != ["pixels", "rescaling", "temperature", "probabilities"]:
         raise InputError(f"the model must have preprocessing, a network and probabilities; received {', '.join(names)}")
     _, rescaling, network, temperature, probabilities = model.layers
-    activated = [layer.output for layer in network.layers if getattr(layer, "activation", LINEAR) is not LINEAR]
-    last = {output.shape[1:3]: output for output in (network.input, *activated) if len(output.shape) == 4}
+    maps = [layer for layer in network.layers if len(layer.output.shape) == 4]
+    own = [layer for layer in maps if isinstance(layer, ACTIVE) or getattr(layer, "activation", LINEAR) is not LINEAR]
+    last = {layer.output.shape[1:3]: layer.output for layer in (maps[0], *(own or maps))}  # maps[0] is the input
     means = keras.ops.concatenate([keras.ops.mean(output, (1, 2)) for output in [*last.values()][-SIZES:]], -1)
     logits, features = keras.Model(network.input, [network.output, means])(rescaling.output)
     return keras.Model(model.input, [probabilities(temperature(logits)), features])

@@ -74,7 +74,7 @@ def state_file(training: str) -> Iterator[Path]:
     with locks.exclusive(lock):
         for path in folder.glob("[0-9a-f]" * 16 + ".lock"):
             with suppress(FileNotFoundError, PermissionError, Timeout):
-                if time.time() - path.stat().st_mtime > KEPT_DAYS * 86_400:  # FileLock sets it anew
+                if time.time() - path.stat().st_mtime > KEPT_DAYS * 86_400:  # locks.exclusive sets it anew
                     with FileLock(path, timeout=0):
                         for remains in folder.glob(f"*{path.stem}*"):  # also what a kill has left half-written
                             remains.unlink()

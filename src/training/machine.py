@@ -20,7 +20,7 @@ PORTABLE = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"  # as common/
 _thread = threading.local()
 CPUINFO = Path("/proc/cpuinfo")
 VECTORS = re.compile(r"(sse|avx|amx|fma|f16c|asimd|sve|sme|bf16|i8mm)\w*$")  # of x86-64 and ARM
-KNOWN_STEP, KNOWN_VERSION = "faa58bdc60944715", "2.13"  # on any x86-64 processor with AVX2
+KNOWN_STEP, KNOWN_VERSION = "faa58bdc60944715", "2.13"  # on every x86-64 processor with AVX2 so far
 
 
 def set_up(precision: str) -> None:
@@ -110,7 +110,7 @@ def arithmetic(precision: str, device: str, exact_roots: bool = True) -> str:
 
 
 def is_portable() -> bool:
-    """Whether float32 operations of this process give the bytes that they give on any x86-64 with AVX2.
+    """Whether float32 operations of this process give the bytes that x86-64 with AVX2 gave so far.
 
     Computes one training step with known result, which needs all of ATen, oneDNN and MKL; their settings
     alone would not tell what they chose.

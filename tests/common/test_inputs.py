@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common import files, inputs
 from common.backend import keras
@@ -175,7 +176,9 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder := tmp_path / "data/prepared/train").mkdir(parents=True)
     (folder / "labels.npy").write_bytes(b"labels")
     (tmp_path / "data/classes.json").write_text("[]")
-    outs = [{"path": path, "md5": files.md5(Path(path))} for path in ("data/prepared/train", "data/classes.json")]
+    known = ("data/prepared/train", "data/classes.json")
+    outs: list[dict[str, Any]] = [{"path": path, "md5": files.md5(Path(path))} for path in known]
+    outs.append({"path": "data/in a bucket with versions", "files": []})
     (tmp_path / "dvc.lock").write_text(json.dumps({"stages": {"prepare": {"outs": outs}, "split": {}}}))
     monkeypatch.setenv("DVC_STAGE", "train")
     return tmp_path
@@ -238,6 +241,7 @@ def test_what_a_dvc_file_tracks_has_its_bytes(locked: Path, tracked: str, with_l
     ("pointer", "content"),
     [
         ("tracked.dvc", f"outs:\n- md5: {32 * '0'}\n  path: pictures\n"),  # of DVC 2, which hashed text otherwise
+        ("tracked.dvc", "outs:\n- hash: md5\n  path: pictures\n  files: []\n"),  # of a bucket with versions
         ("pictures/a/notes.dvc", ""),  # git ignores it there, and so does DVC
     ],
 )

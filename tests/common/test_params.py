@@ -282,9 +282,9 @@ def test_images_are_grey_or_colour(tmp_path: Path, count: int) -> None:
     assert message.endswith(f": data: channels must be 1 or 3; received {count}")
 
 
-@pytest.mark.parametrize("key", ["model.options", "train.optimizer_options"])
+@pytest.mark.parametrize("key", ["model.options.nonsense", "train.optimizer_options.sgd"])
 def test_options_are_keyed_by_the_name_that_they_belong_to(tmp_path: Path, key: str) -> None:
-    assert_names(refusal(changed(tmp_path, {f"{key}.nonsense": 5})), f"{key}.nonsense", 5)
+    assert_names(refusal(changed(tmp_path, {key: 5})), key, 5)
 
 
 def test_a_scaled_loss_is_refused(tmp_path: Path) -> None:
@@ -434,6 +434,18 @@ def test_a_rate_among_its_options_is_held_to_the_same(tmp_path: Path, optimizer:
     assert f"learning_rate must be at most 0.1 for {optimizer} (try 0.001); " in message
     assert message.endswith("received 0.4")
     params.load(changed(tmp_path, {**own, "train.learning_rate": 0.001}))  # which is the one that counts
+
+
+def test_a_rate_of_0_among_its_options_is_refused(tmp_path: Path) -> None:
+    own = {"train.optimizer": "sgd", "train.optimizer_options.sgd": {"learning_rate": 0}}
+    assert refusal(changed(tmp_path, own)).endswith("sgd's learning_rate must be above 0; received 0")
+
+
+def test_options_are_of_an_optimizer_that_there_is_and_integers_stay_integers(tmp_path: Path) -> None:
+    assert "train.optimizer_options.adamm" in refusal(changed(tmp_path, {"train.optimizer_options.adamm": {}}))
+    options = {"use_ema": True, "ema_overwrite_frequency": 10, "momentum": 0.5, "weight_decay": None}
+    found = params.load(changed(tmp_path, {"train.optimizer_options.sgd": options})).train.optimizer_options["sgd"]
+    assert [(value, type(value)) for value in found.values()] == [(value, type(value)) for value in options.values()]
 
 
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.optimizer_options.muon.kernel_rate"])

@@ -1,6 +1,8 @@
 """The ONNX file against the Keras model that it was made from."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
@@ -104,6 +106,31 @@ def test_the_same_weights_give_the_same_graph(exported: Path) -> None:
     earlier = onnx.load(exported)
     del earlier.metadata_props[:]
     assert converted(untrained()).SerializeToString() == earlier.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        keras.layers.Activation("silu"),
+        keras.layers.ReLU(),
+        keras.layers.LeakyReLU(),
+        keras.layers.PReLU(),
+        keras.layers.ELU(),
+        keras.ops.silu,
+    ],
+)
+def test_features_come_after_activations_of_any_kind(activation: Callable[[Any], Any]) -> None:
+    inputs = keras.layers.Input((8, 8, 1))
+    linear = keras.layers.Conv2D(6, 3, padding="same")(inputs)
+    active = activation(linear)
+    network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.MaxPooling2D(8)(active))))
+    model = model_file.with_preprocessing(network, np.zeros(1), np.ones(1))
+    images = GENERATOR.integers(0, 256, (4, 8, 8, 1), np.uint8)
+    features = onnx_file.with_features(model).predict(images, verbose=0)[1]
+    # a function is no layer: without any that is active, the last layer of each size counts, here the pooling too
+    outputs = [linear, keras.layers.MaxPooling2D(8)(active)] if activation is keras.ops.silu else [active]
+    expected = [keras.Model(inputs, output).predict(images.astype(np.float32), verbose=0) for output in outputs]
+    np.testing.assert_allclose(features, np.concatenate([each.mean((1, 2)) for each in expected], 1), rtol=1e-4)
 
 
 def test_a_model_without_a_temperature_is_refused() -> None:
