@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import chdir, suppress
@@ -44,6 +45,9 @@ for number, (name, value) in enumerate(of_git.items()):
     os.environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
 os.environ |= {"GIT_CONFIG_COUNT": str(len(of_git))}
 os.environ |= {f"DVC_{whose}_CONFIG_DIR": "/nonexistent" for whose in ("GLOBAL", "SYSTEM")}
+if "PYTEST_XDIST_WORKER" not in os.environ:  # removed at the end, with what killed programs have left in it
+    temporary = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)
+    os.environ["TMPDIR"] = temporary.name
 # what `make test` was given is not for the calls of make under test
 VARIABLES = set(re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)[0].split())
 for name in (VARIABLES - {"PYTHON"}) | {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}:

@@ -444,6 +444,12 @@ def no_images(parts: Parts) -> None:
         parts[part] = images[:0], labels[:0]
 
 
+def class_in_test_alone(parts: Parts) -> None:
+    images, labels = parts["train"]
+    parts["train"] = images[labels != 3], labels[labels != 3]
+    parts["test"][1][0] = 3
+
+
 def smaller(parts: Parts) -> None:
     parts.update(random_parts(20, 24))
 
@@ -467,6 +473,7 @@ MAGIC = "must begin with 00 00 08 {0:02}: IDX, unsigned bytes in {0} dimensions;
         (images_for_labels, f"data/input/t10k-labels-idx1-ubyte {MAGIC.format(1)}00 00 08 03"),
         (one_label_less, "train must hold one image a label (29); received 30"),
         (no_images, "train must hold at least one image; received none"),
+        (class_in_test_alone, "train must hold images of each class in test; received none of 3"),
         (smaller, "train images must be (28, 28, 1) (data.height, data.width, data.channels); received (20, 24, 1)"),
         (
             smaller_in_test,
@@ -545,6 +552,45 @@ def released(parts: Parts, capsys: pytest.CaptureFixture[str]) -> tuple[str, str
     found, printed = prepare.recognise_release(rows), capsys.readouterr()
     assert printed.out == f"release of Fashion-MNIST: {found}\n"
     return found, printed.err
+
+
+def test_a_release_is_recognised_by_images_and_labels(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rules on a few images; the real ones are below."""
+    today = random_parts()
+    rows = {part: (release.hashes(images[..., None]), labels) for part, (images, labels) in today.items()}
+    hashes = {part: hashed for part, (hashed, _) in rows.items()}
+    np.save("test images.npy", hashes["test"])
+    for name, value in {
+        "COUNTS": {part: len(labels) for part, (_, labels) in rows.items()},
+        "FIRST_LABELS": {"train": [2, 9, 6], "test": [0, 1]},
+        "IN_ORDER": {part: release.digest(*each) for part, each in rows.items()},
+        "SORTED": {part: release.digest(np.sort(hashed)) for part, hashed in hashes.items()},
+        "TEST_IMAGES": "test images.npy",
+    }.items():
+        monkeypatch.setattr(release, name, value)
+    assert released(today, capsys) == (release.TODAY, "")
+    turned = {part: (images[::-1], labels[::-1]) for part, (images, labels) in today.items()}
+    assert released(turned, capsys) == (release.CHANGED, "")
+    relabelled = {part: (images, labels[::-1]) for part, (images, labels) in today.items()}
+    assert released(relabelled, capsys) == (release.CHANGED, "")
+    first = {part: (images, labels.copy()) for part, (images, labels) in today.items()}
+    first["train"][1][:3] = 2, 9, 6
+    assert released(first, capsys)[0] != release.FIRST  # test has others
+    first["test"][1][:2] = 0, 1
+    assert released(first, capsys) == (release.FIRST, "")
+    foreign = {part: (255 - images, labels) for part, (images, labels) in today.items()}
+    assert released(foreign, capsys) == (release.UNKNOWN, "")
+    assert (
+        released({part: (images[1:], labels[1:]) for part, (images, labels) in today.items()}, capsys)[0] == "unknown"
+    )
+    (images, labels), (test_images, test_labels) = today["train"], today["test"]
+    leaked = today | {"train": (np.concatenate([images, test_images]), np.concatenate([labels, test_labels]))}
+    found, warning = released(leaked, capsys)
+    assert found == release.UNKNOWN
+    count = len(today["test"][1])
+    assert warning.startswith(f"warning: {count:,} rows of train are test images of the release of {release.TODAY}: ")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -323,6 +324,95 @@ def test_the_fingerprint_is_of_the_processor_where_arithmetic_is_not_portable(
     assert len(fingerprints("bfloat16", True)) == 2
 
 
+def another_val_row(data: Path) -> None:
+    rows = np.load(data / "split/val.npy")
+    np.save(data / "split/val.npy", rows[1:])
+
+
+def another_train_row(data: Path) -> None:
+    rows = np.load(data / "split/train.npy")
+    np.save(data / "split/train.npy", rows[1:])
+
+
+def another_pixel(data: Path) -> None:
+    images = np.load(data / "prepared/train/images.npy")
+    images[np.load(data / "split/val.npy")[0], 5, 5] ^= 1
+    np.save(data / "prepared/train/images.npy", images)
+
+
+def another_label(data: Path) -> None:
+    labels = np.load(data / "prepared/train/labels.npy")
+    labels[np.load(data / "split/train.npy")[-1]] ^= 1
+    np.save(data / "prepared/train/labels.npy", labels)
+
+
+def another_class_name(data: Path) -> None:
+    (file := data / "prepared/classes.json").write_text(file.read_text().replace("Sandal", "Shoe"))
+
+
+def another_seed(data: Path) -> None:
+    write_params(data.parent, SMALL | {"train.seed": 1})
+
+
+def another_width(data: Path) -> None:
+    write_params(data.parent, SMALL | {"model.options.blocks.widths": [8, 16]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        another_val_row, another_train_row, another_pixel, another_label, another_class_name, another_seed,
+        another_width,
+    ],
+)  # fmt: skip
+def test_the_fingerprint_is_of_data_and_parameters(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings_of_torch: None,
+    change: Callable[[Path], None],
+) -> None:
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, SMALL)
+    before = train.set_up().fingerprint
+    assert train.set_up().fingerprint == before
+    change(tmp_path / "data")
+    assert train.set_up().fingerprint != before
+
+
+def test_what_the_parameters_say_is_what_trains(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
+) -> None:
+    (tmp_path / "data").symlink_to(prepared / "data")
+    monkeypatch.chdir(tmp_path)
+    chosen = {
+        "normalisation": "standard", "label_smoothing": 0.07, "data_pruning": 0.2, "warmup": 0.3, "schedule": "linear",
+        "epochs": 4, "shards": 2, "learning_rate": 0.013, "optimizer": "sgd", "least_steps": 1,
+    }  # fmt: skip
+    write_params(tmp_path, SMALL | {f"train.{key}": value for key, value in chosen.items()})
+    found = train.set_up()
+    images, labels = arrays.load("train")
+    for part, batches in (("train", found.train), ("val", found.val)):
+        rows = arrays.load_rows(part, len(images))
+        np.testing.assert_array_equal(batches.images.numpy(), images[rows])
+        np.testing.assert_array_equal(batches.labels.numpy(), labels[rows])
+        for mine, of_pixels in ((batches.mean, np.mean), (batches.std, np.std)):
+            of_train = of_pixels(images[arrays.load_rows("train", len(images))], axis=(0, 1, 2))
+            np.testing.assert_allclose(mine.numpy(), of_train, rtol=1e-6)
+            assert abs(of_train - of_pixels(images, axis=(0, 1, 2))).min() > 1e-3  # val rows would show
+    count = len(found.train.labels)
+    assert found.train.left_out == round(0.2 * count) > 0
+    steps = 4 * math.ceil((count - found.train.left_out) / 32)
+    rate = found.learning_rate
+    assert (rate.peak, rate.schedule, rate.steps, rate.warmup_steps) == (0.013, "linear", steps, round(0.3 * steps))
+    assert rate.value(steps) == 0
+    assert found.model._label_smoothing == 0.07
+    assert found.train.shards == 2
+    assert isinstance(found.model.optimizer, keras.optimizers.SGD)
+    assert found.val.augmentation is None
+
+
 @pytest.mark.parametrize(
     ("optimizer", "options", "exact"),
     [
@@ -508,6 +598,21 @@ def test_the_rate_falls_on_a_plateau_or_after_given_epochs(
     monkeypatch.setattr(train, "make_optimizer", make_and_remember)
     run(epochs=4, learning_rate=1e-12, schedule="constant", warmup=0.0, **changes)
     assert float(made[0][0].learning_rate.numpy()) == pytest.approx(1e-12 * factor, rel=1e-6, abs=0)
+
+
+def test_a_plateau_is_one_of_full_images(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller images have the better val loss here, and it says nothing of what full ones can reach."""
+    bests = []
+
+    class Plateau(keras.callbacks.ReduceLROnPlateau):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, {"val_loss": 0.1 if epoch < 2 else 0.5 - epoch / 100})
+            bests.append((self.best, self.wait))
+
+    monkeypatch.setattr(keras.callbacks, "ReduceLROnPlateau", Plateau)
+    small = {"progressive_resizing.scale": 1.0, "progressive_resizing.share": 0.5}
+    run(epochs=4, schedule="constant", warmup=0.0, reduce_on_plateau=3, **small)
+    assert bests == [(0.1, 0), (0.1, 1), (0.48, 0), (0.47, 0)]
 
 
 def test_averaging_is_in_the_model(run: Train) -> None:

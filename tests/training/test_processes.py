@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import train as train_stage
 from conftest import ROOT, TINY, with_forks, write_params
@@ -124,6 +125,51 @@ def test_the_rank_of_a_process_that_is_alone_is_0(monkeypatch: pytest.MonkeyPatc
     hook = sys.excepthook
     processes.report_error_to_launcher()
     assert (processes.rank(), processes.on_this_machine(), sys.excepthook) == (0, 1, hook)
+
+
+TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: {}'
+LOST = TRACE.format("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("codes", "errors", "one_machine", "end"),
+    [
+        ([-15, -9], [], True, "all 2 processes must run to the end; process 1 received SIGKILL"),
+        (
+            [-9, 1],
+            ["error: a file is missing"],
+            True,
+            "all 2 processes must run to the end; process 0 received SIGKILL",
+        ),
+        ([-15, 1], [LOST, "error: a file is missing"], True, "error: a file is missing"),
+        ([1, 1], [LOST, TRACE.format("a bug")], True, LOST),  # nobody else failed in a way that is told
+        ([1, 1], [TRACE.format("a bug"), LOST], True, TRACE.format("a bug")),
+        ([1, 1], [LOST, LOST], False, "all 2 processes must run to the end; those of another machine did not"),
+        ([3], [], True, "all 2 processes must run to the end; process 0 ended with 3"),
+    ],
+)
+def test_the_end_of_a_launch_names_the_cause(
+    tmp_path: Path, codes: list[int], errors: list[str], one_machine: bool, end: str
+) -> None:
+    for number, text in enumerate(errors):  # the first one is the oldest
+        (file := tmp_path / str(number)).write_text(f"{text}\n")
+        os.utime(file, (1e9, 1e9 + number))
+    failures = {number: ProcessFailure(number, 1, code, "nowhere") for number, code in enumerate(codes)}
+    with pytest.raises((InputError, SystemExit)) as ended:
+        processes._exit_with_cause(ChildFailedError("train", failures), tmp_path, 2, one_machine)
+    assert str(ended.value) == end
+
+
+def test_other_machines_must_train_the_same(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings_of_torch: None
+) -> None:
+    (tmp_path / "data").symlink_to(prepared / "data")
+    write_params(tmp_path, TINY)
+    monkeypatch.chdir(tmp_path)
+    train_stage.set_up()
+    monkeypatch.setattr(processes, "gather", lambda own: [own, "that of another machine"])
+    with pytest.raises(InputError, match=r"^all machines must have the same parameters, .* machines that differ$"):
+        train_stage.set_up()
 
 
 # --- whole trainings ----------------------------------------------------------------------------
