@@ -229,8 +229,8 @@ def measure_whole(names: Sequence[str]) -> None:
 # --- small, all stages ----------------------------------------------------------------------------
 
 
-def run_stages(folder: Path, changes: dict[str, Any], under: Sequence[str], stages: Sequence[str] = STAGES) -> None:
-    """Runs the pipeline in an emptied folder, `stages` of it under the command `under`.
+def run_stages(folder: Path, rows: int, epochs: int, under: Sequence[str] = (), stages: Sequence[str] = STAGES) -> None:
+    """Runs the pipeline on few training rows in an emptied folder, `stages` of it under the command `under`.
 
     The environment is sealed before a stage starts, and its mark names the process: so the stage has no need to
     start once more (src/common/seal.py), which under qemu would end the emulation.
@@ -240,7 +240,8 @@ def run_stages(folder: Path, changes: dict[str, Any], under: Sequence[str], stag
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    rerun.write_params(folder / "params.yaml", changes)
+    few = {"split.train_size": rows, "train.epochs": epochs, "train.least_steps": 1}
+    rerun.write_params(folder / "params.yaml", few)
     for stage in STAGES:
         words = [*(under if stage in stages else []), sys.executable, str(rerun.SOURCE / f"{stage}.py")]
         start = ["sh", "-c", f'export {seal.SEALED}=$$; exec "$@"', "sh", *words]
@@ -270,7 +271,6 @@ def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequenc
         InputError: an output has other bytes than the first run with as many rows and epochs gave it.
     """
     some = "" if {*stages} == {*STAGES} else f", {' and '.join(stages)} alone"
-    changes = {"split.train_size": rows, "train.epochs": epochs, "train.least_steps": 1}
     for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
         identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command) + (some if command else "")}
         identity |= {"rows": rows, "epochs": epochs} | place()
@@ -278,7 +278,7 @@ def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequenc
             continue
         print(f"all stages: {processor or 'native'}", flush=True)
         folder = FOLDER / f"small {processor or 'native'}"
-        run_stages(folder, changes, shlex.split(command), stages)
+        run_stages(folder, rows, epochs, shlex.split(command), stages)
         found = hashes(folder)
         result = identity | {"outputs": found}
         others = other_outputs(result, add("small", result))

@@ -14,6 +14,7 @@ import sameness
 from analysis import dvc_lock
 from analysis.dvc_lock import Stage
 from conftest import ROOT
+from training import machine
 
 STAGE = """
 import os, pathlib, sys
@@ -107,3 +108,20 @@ def test_a_stage_that_fails_ends_the_run(project: Path, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"^split must succeed in .*; it ended with 3$"):
         small(monkeypatch)
     assert not sameness.RESULTS.exists()
+
+
+@pytest.mark.slow
+def test_the_code_gives_the_bytes_that_were_committed(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages with the committed parameters on few rows: it notices in minutes what a rebuild would."""
+    monkeypatch.chdir(ROOT)
+    found = benchmark_files.results("sameness", of_this_training=True) or pytest.skip("sameness is not measured here")
+    assert machine.is_portable(), "this processor's float32 is its own: no other one gives these bytes"
+    known = min(found["small"], key=lambda run: run["rows"])
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(real.parent / "raw"))
+    sameness.run_stages(tmp_path / "run", known["rows"], known["epochs"])
+    again = known | {"outputs": sameness.hashes(tmp_path / "run")}
+    assert sameness.other_outputs(again, [known]) == [], (
+        "the code computes something else (dvc repro --force and the benchmarks of docs/reproducibility.md, if it is meant)"
+    )
