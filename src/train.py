@@ -27,6 +27,7 @@ from training.native_model import NativeModel
 from training.shards import Adder
 
 VAL_BATCH_SIZE, VAL_SHARDS = 1000, 8
+COUNTS = "_steps", "_frequency"  # ends of the names of options that Keras takes as integers alone
 
 
 def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -51,9 +52,9 @@ def normalisation(images: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray
 
 
 def make_optimizer(name: str, learning_rate: float | None, options: dict) -> tuple[keras.Optimizer, float]:
-    """One of Keras' optimizers by its lower-case name, or `Muon`; with its learning rate (None: its own)."""
+    """One of Keras' optimizers by its lower-case name, or `Muon`, and its learning rate; what is None is as Keras has it."""
     kind = {"adam": Adam, "muon": Muon}.get(name) or type(keras.optimizers.get(name))  # its Muon leaves kernels out
-    options = {key: value for key, value in options.items() if value is not None}  # null: as Keras has it
+    options = {k: int(v) if k.endswith(COUNTS) and v % 1 == 0 else v for k, v in options.items() if v is not None}
     try:
         optimizer = kind(**options | ({"learning_rate": learning_rate} if learning_rate else {}))
         return optimizer, learning_rate or options.get("learning_rate") or float(optimizer.learning_rate.numpy())

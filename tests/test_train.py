@@ -21,6 +21,7 @@ import pytest
 import torch
 from keras import layers
 
+import edits
 import train
 from conftest import ROOT, TINY, with_forks, write_params
 from training import checkpoint, machine
@@ -100,6 +101,29 @@ def test_a_wrong_option_of_an_optimizer_is_refused_in_one_line(name: str, option
     assert message.startswith(f"train.optimizer_options.{name} must ")
     assert str(options) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", get_args(params.Optimizer))
+@pytest.mark.parametrize("value", ["1", "1.0"])
+def test_numbers_of_either_kind_are_options_of_every_optimizer(tmp_path: Path, name: str, value: str) -> None:
+    """As YAML and `-S` give them: Keras wants some as integers, and refuses others that are."""
+    options = {
+        "learning_rate": "0.05" if name in params.NORMALISING else value,
+        "use_ema": "true",
+        "ema_overwrite_frequency": "10",
+        "gradient_accumulation_steps": "2",
+    }
+    if name in ("sgd", "muon"):
+        options["momentum"] = value
+    write_params(tmp_path, {"train.learning_rate": None, "train.optimizer": name, "train.optimizer_options": {name: 0}})
+    text = "{" + ", ".join(f"{key}: {number}" for key, number in options.items()) + "}"
+    edits.edit(tmp_path / "params.yaml", f"    {name}: 0\n", f"    {name}: {text}\n")
+    loaded: Any = params.load(tmp_path / "params.yaml").train.optimizer_options
+    optimizer, _ = train.make_optimizer(name, None, loaded[name])
+    assert float(optimizer.learning_rate.numpy()) == pytest.approx(float(options["learning_rate"]))
+    assert (optimizer.ema_overwrite_frequency, optimizer.gradient_accumulation_steps) == (10, 2)
+    with pytest.raises(InputError, match=rf"^train.optimizer_options.{name} must fit .* integer"):
+        train.make_optimizer(name, None, {"use_ema": True, "ema_overwrite_frequency": 10.5})
 
 
 @pytest.mark.parametrize(("name", "option"), [("adam", "beta_1"), ("adam", "epsilon"), ("muon", "kernel_rate")])

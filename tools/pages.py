@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def vega(version: str) -> str:
 
 def file_name(text: str) -> Path:
     """OUT, from a command line; of a link, what it leads to."""
-    if (path := image_folder.regular(Path(text).resolve())).is_dir():
+    if (path := Path(os.path.realpath(image_folder.regular(Path(text))))).is_dir():
         raise InputError(f"OUT must be a file; received the folder {text}")
     return path
 

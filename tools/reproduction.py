@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common import params
-from common.errors import shorten
+from common.errors import InputError, shorten
 
 from analysis import dvc_lock
 from analysis.git import git, names
@@ -85,12 +85,15 @@ def _uncommitted(paths: Iterable[str]) -> list[str]:
 
 
 def would_run(pipeline: str, *options: str) -> list[str]:
-    """The stages that `dvc repro` would run, as far as DVC names them; it says so by its text alone."""
+    """The stages that `dvc repro` would run, as far as DVC names them in its text; an InputError has its own errors."""
     folder, words = Path(pipeline).parent, ["dvc", "repro", "--dry", *options]
     done = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     output = done.stdout + done.stderr
     # without data DVC fails at the first stage that would run, and names it
     found = re.findall(r"(?:^Running stage|failed to reproduce) '(.+?)'", output, re.M)
+    if done.returncode and not found:
+        reason = [*re.findall("^ERROR: (.+)", output, re.M), *output.split("\n")][0]
+        raise InputError(f"dvc must be able to read {pipeline}; it said: {reason}")
     keys = dvc_lock.leaves(params.read_yaml(Path(pipeline), dict[str, Any]))
     is_known = "Data and pipelines are up to date" in output and not any(key.endswith(".frozen") for key in keys)
     return found or ([] if is_known else ["what is frozen, or DVC does not name,"])

@@ -55,7 +55,7 @@ def parse(lock: bytes | None, place: str) -> dict[str, Stage]:
     except (FileNotFoundError, AttributeError, KeyError, RecursionError, TypeError, ValueError, YAMLError) as error:
         reason = " ".join(str(error).split())
         remedy = "" if place else " (make repro)"
-        raise InputError(f"{LOCK}{place} must have every stage{remedy}, with an md5 each; received: {reason}") from None
+        raise InputError(f"{LOCK}{place} must have every stage and md5{remedy}; received: {reason}") from None
 
 
 def _stage(name: str, entry: dict[str, Any]) -> Stage:

@@ -1,7 +1,7 @@
-"""One CNN a file, one `build(input_shape, classes, **options)` each, found by file name.
+"""One CNN a file, one `build(input_shape, classes, **options)` each, found by file name: to add one, add a file.
 
-`build` returns an uncompiled Keras model of stock layers, from normalised float32 images
-(N, H, W, C) to logits (N, classes). Adding an architecture is adding a file.
+`build` returns an uncompiled Keras model of stock layers, from normalised float32 images (N, H, W, C) to logits
+(N, classes). Of a Sequential the functional model is taken: only there each layer has one output.
 """
 
 import importlib
@@ -32,7 +32,11 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, options: dict, 
         keras.utils.clear_session(free_memory=False)
     try:
         with keras.device(device), inputs.reading_only(source):
-            return architecture.build(input_shape, classes, **options)
+            model = architecture.build(input_shape, classes, **options)
+            if isinstance(model, keras.Sequential):
+                model.build((None, *input_shape))
+                model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+            return model
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last for want of memory
         # Keras puts the layer first, then the cause in bold
         lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).split("\n\n")

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pathspec
-
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -46,7 +44,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         part.replace(path)
         _sync(path.parent)
     finally:
-        for remains in (part, old):
+        for remains in (part, *[old] * path.exists()):  # without it, the next block takes it back
             shutil.rmtree(remains, ignore_errors=True)
 
 
@@ -62,12 +60,13 @@ def _sync(path: Path) -> None:
 def md5(path: Path) -> str | None:
     """DVC's hash of a file, or of the list of files in a folder as DVC writes it; None where there is nothing."""
     if path.is_dir():
-        own = Path(".dvcignore")  # of the project, which is the working directory
-        lines = own.read_text("utf-8").splitlines() if own.exists() else []
-        hidden = pathspec.GitIgnoreSpec.from_lines([".git", ".hg", ".dvc", *lines])
-        within = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-        seen = [(name, file) for name, file in within if not hidden.match_file(os.path.relpath(file))]
-        listing = [{"md5": md5(file), "relpath": name} for name, file in seen]
+        from dvc import fs, ignore  # takes half a second
+
+        whole = path.resolve()
+        root = next((above for above in whole.parents if (above / ".dvc").is_dir()), Path.cwd())
+        seen = ignore.DvcIgnoreFilter(fs.localfs, str(root)).find(fs.localfs, str(whole))
+        within = sorted((Path(file).relative_to(whole).as_posix(), Path(file)) for file in seen)
+        listing = [{"md5": md5(file), "relpath": name} for name, file in within]
         return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
     if not path.exists():
         return None

@@ -94,7 +94,7 @@ class Train(Section):
     batch_size: Count
     least_steps: Count = 1
     optimizer: Optimizer
-    optimizer_options: dict[Optimizer, dict[str, bool | int | float | None]]
+    optimizer_options: dict[Optimizer, dict[str, bool | float | None]]
     learning_rate: Annotated[float, Field(gt=0)] | None  # None: as the optimizer's options or Keras have it
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
@@ -118,7 +118,7 @@ class Train(Section):
     def _rate_fits(self) -> "Train":
         options = self.optimizer_options.get(self.optimizer, {})
         rate = self.learning_rate or options.get("learning_rate") or 0
-        if options.get("learning_rate") == 0:
+        if not self.learning_rate and options.get("learning_rate") == 0:
             raise ValueError(f"{self.optimizer}'s learning_rate must be above 0; received 0")
         if wrong := [value for value in (rate, *options.values()) if not 0 <= (value or 0) <= 1e6]:
             raise ValueError(f"learning_rate and {self.optimizer}'s options must be from 0 to 1e6; received {wrong[0]}")
@@ -187,11 +187,7 @@ def read_yaml(path: Path, schema: Any) -> Any:
 
 
 def changed(current: Params, changes: dict[str, Any]) -> Params:
-    """`current` with other values for the keys of `changes`, such as `train.epochs`.
-
-    Raises:
-        pydantic.ValidationError: a rule is broken.
-    """
+    """`current` with other values for keys such as `train.epochs`; raises pydantic.ValidationError for a broken rule."""
     content = current.model_dump()
     set_keys(content, changes)
     return Params.model_validate(content)

@@ -69,9 +69,9 @@ def with_features(model: keras.Model) -> keras.Model:
     if names[:2] + names[3:] != ["pixels", "rescaling", "temperature", "probabilities"]:
         raise InputError(f"the model must have preprocessing, a network and probabilities; received {', '.join(names)}")
     _, rescaling, network, temperature, probabilities = model.layers
-    maps = [layer for layer in network.layers if len(layer.output.shape) == 4]
+    maps = [n for n in network.layers if not isinstance(n, keras.Model) and len(getattr(n.output, "shape", ())) == 4]
     own = [layer for layer in maps if isinstance(layer, ACTIVE) or getattr(layer, "activation", LINEAR) is not LINEAR]
-    last = {layer.output.shape[1:3]: layer.output for layer in (maps[0], *(own or maps))}  # maps[0] is the input
+    last = {out.shape[1:3]: out for out in (network.input, *(layer.output for layer in own or maps))}
     means = keras.ops.concatenate([keras.ops.mean(output, (1, 2)) for output in [*last.values()][-SIZES:]], -1)
     logits, features = keras.Model(network.input, [network.output, means])(rescaling.output)
     return keras.Model(model.input, [probabilities(temperature(logits)), features])

@@ -1,5 +1,6 @@
 """Every file in src/architectures, on two images."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 import architectures
 from conftest import ROOT
+from inference import onnx_file
+from training import model_file
 
 NAMES = sorted(path.stem for path in (ROOT / "src" / "architectures").glob("[!_]*.py"))
 every_architecture = pytest.mark.parametrize("name", NAMES)
@@ -52,6 +55,40 @@ def test_saves_and_loads_with_plain_keras(name: str, shape: tuple[int, int, int]
     images = two_images(shape)
     with torch.no_grad():
         np.testing.assert_array_equal(loaded(images), network(images))
+
+
+SEQUENTIAL = """
+import keras
+from keras import layers
+
+def build(input_shape, classes, has_input=True):
+    return keras.Sequential([
+        *([layers.Input(input_shape)] if has_input else []),
+        keras.Sequential([layers.Conv2D(4, 3), layers.ReLU(), layers.MaxPooling2D(2)]),
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.Flatten(),
+        layers.Dense(classes),
+    ])
+"""
+
+
+@pytest.fixture
+def sequential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sequential.py").write_text(SEQUENTIAL)
+    monkeypatch.setattr(architectures, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(architectures, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "architectures.sequential", raising=False)
+
+
+@pytest.mark.parametrize("has_input", [True, False])
+def test_a_sequential_is_saved_and_exported_as_any(sequential: None, tmp_path: Path, has_input: bool) -> None:
+    network = architectures.build("sequential", (28, 28, 1), 3, {"has_input": has_input})
+    assert network.output_shape == (None, 3)
+    model = model_file.with_preprocessing(network, np.zeros(1), np.ones(1))
+    model_file.save(model, ["a", "b", "c"], tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    features = onnx_file.with_features(loaded).predict(np.zeros((2, 28, 28, 1), np.uint8), verbose=0)[1]
+    assert features.shape == (2, 1 + 8)  # the image, and the one activation outside the block
 
 
 def test_layer_names_do_not_depend_on_what_was_built_before() -> None:

@@ -142,6 +142,26 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_folder_whole(tmp_path: Pat
     assert seen == {"old", "new"}
 
 
+def test_ctrl_c_between_the_two_steps_loses_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out := tmp_path / "out").mkdir()
+    (out / "file").write_text("old")
+    rename = os.replace
+
+    def interrupted(source: Any, target: Any, **options: Any) -> None:
+        if Path(source).name == ".out.part":
+            raise KeyboardInterrupt
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(out) as part:
+        (part / "file").write_text("new")
+    monkeypatch.setattr(os, "replace", rename)
+    with pytest.raises(Interrupted), files.atomic_folder(out):
+        raise Interrupted
+    assert everything(tmp_path) == {"out", "out/file"}
+    assert (out / "file").read_text() == "old"
+
+
 def test_the_disk_has_all_before_and_after_a_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a loss of power may leave the new name with old or no content."""
     steps: list[str] = []
@@ -202,12 +222,21 @@ def test_a_folder_has_the_hash_that_dvc_gives_it(
     clone = reproduced.copied(tmp_path / "clone")
     monkeypatch.chdir(clone.folder)
     folder = Path("data/input/train")
-    unseen = (".git/HEAD", "a/.x.part", "a/.cache/x", "__pycache__/x", ".hg/x", "b/.y.part/c", "a/.DS_Store", "c/x")
+    unseen = (
+        ".git/HEAD", "a/.x.part", "a/.cache/x", "__pycache__/x", ".hg/x", "b/.y.part/c", "a/.DS_Store", "c/x",
+        "a/x.bak", "heap/x.png", "a/of a folder",
+    )  # fmt: skip
     with Path(".dvcignore").open("a") as ignored:
-        ignored.write(".DS_Store\n/data/input/train/c\n*.bak\n!a/kept.bak\n")
+        ignored.write(".DS_Store\n/data/input/train/c\n  *.bak\n!kept.bak\nheap/\n!*.png\n")
+    Path("data/.dvcignore").write_text("of a folder\n")
     seen = (".venv/b.part", "a/x.part", "a/c/x", "a/kept.bak", "a/.x", "b/x.git", "b/cache/x", ".gitignore", "ü/x")
     for name in (*seen, *unseen):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     clone.dvc("add", str(folder))
-    assert f"md5: {files.md5(folder)}\n" in Path(f"{folder}.dvc").read_text()
+    md5 = files.md5(folder)
+    assert f"md5: {md5}\n" in Path(f"{folder}.dvc").read_text()
+    monkeypatch.chdir("published/basic")  # whose own project is another, and which has the data as a link
+    Path("data").mkdir()
+    Path("data/prepared").symlink_to(clone.folder / folder)
+    assert files.md5(Path("data/prepared")) == md5

@@ -437,15 +437,14 @@ def test_a_rate_among_its_options_is_held_to_the_same(tmp_path: Path, optimizer:
 
 
 def test_a_rate_of_0_among_its_options_is_refused(tmp_path: Path) -> None:
-    own = {"train.optimizer": "sgd", "train.optimizer_options.sgd": {"learning_rate": 0}}
+    own: dict[str, Any] = {"train.optimizer": "sgd", "train.optimizer_options.sgd": {"learning_rate": 0}}
+    params.load(changed(tmp_path, own | {"train.learning_rate": 0.1}))  # which is the one that counts
+    own["train.learning_rate"] = None
     assert refusal(changed(tmp_path, own)).endswith("sgd's learning_rate must be above 0; received 0")
 
 
-def test_options_are_of_an_optimizer_that_there_is_and_integers_stay_integers(tmp_path: Path) -> None:
+def test_options_are_of_an_optimizer_that_there_is(tmp_path: Path) -> None:
     assert "train.optimizer_options.adamm" in refusal(changed(tmp_path, {"train.optimizer_options.adamm": {}}))
-    options = {"use_ema": True, "ema_overwrite_frequency": 10, "momentum": 0.5, "weight_decay": None}
-    found = params.load(changed(tmp_path, {"train.optimizer_options.sgd": options})).train.optimizer_options["sgd"]
-    assert [(value, type(value)) for value in found.values()] == [(value, type(value)) for value in options.values()]
 
 
 @pytest.mark.parametrize("key", ["train.learning_rate", "train.optimizer_options.muon.kernel_rate"])

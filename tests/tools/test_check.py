@@ -403,3 +403,9 @@ def test_with_data_every_byte_counts(
     ]
     monkeypatch.setattr(sys, "argv", ["check.py"])
     check.main()
+
+
+def test_where_dvc_fails_its_own_error_is_said(clone: Clone) -> None:
+    edit("dvc.yaml", "stages:\n", "stages: [\n")
+    with pytest.raises(InputError, match=r"^dvc must be able to read dvc\.yaml; it said: .*dvc\.yaml"):
+        reproduction.would_run("dvc.yaml")

@@ -28,6 +28,14 @@ def test_a_page_is_written_through_a_link_and_to_no_pipe(tmp_path: Path) -> None
         pages.write("data_diff.md.j2", shown, pages.file_name(str(tmp_path / "link.md")))
         assert (tmp_path / "link.md").is_symlink()
         assert f"main or {text} has no hashes" in (tmp_path / "page.md").read_text()
+    (tmp_path / "loop").symlink_to("loop")
+    pages.file_name(str(tmp_path / "loop"))  # the system refuses to write to it
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match=r"pipe must be a regular file; received a pipe, a device or a socket$"):
-        pages.file_name(str(tmp_path / "pipe"))
+    ends = os.pipe()
+    for path in (tmp_path / "pipe", f"/dev/fd/{ends[1]}", os.devnull):
+        with pytest.raises(
+            InputError, match=rf"^{path} must be a regular file; received a pipe, a device or a socket$"
+        ):
+            pages.file_name(str(path))
+    for end in ends:
+        os.close(end)

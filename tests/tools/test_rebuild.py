@@ -190,7 +190,7 @@ def test_an_experiment_is_rebuilt_too(clone: Clone, call: Callable[..., str]) ->
     [
         ("workspace", "^COMMIT must be a commit or an experiment; received workspace$"),
         ("nonsense", "^a revision must be "),
-        ("HEAD~1", "^dvc.lock of commit .* must have every stage, with an md5 each; received: no such file$"),
+        ("HEAD~1", "^dvc.lock of commit .* must have every stage and md5; received: no such file$"),
     ],
 )
 def test_what_cannot_be_rebuilt_is_one_line(call: Callable[..., str], name: str, error: str) -> None:
