@@ -36,6 +36,7 @@ noise: repro ## trains with five seeds: the spread of every figure over seeds
 
 measure: repro ## seeds, recipes, speed, a fresh clone, docs/change.md, sameness, pictures, re-splits, where not yet measured: hours
 	python tools/replicate.py --record
+	python benchmarks/verdicts.py
 	python benchmarks/recipe.py
 	python benchmarks/speed.py
 	python benchmarks/clone.py
@@ -118,11 +119,13 @@ lint: .venv/dev ## formatter, linters and type checker
 	hadolint Dockerfile
 
 # a runner of GitHub's has a network: there nothing is skipped
+offline = ^requests\.exceptions\.(Connection|Proxy|SSL)Error|^requests\.exceptions\.(Connect|Read)Timeout|Could not connect to OSV
+
 audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has them; skipped offline
 	@mkdir -p .cache
 	@pip-audit --vulnerability-service osv --disable-pip --no-deps --progress-spinner off \
 		--requirement requirements-dev.txt --requirement requirements-site.txt >.cache/audit 2>&1 && cat .cache/audit || \
-		{ test -z "$$GITHUB_ACTIONS" && grep -q '^requests.exceptions.ConnectionError' .cache/audit \
+		{ test -z "$$GITHUB_ACTIONS" && grep -qE '$(offline)' .cache/audit \
 		&& echo 'skipped: OSV cannot be reached'; } || { cat .cache/audit; exit 1; }
 
 check: .venv/run ## whether dvc.lock, figures and pages belong to this code

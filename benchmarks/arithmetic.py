@@ -178,7 +178,9 @@ def main() -> None:
     runs = metric_files.read(RESULTS, ("runs",))["runs"] if RESULTS.exists() else []
     for under in dict.fromkeys(["", chosen.under]):
         identity = {"under": under} | place()
-        others = [run for run in runs if not identity.items() <= run.items() and run["torch"] == identity["torch"]]
+        release = identity["torch"].partition("+")[0]  # without the build
+        same = [run for run in runs if run["torch"].partition("+")[0] == release]
+        others = [run for run in same if not identity.items() <= run.items()]
         runs = [*others, identity | {"hashes": measure(under)}]
         files.write_json(RESULTS, {"runs": runs})
 

@@ -49,6 +49,26 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
     return found
 
 
+def is_measured(name: str, again: bool) -> bool:
+    """Whether benchmarks/NAME.json is of the model in dvc.lock, which must be the one in models/; says so.
+
+    Args:
+        again: measure whatever is there.
+
+    Raises:
+        InputError: models/ has other files than dvc.lock says: their figures would be taken for those of its model.
+    """
+    if wrong := next(dvc_lock.differences(("models/",)), None):
+        raise InputError(
+            f"models/ must be as dvc.lock says (dvc checkout, or make repro); received {' which '.join(wrong)}"
+        )
+    path = BENCHMARKS / f"{name}.json"
+    if again or not path.exists() or metric_files.read(path).get("training") != training_key():
+        return False
+    print(f"{path} is of this model (--again measures once more)")
+    return True
+
+
 def models() -> dict[str, str]:
     """The MD5 of the committed models of the systems that resplits.py trains."""
     published = dvc_lock.parse((PUBLISHED / dvc_lock.LOCK).read_bytes(), f" of {PUBLISHED}")

@@ -22,12 +22,10 @@ from common.errors import InputError
 import benchmark_files
 from analysis import dvc_lock
 from analysis.git import git
+from conditions import LEFT_OUT
 
 RESULTS = benchmark_files.BENCHMARKS / "change.json"
 REVIEW = "page.md"
-
-
-LEFT_OUT = ("CHECKPOINT_DIR", "MAKEFLAGS", "MAKELEVEL")  # of the environment; with make's, make names its folder
 
 
 class Command(NamedTuple):

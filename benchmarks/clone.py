@@ -19,7 +19,7 @@ from common.errors import InputError
 import benchmark_files
 from analysis import dvc_lock
 from analysis.git import git
-from conditions import machine
+from conditions import LEFT_OUT, machine
 
 RESULTS = Path("benchmarks/clone.json")
 
@@ -31,7 +31,7 @@ def seconds(folder: Path, target: str) -> tuple[int, str]:
         InputError: it fails.
     """
     start = time.perf_counter()
-    environment = {key: value for key, value in os.environ.items() if key != "CHECKPOINT_DIR"}
+    environment = {key: value for key, value in os.environ.items() if key not in LEFT_OUT}
     done = subprocess.run(["make", target], cwd=folder, env=environment, check=False, text=True, stdout=subprocess.PIPE)
     if done.returncode:
         raise InputError(f"make {target} must succeed in a fresh clone; it ended with {done.returncode}")

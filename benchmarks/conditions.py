@@ -8,6 +8,8 @@ import torch
 
 from training.machine import CPUINFO, cores, processor, vector_instructions
 
+LEFT_OUT = ("CHECKPOINT_DIR", "MAKEFLAGS", "MAKELEVEL")  # of the environment; with make's, make names its folder
+
 
 def generation() -> str:
     """Family and model of the processor, where Linux knows them: hypervisors call many generations `AMD EPYC`."""

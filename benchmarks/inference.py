@@ -109,7 +109,11 @@ def start_up(image: np.ndarray, rounds: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--again", action="store_true", help="measure this model once more")
+    chosen = parser.parse_args()
+    if benchmark_files.is_measured("inference", chosen.again):
+        return
+    rounds = chosen.rounds
     threads, here = cores(), machine()
     set_up("float32")
     torch.set_num_threads(threads)

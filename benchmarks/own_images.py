@@ -15,6 +15,7 @@ where it was stopped. About 40 minutes on two cores.
 import argparse
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each set (default: %(default)s)")
     parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS), help="(default: all)")
     chosen = parser.parse_args()
+    os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"  # in the run's own folder: none goes on from an earlier one
     recipe = params.load().train.model_dump(mode="json")
     results: dict[str, Any] = {"training": benchmark_files.training_key(), "recipe": recipe, "runs": []}
     if RESULTS.exists():

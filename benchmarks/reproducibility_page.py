@@ -55,7 +55,9 @@ def processors_table() -> str:
             **_place(run),
             "trained": f"{run['rows']:,} rows, {run['epochs']} epochs",
             "hash of all outputs": f"`{sameness.one_hash(run['outputs'])[:12]}…`",
-            "other bytes than in the first row": listed(sameness.other_outputs(run, found["small"])),
+            "other bytes than in the first with as many": "–"
+            if run is sameness.first_as_large(run, found["small"])
+            else listed(sameness.other_outputs(run, found["small"])),
         }
         for run in found["small"]
     ]

@@ -155,12 +155,10 @@ def is_known(section: str, identity: dict[str, Any]) -> bool:
     return any(identity.items() <= known.items() for known in read()[section])
 
 
-def add(section: str, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Writes one more result; gives all that the section has now."""
+def add(section: str, result: dict[str, Any]) -> None:
     known = read()
     known[section].append(result)
     files.write_json(RESULTS, known)
-    return known[section]
 
 
 def is_committed(run: dict[str, Any]) -> bool:
@@ -168,9 +166,14 @@ def is_committed(run: dict[str, Any]) -> bool:
     return bool(run["md5"] == dvc_lock.read()["train"].outputs[dvc_lock.MODEL])
 
 
+def first_as_large(run: dict[str, Any], small: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first small run with as many rows and epochs."""
+    return next(other for other in small if all(other[key] == run[key] for key in ("rows", "epochs")))
+
+
 def other_outputs(run: dict[str, Any], small: Sequence[dict[str, Any]]) -> list[str]:
-    """The outputs of a small run whose bytes differ from those of the first run with as many rows and epochs."""
-    first = next(other for other in small if all(other[key] == run[key] for key in ("rows", "epochs")))["outputs"]
+    """The outputs of a small run whose bytes differ from those of `first_as_large`."""
+    first = first_as_large(run, small)["outputs"]
     both = {**first, **run["outputs"]}
     return sorted(path for path in both if first.get(path) != run["outputs"].get(path))
 
@@ -206,9 +209,9 @@ def measure_whole(names: Sequence[str]) -> None:
     """Trains once more for each of these runs.
 
     Raises:
-        InputError: a run whose parameters are the committed ones gave a model with other bytes.
+        InputError: a run with the committed parameters gave a model with other bytes, now or earlier.
     """
-    here, others = place(), []
+    here = place()
     for name in names:
         identity = {"run": name} | here
         if is_known("runs", identity):
@@ -218,11 +221,10 @@ def measure_whole(names: Sequence[str]) -> None:
         result: dict[str, Any] = identity | repeat(RUNS[name], FOLDER / name)
         if RUNS[name].changes:
             result["test"] = on_test(Path(), FOLDER / name)
-        elif not is_committed(result):
-            others.append(name)
         add("runs", result)
         print(f"{name}: {result['md5']}, {'as' if is_committed(result) else 'not as'} in dvc.lock", flush=True)
-    if others:
+    mine = [run for run in read()["runs"] if here.items() <= run.items() and run["run"] in names]
+    if others := [run["run"] for run in mine if not RUNS[run["run"]].changes and not is_committed(run)]:
         raise InputError(f"every run must give the model in dvc.lock; others came from: {', '.join(others)}")
 
 
@@ -268,22 +270,21 @@ def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequenc
     """Runs the small pipeline here, then on the imitated processor where there is one, or these stages of it.
 
     Raises:
-        InputError: an output has other bytes than the first run with as many rows and epochs gave it.
+        InputError: an output has other bytes than in the first run with as many rows and epochs, now or earlier.
     """
     some = "" if {*stages} == {*STAGES} else f", {' and '.join(stages)} alone"
     for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
         identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command) + (some if command else "")}
         identity |= {"rows": rows, "epochs": epochs} | place()
-        if is_known("small", identity):
-            continue
-        print(f"all stages: {processor or 'native'}", flush=True)
-        folder = FOLDER / f"small {processor or 'native'}"
-        run_stages(folder, rows, epochs, shlex.split(command), stages)
-        found = hashes(folder)
-        result = identity | {"outputs": found}
-        others = other_outputs(result, add("small", result))
-        print(f"{one_hash(found)}, {len(found)} outputs", flush=True)
-        if others:
+        if not is_known("small", identity):
+            print(f"all stages: {processor or 'native'}", flush=True)
+            folder = FOLDER / f"small {processor or 'native'}"
+            run_stages(folder, rows, epochs, shlex.split(command), stages)
+            found = hashes(folder)
+            add("small", identity | {"outputs": found})
+            print(f"{one_hash(found)}, {len(found)} outputs", flush=True)
+        small = read()["small"]
+        if others := other_outputs(next(run for run in small if identity.items() <= run.items()), small):
             raise InputError(
                 f"every output must have the bytes of the first run in {RESULTS} with as many rows and epochs; "
                 f"others came from {processor or 'this machine'}: {', '.join(others)}"

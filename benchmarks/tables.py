@@ -6,6 +6,7 @@ With --check it says whether the pages have them (src/analysis/marked_pages.py).
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common import params
 from common.errors import InputError
@@ -159,7 +160,7 @@ def own_images_table() -> str:
         spread = {title: f"{runs[key].mean():.1%} ± {runs[key].std():.1%}" for title, key in models.items()}
         counts = {"rows": f"{runs['train rows'].iloc[0]:,}", "n": len(runs), "seconds": f"{runs['seconds'].max():.0f}"}
         rows.append({"images": name} | counts | spread)
-    place = benchmark_files.machine(found["runs"][-1])
+    place = benchmark_files.machine(max(found["runs"], key=lambda run: float(run["seconds"])))
     return f"{markdown(pd.DataFrame(rows))}\n\nSeconds are those of the longest training, on {place}."
 
 
@@ -186,9 +187,27 @@ def resplits_table() -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def verdicts_sentences() -> str:
-    """How often `make compare` is wrong, and right; errors are those of `benchmark_files.results`."""
+def simulated() -> dict[str, Any] | None:
+    """The results of verdicts.py, if it was run.
+
+    Raises:
+        InputError: they are damaged, or of another spread over seeds than that in metrics/noise.json.
+    """
     found = benchmark_files.results("verdicts")
+    if found is not None:
+        noise = metric_files.read(Path("metrics/noise.json"))
+        for case in found["cases"]:
+            if case["spread"] == "committed" and case["std"] != noise[case["part"]]["accuracy"]["std"]:
+                raise InputError(
+                    "benchmarks/verdicts.json must be of the spread in metrics/noise.json (python benchmarks/verdicts.py, "
+                    f"or remove it); received {case['std']} on {case['part']}"
+                )
+    return found
+
+
+def verdicts_sentences() -> str:
+    """How often `make compare` is wrong, and right; errors are those of `simulated`."""
+    found = simulated()
     if found is None:
         return "Not simulated (`python benchmarks/verdicts.py`)."
     cases = pd.DataFrame(found["cases"])
@@ -206,8 +225,8 @@ def verdicts_sentences() -> str:
 
 
 def limits_table() -> str:
-    """Wrong verdicts by numbers of seeds and ratio of spreads; errors are those of `benchmark_files.results`."""
-    found = benchmark_files.results("verdicts")
+    """Wrong verdicts by numbers of seeds and ratio of spreads; errors are those of `simulated`."""
+    found = simulated()
     if found is None:
         return "Not simulated (`python benchmarks/verdicts.py`)."
     wrong = pd.DataFrame(found["limits"]).pivot(index="seeds", columns="ratio of spreads", values="wrong of equal")
@@ -220,7 +239,8 @@ def search_sentence() -> str:
     found = benchmark_files.results("search")
     if found is None:
         return "Not measured (`python benchmarks/search.py`)."
-    runs = pd.DataFrame(found["runs"])
+    whole = [run for run in found["runs"] if len(run["trials"]) == found["search"]["trials"]]
+    runs = pd.DataFrame(whole)
     best = runs["trials"].map(lambda trials: max(trial["value"] for trial in trials)).groupby(runs["sampler"])
     table = best.agg(["mean", "std", "count"]).sort_values("mean", ascending=False)
     spreads = [f"{name} {mean:.1%} ± {std:.1%} (n = {count})" for name, mean, std, count in table.itertuples()]

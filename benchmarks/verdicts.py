@@ -157,6 +157,11 @@ def main() -> None:
         part: {"committed": noise[part]["accuracy"]["std"], "wider": np.sqrt(CHURN / 2 / images)}
         for part, (images, _) in BARS.items()
     }
+    earlier: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"pairs": 0, "cases": []}
+    stds = {case["part"]: case["std"] for case in earlier["cases"] if case["spread"] == "committed"}
+    if earlier["pairs"] >= pairs and stds == {part: round(each["committed"], 6) for part, each in spreads.items()}:
+        print(f"{RESULTS} is of this spread over seeds")
+        return
     found = {"limits": limits(pairs, spreads["test"])}
     cases = [case for part in BARS for case in measure(pairs, spreads[part], part)]
     files.write_json(RESULTS, {"pairs": pairs, "seeds": 5, "cases": cases} | found)

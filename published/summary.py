@@ -43,14 +43,7 @@ class Claim(params.Section):
 
 
 def curve(folder: Path, part: str) -> pd.Series:
-    """Accuracy on train or val by epoch, counted from 1, as dvclive logged it.
-
-    Args:
-        folder: has the metrics of the training.
-
-    Raises:
-        InputError: the table is missing or damaged.
-    """
+    """Accuracy on train or val by epoch from 1, in the metrics below `folder`; errors are those of `metric_files.table`."""
     path, columns = folder / f"metrics/curves/plots/metrics/{part}/accuracy.tsv", {"step": int, "accuracy": float}
     return metric_files.table(path, tuple(columns), dtype=columns, sep="\t").set_index("step")["accuracy"]
 

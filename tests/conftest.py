@@ -41,9 +41,10 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TRAIN_THREADS": "1"}
 # neither a signature nor a hook that the user has for every repository, nor a remote for every project
 of_git = {"commit.gpgSign": "false", "tag.gpgSign": "false", "core.hooksPath": os.devnull}
-for number, (name, value) in enumerate(of_git.items()):
+start = int(os.environ.get("GIT_CONFIG_COUNT") or 0)  # of settings that the environment has
+for number, (name, value) in enumerate(of_git.items(), start):
     os.environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-os.environ |= {"GIT_CONFIG_COUNT": str(len(of_git))}
+os.environ |= {"GIT_CONFIG_COUNT": str(start + len(of_git))}
 os.environ |= {f"DVC_{whose}_CONFIG_DIR": "/nonexistent" for whose in ("GLOBAL", "SYSTEM")}
 if "PYTEST_XDIST_WORKER" not in os.environ:  # removed at the end, with what killed programs have left in it
     temporary = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)

@@ -60,6 +60,8 @@ def test_every_installation_of_make_checks_hashes() -> None:
         ("No known vulnerabilities found", 0, {}, "No known vulnerabilities found", False),
         ("keras 3.0 CVE-2026-1", 1, {}, "keras 3.0 CVE-2026-1", True),
         ("requests.exceptions.ConnectionError: no", 1, {}, "skipped: OSV cannot be reached", False),
+        ("requests.exceptions.ProxyError: no", 1, {}, "skipped: OSV cannot be reached", False),
+        ("ERROR: Could not connect to OSV", 1, {}, "skipped: OSV cannot be reached", False),
         ("requests.exceptions.ConnectionError: no", 1, {"GITHUB_ACTIONS": "true"}, "requests", True),
         ("error: no such option", 2, {}, "error: no such option", True),
     ],

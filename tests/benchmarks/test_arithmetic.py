@@ -43,6 +43,8 @@ def test_a_run_replaces_that_of_its_machine_and_others_stay(measured: None, monk
 
 def test_runs_with_another_pytorch_go(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "--under", "")
+    monkeypatch.setitem(PLACE, "torch", "2.13.0+cu130")
+    assert [found["torch"] for found in run(monkeypatch, "--under", "")] == ["2.13.0+cpu", "2.13.0+cu130"]
     monkeypatch.setitem(PLACE, "torch", "2.14.0")
     assert [found["torch"] for found in run(monkeypatch, "--under", "")] == ["2.14.0"]
 

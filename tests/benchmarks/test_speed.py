@@ -47,10 +47,10 @@ def test_a_rate_counts_products_and_sums(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_machine_has_one_entry_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "benchmarks").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["speed.py"])
     monkeypatch.setattr(speed.benchmark_files, "training_key", lambda: "this training")
     monkeypatch.setattr(speed, "of_recipe", lambda changes: changes["train.epochs"])
-    for name, rate in (("one", 1.0), ("other", 2.0), ("one", 3.0)):
+    for name, rate, again in (("one", 1.0, []), ("other", 2.0, []), ("one", 3.0, ["--again"]), ("one", 4.0, [])):
+        monkeypatch.setattr("sys.argv", ["speed.py", *again])
         monkeypatch.setattr(speed, "machine", lambda name=name: {"processor": name})
         monkeypatch.setattr(speed, "rates", lambda precision, rate=rate: {1: rate, 2: rate})
         speed.main()

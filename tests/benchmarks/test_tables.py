@@ -101,7 +101,14 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
     assert "Not simulated (`python benchmarks/verdicts.py`)." in page(folder)
     wrong = [(0.01, 0.02), (0.03, 0.049), (0.04, 0.01)]
     cases = [
-        {"part": part, "wrong of equal": equal, "wrong of equal, one training": single, f"right at {gain}": right}
+        {
+            "part": part,
+            "spread": "committed",
+            "std": 0.001,
+            "wrong of equal": equal,
+            "wrong of equal, one training": single,
+            f"right at {gain}": right,
+        }
         for (equal, single), part, gain, right in zip(
             wrong,
             ("test", "test", "val"),
@@ -111,6 +118,12 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
         )
     ]
     write("benchmarks/verdicts.json", {"pairs": 2000, "seeds": 5, "cases": cases})
+    write("metrics/noise.json", {"val": {"accuracy": {"std": 0.002}}, "test": {"accuracy": {"std": 0.001}}})
+    with pytest.raises(
+        InputError, match=r"^benchmarks/verdicts.json must be of the spread in .*; received 0.001 on val$"
+    ):
+        call(monkeypatch)
+    write("metrics/noise.json", {part: {"accuracy": {"std": 0.001}} for part in ("val", "test")})
     call(monkeypatch)
     said = page(folder)
     assert "In each of 3 cases, 2,000 pairs" in said
@@ -123,6 +136,7 @@ def test_limits_are_wrong_verdicts_by_seeds_and_spread(folder: Path) -> None:
     shares = {("two seeds", 1.0): 0.05, ("two seeds", 2.0): 0.1, ("one", 1.0): 0.07, ("one", 2.0): 0.413}
     limits = [{"seeds": seeds, "ratio of spreads": ratio, "wrong of equal": x} for (seeds, ratio), x in shares.items()]
     write("benchmarks/verdicts.json", {"pairs": 2000, "seeds": 5, "cases": [], "limits": limits})
+    write("metrics/noise.json", {})
     heading, _, *rows = squeezed(tables.limits_table()).splitlines()
     assert heading == "| seeds | spread × 1 | spread × 2 |"
     assert rows == ["| two seeds | 5.0% | 10.0% |", "| one | 7.0% | 41.3% |"]
@@ -136,6 +150,7 @@ def test_the_best_trial_of_each_sampler_is_a_mean_over_sweeps(folder: Path) -> N
         for name, sweeps in values.items()
         for seed, trials in enumerate(sweeps)
     ]
+    runs.append({"sampler": "random", "seed": 2, "trials": [{"value": 0.1}]})  # still runs
     write("benchmarks/search.json", {"search": {"trials": 2}, "runs": runs})
     assert tables.search_sentence() == (
         "Best val accuracy of 2 short trainings, over sweeps with different seeds: "

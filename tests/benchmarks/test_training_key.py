@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from common import files
 from common.errors import InputError
 
 import pytest
@@ -75,3 +76,28 @@ def test_a_lock_without_every_stage_is_refused(lock: dict[str, Any], missing: st
     with pytest.raises(InputError, match=r"^dvc\.lock must have every stage .*; received: .") as no:
         benchmark_files.training_key()
     assert "\n" not in str(no.value)
+
+
+def test_a_model_is_measured_once_and_it_must_be_the_one_in_dvc_lock(
+    lock: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(dvc_lock.MODEL)
+    for place in (model, results := Path("benchmarks/speed of it.json")):
+        place.parent.mkdir()
+    with pytest.raises(
+        InputError, match=r"^models/ must be as dvc\.lock says .*; received models/model.keras which is missing$"
+    ):
+        benchmark_files.is_measured("speed of it", again=False)
+    model.write_bytes(b"weights")
+    with pytest.raises(InputError, match=r"; received models/model.keras which was changed$"):
+        benchmark_files.is_measured("speed of it", again=False)
+    lock["stages"]["train"]["outs"][0]["md5"] = files.md5(model)
+    write(lock)
+    assert not benchmark_files.is_measured("speed of it", again=False)
+    files.write_json(results, {"training": benchmark_files.training_key()})
+    assert not benchmark_files.is_measured("speed of it", again=True)
+    assert capsys.readouterr().out == ""
+    assert benchmark_files.is_measured("speed of it", again=False)
+    assert capsys.readouterr().out == "benchmarks/speed of it.json is of this model (--again measures once more)\n"
+    files.write_json(results, {"training": "another"})
+    assert not benchmark_files.is_measured("speed of it", again=False)
