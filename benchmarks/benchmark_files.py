@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common import params
 from common.errors import InputError
 
 from analysis import dvc_lock, metric_files
@@ -26,6 +27,21 @@ def training_key() -> str:
         raise InputError(f"dvc.lock must have every stage (make repro); received: no {', '.join(sorted(missing))}")
     results = stages["train"].outputs.get(dvc_lock.MODEL), stages["evaluate"].outputs.get(PREDICTIONS)
     return hashlib.sha256(json.dumps(results).encode()).hexdigest()[:16]
+
+
+def key_to_train() -> str:
+    """`training_key`, for a program that trains with params.yaml.
+
+    Raises:
+        InputError: dvc.lock has results of other parameters, with which new ones would be mixed up; or as there.
+    """
+    here = dvc_lock.leaves(params.read_yaml(Path("params.yaml"), dict[str, Any]))
+    for stage in dvc_lock.read().values():
+        for (file, key), value in stage.inputs.items():
+            if file == "params.yaml" and here.get(key) != value:
+                rule = "params.yaml must be as dvc.lock has it (make repro, or git restore params.yaml)"
+                raise InputError(f"{rule}; received {key} {here.get(key)}, there {value}")
+    return training_key()
 
 
 def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:

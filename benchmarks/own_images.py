@@ -197,7 +197,7 @@ def main() -> None:
     chosen = parser.parse_args()
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"  # in the run's own folder: none goes on from an earlier one
     recipe = params.load().train.model_dump(mode="json")
-    results: dict[str, Any] = {"training": benchmark_files.training_key(), "recipe": recipe, "runs": []}
+    results: dict[str, Any] = {"training": benchmark_files.key_to_train(), "recipe": recipe, "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
         if all(earlier[key] == results[key] for key in ("training", "recipe")):

@@ -111,7 +111,7 @@ def main() -> None:
     chosen = parser.parse_args()
     # in the re-run's folder, which each run empties: else a training could continue an earlier one
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
-    results: dict[str, Any] = {"training": benchmark_files.training_key(), "runs": []}
+    results: dict[str, Any] = {"training": benchmark_files.key_to_train(), "runs": []}
     if RESULTS.exists():
         earlier = json.loads(RESULTS.read_text("utf-8"))
         if earlier["training"] == results["training"]:

@@ -61,6 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS), help="(default: all)")
     chosen, current = parser.parse_args().systems, benchmark_files.models()
+    if "default" in chosen:
+        benchmark_files.key_to_train()
     earlier = json.loads(RESULTS.read_text("utf-8"))["runs"] if RESULTS.exists() else []
     runs: list[dict[str, Any]] = [run for run in earlier if run["model"] == current[run["system"]]]
     for seed, system in product(range(SPLITS), chosen):

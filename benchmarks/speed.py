@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="measure this machine once more")
     again = parser.parse_args().again
-    key, here = benchmark_files.training_key(), machine()
+    key, here = benchmark_files.key_to_train(), machine()
     earlier = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     if not again and earlier.get("training") == key and here in [each["machine"] for each in earlier["machines"]]:
         print(f"{RESULTS} has this machine (--again measures once more)")

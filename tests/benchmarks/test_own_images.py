@@ -46,7 +46,7 @@ def test_it_continues_where_it_was_stopped_and_forgets_another_recipe(
     (tmp_path / "benchmarks").mkdir()
     made: list[tuple[str, int]] = []
     changes: dict[str, Any] = {}
-    monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
+    monkeypatch.setattr(benchmark_files, "key_to_train", lambda: "this training")
     monkeypatch.setattr(own_images, "lay_out", lambda write, given: changes.update(given))
     monkeypatch.setattr(own_images, "ours", lambda: {"ours": 1.0, "seconds": 1.0})
 

@@ -19,7 +19,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "benchmarks").mkdir()
     monkeypatch.setenv("CHECKPOINT_DIR", "as before the test")
-    monkeypatch.setattr(benchmark_files, "training_key", lambda: "this training")
+    monkeypatch.setattr(benchmark_files, "key_to_train", lambda: "this training")
     monkeypatch.setattr(recipe, "fixed_step", lambda: 0.02)
     monkeypatch.setattr(rerun, "prepare", lambda _, changed: changes.append(changed))
 
@@ -60,7 +60,7 @@ def test_another_training_and_another_recipe_are_measured_anew(
     call(*words)
     monkeypatch.setattr(recipe, "RECIPES", {"shorter": {"train.epochs": 7}})
     assert [run["changes"] for run in call(*words)["runs"]] == [{"train.epochs": 7}] * 2
-    monkeypatch.setattr(benchmark_files, "training_key", lambda: "another training")
+    monkeypatch.setattr(benchmark_files, "key_to_train", lambda: "another training")
     assert len(call(*words)["runs"]) == 2
 
 

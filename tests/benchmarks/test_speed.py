@@ -47,7 +47,7 @@ def test_a_rate_counts_products_and_sums(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_machine_has_one_entry_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "benchmarks").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(speed.benchmark_files, "training_key", lambda: "this training")
+    monkeypatch.setattr(speed.benchmark_files, "key_to_train", lambda: "this training")
     monkeypatch.setattr(speed, "of_recipe", lambda changes: changes["train.epochs"])
     for name, rate, again in (("one", 1.0, []), ("other", 2.0, []), ("one", 3.0, ["--again"]), ("one", 4.0, [])):
         monkeypatch.setattr("sys.argv", ["speed.py", *again])

@@ -1,5 +1,6 @@
 """What another training changes in the key of the committed one, and what leaves it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,15 @@ def test_a_model_is_measured_once_and_it_must_be_the_one_in_dvc_lock(
     assert capsys.readouterr().out == "benchmarks/speed of it.json is of this model (--again measures once more)\n"
     files.write_json(results, {"training": "another"})
     assert not benchmark_files.is_measured("speed of it", again=False)
+
+
+def test_nothing_is_trained_under_the_key_of_other_parameters(lock: dict[str, Any]) -> None:
+    own = {name: {"seed": 0, "rate": 0.5, "parts": ["val"]} for name in lock["stages"]}
+    Path("params.yaml").write_text(json.dumps(own | {"other": 1}))  # which no stage has
+    assert benchmark_files.key_to_train() == benchmark_files.training_key()
+    own["train"]["rate"] = 0.4
+    Path("params.yaml").write_text(json.dumps(own))
+    with pytest.raises(
+        InputError, match=r"^params.yaml must be as dvc.lock has it .*; received train.rate 0.4, there 0.5$"
+    ):
+        benchmark_files.key_to_train()
