@@ -48,6 +48,7 @@ os.environ |= {"GIT_CONFIG_COUNT": str(start + len(of_git))}
 os.environ |= {f"DVC_{whose}_CONFIG_DIR": "/nonexistent" for whose in ("GLOBAL", "SYSTEM")}
 if "PYTEST_XDIST_WORKER" not in os.environ:  # removed at the end, with what killed programs have left in it
     temporary = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)
+    Path(temporary.name).chmod(0o711)  # PostgreSQL has a user of its own
     os.environ["TMPDIR"] = temporary.name
 # what `make test` was given is not for the calls of make under test
 VARIABLES = set(re.findall("^VARIABLES := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)[0].split())

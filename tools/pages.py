@@ -39,9 +39,9 @@ def vega(version: str) -> str:
 
 def file_name(text: str) -> Path:
     """OUT, from a command line; of a link, what it leads to."""
-    if (path := Path(os.path.realpath(image_folder.regular(Path(text))))).is_dir():
+    if (path := image_folder.regular(Path(text))).is_dir():
         raise InputError(f"OUT must be a file; received the folder {text}")
-    return path
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write(template: str, content: dict[str, Any], page: Path | None) -> None:

@@ -23,7 +23,7 @@ from common.seal import SOURCE
 
 # beside the inputs: checkpoints, settings of DVC and git, and the folders that variables name
 # anywhere in the project, since a stage may run in a subfolder
-COMMON_PATHS = re.compile(r".*/(\.(dvc|git)(/.+)?|params\.yaml|dvc\.(yaml|lock)|\.(git|dvc)[a-z]+|[^/]+\.(dvc|py))")
+COMMON_PATHS = re.compile(r".*/(\.(dvc|git)(/.+)?|params\.yaml|dvc\.(yaml|lock)|\.(git|dvc)[a-z]+|[^/]+\.(dvc|pyc?))")
 FOLDER_VARIABLES = ("CHECKPOINT_DIR", "FASHION_MNIST_DIR", "TMPDIR")
 FOREIGN = {"os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen"}
 # Called with each path that Python opens, as it is named and without links, and the flags of `os.open`;

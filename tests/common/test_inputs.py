@@ -48,6 +48,7 @@ def test_a_stage_reads_what_it_declares_and_has_written(tmp_path: Path) -> None:
     allowed = [
         "data/prepared/train/images.npy", "data/prepared/train/cached.npy", "models/model.keras", "params.yaml",
         ".cache/stage.lock", ".dvc/config", ".git/HEAD", "sub/.dvc/config", "plots/new.txt", "src/module.py",
+        "src/__pycache__/module.cpython-311.pyc",
         "states/state", "missing.txt", str(ROOT / "src/train.py"), np.__file__, "/etc/hostname",
     ]  # fmt: skip
     made_otherwise = ("raw/a", "plots/new.txt", "missing.txt", "before.txt")
