@@ -118,9 +118,9 @@ lint: .venv/dev ## formatter, linters and type checker
 	$(if $(wildcard CITATION.cff),check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff)
 	hadolint Dockerfile
 
-# a runner of GitHub's has a network: there nothing is skipped
-offline = ^requests\.exceptions\.(Connection|Proxy|SSL)Error|^requests\.exceptions\.(Connect|Read)Timeout|Could not connect to OSV
+offline := ^requests\.exceptions\.((Connection|Proxy|SSL)Error|(Connect|Read)Timeout)|Could not connect to OSV
 
+# a runner of GitHub's has a network: there nothing is skipped
 audit: .venv/dev ## known vulnerabilities of the locked versions, as OSV has them; skipped offline
 	@mkdir -p .cache
 	@pip-audit --vulnerability-service osv --disable-pip --no-deps --progress-spinner off \
