@@ -151,7 +151,9 @@ def limits(pairs: int, spreads: dict[str, float]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2000, help="simulated pairs of models in a case")
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--again", action="store_true", help="simulate this spread over seeds once more")
+    chosen = parser.parse_args()
+    pairs = chosen.pairs
     noise = json.loads(Path("metrics/noise.json").read_text("utf-8"))
     spreads = {
         part: {"committed": noise[part]["accuracy"]["std"], "wider": np.sqrt(CHURN / 2 / images)}
@@ -159,8 +161,9 @@ def main() -> None:
     }
     earlier: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"pairs": 0, "cases": []}
     stds = {case["part"]: case["std"] for case in earlier["cases"] if case["spread"] == "committed"}
-    if earlier["pairs"] >= pairs and stds == {part: round(each["committed"], 6) for part, each in spreads.items()}:
-        print(f"{RESULTS} is of this spread over seeds")
+    is_same = stds == {part: round(each["committed"], 6) for part, each in spreads.items()}
+    if is_same and earlier["pairs"] >= pairs and not chosen.again:
+        print(f"{RESULTS} is of this spread over seeds (--again simulates it once more)")
         return
     found = {"limits": limits(pairs, spreads["test"])}
     cases = [case for part in BARS for case in measure(pairs, spreads[part], part)]

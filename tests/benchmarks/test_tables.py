@@ -118,11 +118,12 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
         )
     ]
     write("benchmarks/verdicts.json", {"pairs": 2000, "seeds": 5, "cases": cases})
-    write("metrics/noise.json", {"val": {"accuracy": {"std": 0.002}}, "test": {"accuracy": {"std": 0.001}}})
-    with pytest.raises(
-        InputError, match=r"^benchmarks/verdicts.json must be of the spread in .*; received 0.001 on val$"
-    ):
-        call(monkeypatch)
+    refusal = r"^benchmarks/verdicts.json must be of the spread in .*; received 0.001 on "
+    for noise, part in ((None, "test"), ({"test": 0.001}, "val"), ({"test": 0.001, "val": 0.002}, "val")):
+        if noise is not None:
+            write("metrics/noise.json", {name: {"accuracy": {"std": std}} for name, std in noise.items()})
+        with pytest.raises(InputError, match=f"{refusal}{part}$"):
+            call(monkeypatch)
     write("metrics/noise.json", {part: {"accuracy": {"std": 0.001}} for part in ("val", "test")})
     call(monkeypatch)
     said = page(folder)
@@ -151,6 +152,8 @@ def test_the_best_trial_of_each_sampler_is_a_mean_over_sweeps(folder: Path) -> N
         for seed, trials in enumerate(sweeps)
     ]
     runs.append({"sampler": "random", "seed": 2, "trials": [{"value": 0.1}]})  # still runs
+    write("benchmarks/search.json", {"search": {"trials": 2}, "runs": runs[-1:]})
+    assert tables.search_sentence() == "Not measured (`python benchmarks/search.py`)."
     write("benchmarks/search.json", {"search": {"trials": 2}, "runs": runs})
     assert tables.search_sentence() == (
         "Best val accuracy of 2 short trainings, over sweeps with different seeds: "

@@ -1,6 +1,10 @@
 """Pairs of models are simulated with the spread, the difference and the disagreement that a case names."""
 
 import json
+from pathlib import Path
+from typing import Any
+
+from common import files
 
 import numpy as np
 import pytest
@@ -47,3 +51,26 @@ def test_a_committed_share_follows_from_the_code_and_the_noise_of_today() -> Non
     case = {"images": verdicts.BARS["val"][0], "std": std, **{name: row[name] for name in ("common", "disagreement")}}
     found = verdicts.rates(results["pairs"], [*case.values(), 0], seeds=(5, 5), gain=0.0, **case)
     assert row["wrong of equal"] == round(1 - found["within noise"], 4) > 0
+
+
+def test_a_spread_is_simulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "metrics").mkdir()
+    monkeypatch.chdir(tmp_path)
+    calls: list[float] = []
+
+    def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, Any]]:
+        calls.append(spreads["committed"])
+        return [{"part": part, "spread": "committed", "std": round(spreads["committed"], 6)}]
+
+    monkeypatch.setattr(verdicts, "measure", measure)
+    monkeypatch.setattr(verdicts, "limits", lambda pairs, spreads: [])
+    for std, words, simulated in (
+        (0.001, [], True), (0.001, [], False), (0.001, ["--again"], True), (0.001, ["--pairs", "3000"], True),
+        (0.001, [], False), (0.002, [], True),
+    ):  # fmt: skip
+        calls.clear()
+        files.write_json(Path("metrics/noise.json"), {part: {"accuracy": {"std": std}} for part in verdicts.BARS})
+        monkeypatch.setattr("sys.argv", ["verdicts.py", *words])
+        verdicts.main()
+        assert calls == [std] * len(verdicts.BARS) * simulated
