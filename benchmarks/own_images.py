@@ -6,7 +6,8 @@ data/input as anyone's, with `SETS` as the only changes to params.yaml. scikit-l
 same rows. Five seeds each, which choose the rows for val, too.
 
 The test images decide nothing: the recipe's rule for few rows was chosen on val. Accuracy is the mean of the recalls of
-the classes, which is plain accuracy where these have as many images. Seconds are those of the train stage.
+the classes; for the recipe it is plain accuracy where classes are equal enough (src/analysis/statistics.py). Seconds are
+those of the train stage.
 
 `python benchmarks/own_images.py` (after `make repro`) writes benchmarks/own_images.json after each run, and continues
 where it was stopped. About 40 minutes on two cores.

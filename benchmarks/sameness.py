@@ -1,8 +1,8 @@
 """Whether a training gives the same bytes with other threads, processes, load, processors and libraries.
 
 `python benchmarks/sameness.py` (after `make repro`) repeats the committed training, whole and real, once for
-each of `RUNS`, and holds each model against dvc.lock. A run takes 15 to 25 minutes. Several may run at once (`--only`):
-load has no influence either.
+each of `RUNS`, and holds each model against dvc.lock. A run takes about as long as that training, with one thread twice as
+long. Several may run at once (`--only`), each the slower for it.
 
 `python benchmarks/sameness.py --small` runs all stages on few rows in a fresh folder, and takes one hash over
 every output. Then it does so on an imitated processor:

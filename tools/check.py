@@ -117,7 +117,7 @@ def file_problems() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", action="store_true", help="also every byte of data/ and models/")
+    parser.add_argument("--data", action="store_true", help="also every byte of data/, models/ and DVC's cache")
     with_data = parser.parse_args().data
     results = reproduction.Results.read()
     for cause in reproduction.causes(results) if results else ():

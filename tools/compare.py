@@ -3,7 +3,7 @@
 A and B are commits, by any name that git knows, experiments, or `workspace`. Models are compared on their
 predictions for the same images, which git has: nothing is trained, and no data is needed. Other seeds of a model
 count too: those of metrics/noise.csv, and the experiments that differ from it in the seed alone (make replicate).
-With --fail-if worse, the exit status is 1 if B is worse, 2 if that is not decided, else 0.
+With --fail-if worse, the exit status is 1 if B is worse, 2 if that is not decided or results are stale, else 0.
 """
 
 import argparse
