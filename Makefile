@@ -45,7 +45,7 @@ measure: repro ## seeds, recipes, speed, a fresh clone, docs/change.md, sameness
 	python benchmarks/sameness.py --small
 	python benchmarks/arithmetic.py --under ""
 	python benchmarks/pictures.py
-	python benchmarks/inference.py
+	python benchmarks/latency.py
 	python benchmarks/own_images.py
 	python benchmarks/resplits.py --systems default
 	python tools/readme.py

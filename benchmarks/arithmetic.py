@@ -27,7 +27,7 @@ from common.errors import InputError
 import torch
 from torch.nn import functional as F
 
-from analysis import metric_files
+import benchmark_files
 from sameness import place
 from train import make_optimizer
 from training.machine import set_up
@@ -175,7 +175,7 @@ def main() -> None:
     if chosen.print:
         print(json.dumps(hashes()))
         return
-    runs = metric_files.read(RESULTS, ("runs",))["runs"] if RESULTS.exists() else []
+    runs = benchmark_files.earlier(RESULTS).get("runs", [])
     for under in dict.fromkeys(["", chosen.under]):
         identity = {"under": under} | place()
         release = identity["torch"].partition("+")[0]  # without the build

@@ -44,8 +44,8 @@ def key_to_train() -> str:
     return training_key()
 
 
-def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
-    """The results of benchmarks/NAME.py, as that program writes them; None where it was not run.
+def results(name: str, of_this_training: bool = False) -> dict[str, Any]:
+    """The results of benchmarks/NAME.py, as that program writes them; {} where it was not run.
 
     Args:
         of_this_training: whether the training that they belong to must be the one in dvc.lock.
@@ -55,7 +55,7 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
     """
     path = BENCHMARKS / f"{name}.json"
     if not path.exists():
-        return None
+        return {}
     found = metric_files.read(path)
     if of_this_training and found.get("training") != training_key():
         raise InputError(
@@ -63,6 +63,16 @@ def results(name: str, of_this_training: bool = False) -> dict[str, Any] | None:
             "received results of another one"
         )
     return found
+
+
+def earlier(path: Path, **key: Any) -> dict[str, Any]:
+    """What a program has written to `path` with these values; {} where it has written nothing, or with others.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    found = metric_files.read(path) if path.exists() else {}
+    return found if key.items() <= found.items() else {}
 
 
 def is_measured(name: str, again: bool) -> bool:
@@ -79,7 +89,7 @@ def is_measured(name: str, again: bool) -> bool:
             f"models/ must be as dvc.lock says (dvc checkout, or make repro); received {' which '.join(wrong)}"
         )
     path = BENCHMARKS / f"{name}.json"
-    if again or not path.exists() or metric_files.read(path).get("training") != training_key():
+    if again or not earlier(path, training=training_key()):
         return False
     print(f"{path} is of this model (--again measures once more)")
     return True

@@ -6,7 +6,6 @@ of the page: each command, and those lines of its output that its rule shows, wi
 """
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -84,7 +83,7 @@ def recorded() -> dict[str, Any]:
     found = benchmark_files.results("change", of_this_training=True)
     if found and found["commands"] != commands():
         raise InputError(f"{RESULTS} must be of the commands in benchmarks/change.py (run it again); received others")
-    return found or {}
+    return found
 
 
 def commands() -> list[list[str | int]]:
@@ -136,7 +135,7 @@ def make_clone(folder: Path) -> None:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     key = {"training": benchmark_files.training_key(), "commands": commands()}
-    if RESULTS.exists() and key.items() <= json.loads(RESULTS.read_text("utf-8")).items():
+    if benchmark_files.earlier(RESULTS, **key):
         return
     if not Path(sys.prefix, "run").exists():
         raise InputError(f"python must be that of .venv as make made it (make .venv/run); received {sys.executable}")

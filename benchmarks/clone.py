@@ -6,7 +6,6 @@ an error unless every byte is as committed.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import tempfile
@@ -50,7 +49,7 @@ def megabytes(folder: Path) -> int:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     training = benchmark_files.training_key()
-    if RESULTS.exists() and json.loads(RESULTS.read_text("utf-8"))["training"] == training:
+    if benchmark_files.earlier(RESULTS, training=training):
         return
     if git("status", "--porcelain", "--", str(dvc_lock.LOCK)):
         raise InputError("dvc.lock must be committed, since the clone has the last commit; received an edited one")

@@ -36,11 +36,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from common import files
+from common import files, params
 from common.errors import InputError, first_line
 
 import numpy as np
-from ruamel.yaml import YAML, YAMLError
 
 from on_gpu.jobs import Job, Settings, end_with_parent
 
@@ -137,13 +136,9 @@ def read_recipes(path: Path, small: bool) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or lacks a part.
     """
-    try:
-        recipes = YAML(typ="safe").load(path.read_text("utf-8"))
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} must be a file of recipes; received: {first_line(error)}") from None
+    recipes = params.read_yaml(path, dict[str, dict[str, Any]])
     needed = ("base", "fast", "accurate", "record", "sameness", "agreement")
-    missing = [name for name in needed if not isinstance(recipes, dict) or not isinstance(recipes.get(name), dict)]
-    if missing:
+    if missing := [name for name in needed if name not in recipes]:
         raise InputError(f"{path} must have {', '.join(needed)}; {', '.join(missing)} is missing")
     for name in ("fast", "accurate", "record") if small else ():
         recipes[name]["candidates"] = [{}, {"train.learning_rate": 0.1}]

@@ -197,12 +197,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS), help="(default: all)")
     chosen = parser.parse_args()
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"  # in the run's own folder: none goes on from an earlier one
-    recipe = params.load().train.model_dump(mode="json")
-    results: dict[str, Any] = {"training": benchmark_files.key_to_train(), "recipe": recipe, "runs": []}
-    if RESULTS.exists():
-        earlier = json.loads(RESULTS.read_text("utf-8"))
-        if all(earlier[key] == results[key] for key in ("training", "recipe")):
-            results = earlier
+    key = {"training": benchmark_files.key_to_train(), "recipe": params.load().train.model_dump(mode="json")}
+    results: dict[str, Any] = benchmark_files.earlier(RESULTS, **key) or key | {"runs": []}
     for seed, name in product(range(chosen.seeds), chosen.sets):
         write, changes = SETS[name]
         run = {"set": name, "seed": seed, "changes": changes}

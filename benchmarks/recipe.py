@@ -41,14 +41,6 @@ ALL_ROWS = {"split.val_size": 0, "evaluate.parts": ["test"]}
 STEPS = 30  # of the fixed step; of their seconds the median counts
 
 
-def planned(recipes: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
-    """Every run, one seed after the other."""
-    return [
-        {"recipe": name, "precision": precision, "seed": seed}
-        for seed, name, precision in product(range(seeds), recipes, PRECISIONS)
-    ]
-
-
 def measure(run: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Trains and evaluates one run; gives it with its machine, seconds and accuracy."""
     before = fixed_step()
@@ -111,18 +103,17 @@ def main() -> None:
     chosen = parser.parse_args()
     # in the re-run's folder, which each run empties: else a training could continue an earlier one
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"
-    results: dict[str, Any] = {"training": benchmark_files.key_to_train(), "runs": []}
-    if RESULTS.exists():
-        earlier = json.loads(RESULTS.read_text("utf-8"))
-        if earlier["training"] == results["training"]:
-            results["runs"] = [run for run in earlier["runs"] if run["changes"] == RECIPES.get(run["recipe"])]
-    for run in planned({name: RECIPES[name] for name in chosen.recipes}, chosen.seeds):
-        if any(run == {key: done[key] for key in run} for done in results["runs"]):
+    training = benchmark_files.key_to_train()
+    earlier = benchmark_files.earlier(RESULTS, training=training).get("runs", [])
+    runs = [run for run in earlier if run["changes"] == RECIPES.get(run["recipe"])]
+    for seed, name, precision in product(range(chosen.seeds), chosen.recipes, PRECISIONS):
+        run = {"recipe": name, "precision": precision, "seed": seed}
+        if any(run.items() <= done.items() for done in runs):
             continue
         print(", ".join(f"{key} {value}" for key, value in run.items()), flush=True)
-        results["runs"].append(measure(run, RECIPES[run["recipe"]]))
-        files.write_json(RESULTS, results)
-        draw(results["runs"])
+        runs.append(measure(run, RECIPES[name]))
+        files.write_json(RESULTS, {"training": training, "runs": runs})
+        draw(runs)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from analysis.marked_pages import markdown
 def runs_table() -> str:
     """The committed training, whole and real, once more; errors are those of `benchmark_files.results`."""
     found = benchmark_files.results("sameness", of_this_training=True)
-    if not found or not found["runs"]:
+    if not found.get("runs"):
         return "Not measured with this recipe (`python benchmarks/sameness.py`)."
     rows = [
         {
@@ -47,7 +47,7 @@ def _on_test(run: dict[str, Any]) -> str:
 def processors_table() -> str:
     """All stages on few rows, natively and on imitated processors; errors are those of `runs_table`."""
     found = benchmark_files.results("sameness", of_this_training=True)
-    if not found or not found["small"]:
+    if not found.get("small"):
         return "Not measured with this recipe (`python benchmarks/sameness.py --small`)."
     rows = [
         {

@@ -13,7 +13,6 @@ import json
 import shutil
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from common import arrays, classes, files, idx
 
@@ -63,8 +62,8 @@ def main() -> None:
     chosen, current = parser.parse_args().systems, benchmark_files.models()
     if "default" in chosen:
         benchmark_files.key_to_train()
-    earlier = json.loads(RESULTS.read_text("utf-8"))["runs"] if RESULTS.exists() else []
-    runs: list[dict[str, Any]] = [run for run in earlier if run["model"] == current[run["system"]]]
+    earlier = benchmark_files.earlier(RESULTS).get("runs", [])
+    runs = [run for run in earlier if run["model"] == current[run["system"]]]
     for seed, system in product(range(SPLITS), chosen):
         if any((run["system"], run["seed"]) == (system, seed) for run in runs):
             continue

@@ -38,7 +38,6 @@ from unittest import mock
 from common import files, seal
 from common.errors import InputError
 
-import pandas as pd
 import torch
 
 import benchmark_files
@@ -143,11 +142,7 @@ def read() -> dict[str, Any]:
         InputError: the file is damaged.
     """
     training = benchmark_files.training_key()
-    if RESULTS.exists():
-        found = metric_files.read(RESULTS, ("training", "runs", "small"))
-        if found["training"] == training:
-            return found
-    return {"training": training, "runs": [], "small": []}
+    return benchmark_files.earlier(RESULTS, training=training) or {"training": training, "runs": [], "small": []}
 
 
 def is_known(section: str, identity: dict[str, Any]) -> bool:
@@ -198,7 +193,8 @@ def repeat(run: Run, folder: Path) -> dict[str, str]:
 def on_test(one: Path, other: Path) -> dict[str, float]:
     """How the results on test in folder `other` differ from those in `one`."""
     accuracies = [metric_files.read(folder / "metrics/test.json", ("accuracy",))["accuracy"] for folder in (one, other)]
-    classes = [pd.read_csv(folder / "metrics/predictions/test.csv")["predicted"] for folder in (one, other)]
+    path = "metrics/predictions/test.csv"
+    classes = [metric_files.table(folder / path, ("predicted",))["predicted"] for folder in (one, other)]
     return {
         "predictions changed": int((classes[0] != classes[1]).sum()),
         "accuracy": round(accuracies[1] - accuracies[0], 6),

@@ -4,7 +4,7 @@ Five sweeps of each, with the space, metric and trials of sweep.yaml, on a small
 the data that is prepared here, two epochs, val alone. All begin with the same trial, and with the same seeds. What counts is the best val accuracy after each trial.
 
 `python benchmarks/search.py` (after `make repro`) writes benchmarks/search.json after each trial, and continues where
-it was stopped. 180 short trainings: about 45 minutes on two idle cores. `--changes KEY=VALUE …` is for tests.
+it was stopped. 180 short trainings: about 45 minutes on two idle cores.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from common import files, params
 
 import optuna
 from optuna.trial import create_trial
-from ruamel.yaml import YAML
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 
+import benchmark_files
 import rerun
 import search_space
 import sweep
@@ -51,38 +51,16 @@ def accuracy(changes: dict[str, Any]) -> float:
     return json.loads((RERUN / "metrics/val.json").read_text())["accuracy"]
 
 
-def summary(runs: list[dict[str, Any]], trials: int) -> dict[str, dict[str, float]]:
-    """By sampler, the mean over its finished sweeps of the best accuracy after a third, two thirds and all of the trials."""
-    found: dict[str, dict[str, float]] = {}
-    for run in runs:
-        values = [trial["value"] for trial in run["trials"]]
-        if len(values) == trials:
-            means = found.setdefault(run["sampler"], {"sweeps": 0})
-            for count in sorted({-(-trials // 3), -(-2 * trials // 3), trials}):
-                mean = means.get(f"best of {count}", 0.0)
-                means[f"best of {count}"] = round(mean + (max(values[:count]) - mean) / (means["sweeps"] + 1), 6)
-            means["sweeps"] += 1
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=5, help="of each sampler")
-    parser.add_argument("--changes", nargs="*", default=[], metavar="KEY=VALUE", help="to the setting")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    setting = SETTING | {
-        key: YAML(typ="safe").load(value) for key, _, value in (change.partition("=") for change in arguments.changes)
-    }
-    current = params.changed(params.load(), setting)
+    current = params.changed(params.load(), SETTING)
     search = search_space.load(current)
     baseline = search.encoded(dvc_lock.leaves(current.model_dump()))
-    known = {"machine": machine(), "setting": setting, "search": search.model_dump(mode="json")}
-    results: dict[str, Any] = {**known, "summary": {}, "runs": []}
-    if RESULTS.exists():
-        earlier = json.loads(RESULTS.read_text("utf-8"))
-        if all(earlier[key] == json.loads(json.dumps(value)) for key, value in known.items()):
-            results = earlier
+    key = {"machine": machine(), "setting": SETTING, "search": search.model_dump(mode="json")}
+    results: dict[str, Any] = benchmark_files.earlier(RESULTS, **key) or key | {"runs": []}
     for number in range(arguments.sweeps):
         seeded = search.model_copy(update={"seed": number})
         for name, sampler in SAMPLERS.items():
@@ -94,12 +72,10 @@ def main() -> None:
                 distributions = search.distributions()
                 done = [create_trial(**trial, distributions=distributions) for trial in run["trials"]]
                 chosen = sweep.proposed(seeded, baseline, done, sampler)
-                value = accuracy(setting | search.decoded(chosen))
+                value = accuracy(SETTING | search.decoded(chosen))
                 run["trials"].append({"params": chosen, "value": value})
                 print(f"{name}, sweep {number}, trial {len(done)}: {value}", flush=True)
-                results["summary"] = summary(results["runs"], search.trials)
                 files.write_json(RESULTS, results)
-    print(json.dumps(results["summary"], indent=2))
 
 
 if __name__ == "__main__":

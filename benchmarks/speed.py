@@ -8,7 +8,6 @@ where it replaces the entry of this machine.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure this machine once more")
     again = parser.parse_args().again
     key, here = benchmark_files.key_to_train(), machine()
-    earlier = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    earlier = benchmark_files.earlier(RESULTS)
     if not again and earlier.get("training") == key and here in [each["machine"] for each in earlier["machines"]]:
         print(f"{RESULTS} has this machine (--again measures once more)")
         return

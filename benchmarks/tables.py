@@ -4,6 +4,7 @@ With --check it says whether the pages have them (src/analysis/marked_pages.py).
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from analysis.marked_pages import markdown
 def clone_sentence() -> str:
     """What `make repro` takes in a fresh clone; errors are those of `benchmark_files`."""
     found = benchmark_files.results("clone", of_this_training=True)
-    if found is None:
+    if not found:
         return "How long it takes is not measured with this recipe (`python benchmarks/clone.py`)."
     minutes = {name: f"{count / 60:.1f} minutes" for name, count in found["seconds"].items()}
     return (
@@ -36,7 +37,7 @@ def clone_sentence() -> str:
 def recipes_table() -> str:
     """Markdown: test accuracy against seconds, of each recipe; errors are those of `benchmark_files`."""
     found = benchmark_files.results("recipe", of_this_training=True)
-    if found is None:
+    if not found:
         return "Not measured with this recipe (`python benchmarks/recipe.py`)."
     runs = pd.DataFrame([run | {"processor": benchmark_files.machine(run)} for run in found["runs"]])
     rows = []
@@ -61,7 +62,7 @@ def operations_table() -> str:
     """Markdown: what part of the processor's speed the recipes reach; errors are those of `benchmark_files`."""
     found, recipe = (benchmark_files.results(name, of_this_training=True) for name in ("speed", "recipe"))
     rows = []
-    for measured in found["machines"] if found and recipe else []:
+    for measured in found.get("machines", []) if recipe else []:
         here = [run for run in recipe["runs"] if run["machine"] == measured["machine"]]
         here.sort(key=lambda run: found["operations"][run["recipe"]])
         for (name, precision), same in pd.DataFrame(here).groupby(["recipe", "precision"], sort=False) if here else []:
@@ -128,9 +129,9 @@ def altered_table() -> str:
 
 def speed_table() -> str:
     """Latency and throughput; errors are those of `benchmark_files.results`."""
-    found = benchmark_files.results("inference", of_this_training=True)
-    if found is None:
-        return "Not measured with this model (`python benchmarks/inference.py`)."
+    found = benchmark_files.results("latency", of_this_training=True)
+    if not found:
+        return "Not measured with this model (`python benchmarks/latency.py`)."
     one, many = (found["milliseconds"][f"{count} at once"] for count in (1, 1000))
     start = found["seconds from start to answer"]
     rows = [
@@ -148,7 +149,7 @@ def speed_table() -> str:
 def own_images_table() -> str:
     """Mean accuracies on small sets of other images; errors are those of `benchmark_files.results`."""
     found = benchmark_files.results("own_images", of_this_training=True)
-    if found is None:
+    if not found:
         return "Not measured with this recipe (`python benchmarks/own_images.py`)."
     if found["recipe"] != params.load().train.model_dump(mode="json"):
         raise InputError(
@@ -166,8 +167,8 @@ def own_images_table() -> str:
 
 def resplits_table() -> str:
     """Markdown: accuracies on random splits of all images beside that on today's; errors are those of `benchmark_files`."""
-    models, found = benchmark_files.models(), benchmark_files.results("resplits") or {"runs": []}
-    if not (current := [run for run in found["runs"] if run["model"] == models[run["system"]]]):
+    models, found = benchmark_files.models(), benchmark_files.results("resplits")
+    if not (current := [run for run in found.get("runs", []) if run["model"] == models[run["system"]]]):
         return "Not measured with these models (`python benchmarks/resplits.py`)."
     results = metric_files.read(Path("published/results.json"))
     rows = []
@@ -187,29 +188,28 @@ def resplits_table() -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def simulated() -> dict[str, Any] | None:
-    """The results of verdicts.py, if it was run.
+def simulated() -> dict[str, Any]:
+    """The results of verdicts.py; {} where it was not run.
 
     Raises:
         InputError: they are damaged, or of another spread over seeds than that in metrics/noise.json.
     """
     found = benchmark_files.results("verdicts")
-    if found is not None:
-        noise = metric_files.read(path) if (path := Path("metrics/noise.json")).exists() else {}
-        known = {part: measures["accuracy"]["std"] for part, measures in noise.items()}
-        for case in found["cases"]:
-            if case["spread"] == "committed" and case["std"] != known.get(case["part"]):
-                raise InputError(
-                    "benchmarks/verdicts.json must be of the spread in metrics/noise.json (python benchmarks/verdicts.py, "
-                    f"or remove it); received {case['std']} on {case['part']}"
-                )
+    noise = benchmark_files.earlier(Path("metrics/noise.json"))
+    known = {part: measures["accuracy"]["std"] for part, measures in noise.items()}
+    for case in found.get("cases", []):
+        if case["spread"] == "committed" and case["std"] != known.get(case["part"]):
+            raise InputError(
+                "benchmarks/verdicts.json must be of the spread in metrics/noise.json (python benchmarks/verdicts.py, "
+                f"or remove it); received {case['std']} on {case['part']}"
+            )
     return found
 
 
 def verdicts_sentences() -> str:
     """How often `make compare` is wrong, and right; errors are those of `simulated`."""
     found = simulated()
-    if found is None:
+    if not found:
         return "Not simulated (`python benchmarks/verdicts.py`)."
     cases = pd.DataFrame(found["cases"])
     detected = []
@@ -228,7 +228,7 @@ def verdicts_sentences() -> str:
 def limits_table() -> str:
     """Wrong verdicts by numbers of seeds and ratio of spreads; errors are those of `simulated`."""
     found = simulated()
-    if found is None:
+    if not found:
         return "Not simulated (`python benchmarks/verdicts.py`)."
     wrong = pd.DataFrame(found["limits"]).pivot(index="seeds", columns="ratio of spreads", values="wrong of equal")
     shown = wrong.map("{:.1%}".format).rename(columns="spread × {:g}".format)
@@ -238,9 +238,7 @@ def limits_table() -> str:
 def search_sentence() -> str:
     """How good the best trial of a sweep is, by sampler; errors are those of `benchmark_files.results`."""
     found = benchmark_files.results("search")
-    if found is None:
-        return "Not measured (`python benchmarks/search.py`)."
-    whole = [run for run in found["runs"] if len(run["trials"]) == found["search"]["trials"]]
+    whole = [run for run in found.get("runs", []) if len(run["trials"]) == found["search"]["trials"]]
     if not whole:
         return "Not measured (`python benchmarks/search.py`)."
     runs = pd.DataFrame(whole)
@@ -253,7 +251,7 @@ def search_sentence() -> str:
     )
 
 
-PAGES = {
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     Path("README.md"): {"clone": clone_sentence},
     Path("docs/change.md"): {
         **{name: partial(change.block, name) for name in change.BLOCKS},

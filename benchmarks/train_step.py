@@ -42,13 +42,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import architectures
-from analysis import metric_files
+import benchmark_files
 from analysis.git import git
 from busy import busy_process
 from conditions import machine
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches
-from training.machine import cores, processor, set_up
+from training.machine import cores, set_up
 from training.muon import Muon
 from training.native_model import NativeModel
 from training.shards import Adder
@@ -280,11 +280,10 @@ def main() -> None:
             print(f"  {name:<42} {median:>7,}")
         for name, ratio in results[-1]["ratios"].items():
             print(f"  {name:<42} {ratio:>7.3f}")
-    name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", str(here["processor"]).lower()).strip("-")
     path = Path(f"benchmarks/train_step/{name}.json")
-    known = metric_files.read(path) if path.exists() else {}
-    if known.get("machine") != here or known.get("architecture") != ARCHITECTURE:
-        known = {"machine": here, "architecture": ARCHITECTURE, "precisions": {}}
+    key = {"machine": here, "architecture": ARCHITECTURE}
+    known: dict[str, Any] = benchmark_files.earlier(path, **key) or key | {"precisions": {}}
     known["precisions"][chosen.precision] = {
         "rounds": chosen.rounds,
         "results": results,

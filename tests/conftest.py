@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from common import kaggle_csv
 from common.backend import keras
@@ -197,6 +199,12 @@ def settings_of_torch() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = memory  # type: ignore[attr-defined]
     os.environ.clear()
     os.environ.update(environment)
+
+
+def call(program: ModuleType, *words: str) -> None:
+    """Runs a script, with these words on its command line."""
+    with mock.patch("sys.argv", [f"{program.__name__}.py", *words]):
+        program.main()
 
 
 def squeezed(text: str) -> str:

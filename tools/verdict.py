@@ -66,7 +66,7 @@ def report(results: Results) -> str:
     verdicts = {verdict for verdict, _ in judged}
     heading = ANOTHER if False in verdicts else UNDECIDED if None in verdicts or not judged else SAME
     lines = [
-        f"  {stage:10}{path:24}{(committed or 'none')[:7]} in the commit, {(here or 'none')[:7]} here"
+        f"  {stage:9} {path:33} {(committed or 'none')[:7]} in the commit, {(here or 'none')[:7]} here"
         for stage, differing in results.outputs.items()
         for path, (committed, here) in differing.items()
     ]

@@ -56,7 +56,7 @@ class ByHand:
     def __init__(self, device: str, precision: str, how: str):
         keras.utils.set_random_seed(0)
         self.device, self.how, self.autocast = device, how, precision == "bfloat16"
-        network: Any = NativeBlocks().to(device, memory_format=torch.channels_last)
+        network: Any = NativeBlocks().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.kernels = [weight for weight in self.weights if weight.ndim == 4]
         self.others = [weight for weight in self.weights if weight.ndim != 4]

@@ -6,7 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from common import params
 from common.errors import InputError
@@ -16,7 +15,7 @@ import pytest
 import benchmark_files
 import change
 from change import Command
-from conftest import ROOT, Clone, with_forks
+from conftest import ROOT, Clone, call, with_forks
 
 PAGE = (ROOT / "docs/change.md").read_text("utf-8")
 MARKED = re.compile(r"^<!-- ([^:\n]+): written by make readme -->\n(.*?)^<!-- end of \1 -->$", re.MULTILINE | re.DOTALL)
@@ -39,13 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call() -> None:
-    with mock.patch("sys.argv", ["change.py"]):
-        change.main()
-
-
 def test_a_block_has_commands_with_the_lines_that_their_rules_show(folder: Path) -> None:
-    call()
+    call(change)
     one = "$ seq 9\n…\n3\n4\n…\n6\n…\n9\n$ seq 2\n1\n2"
     assert change.block("one") == f"```console\n{one}\n```"
     assert change.review() == "> ## Worse\n>\n> why\n>\n> ### One\n>\n> | a |"
@@ -60,12 +54,12 @@ def test_it_runs_once_for_a_training_and_its_commands(folder: Path, monkeypatch:
 
     monkeypatch.setattr(change, "make_clone", make_clone)
     for _ in range(2):
-        call()
+        call(change)
         assert len(clones) == 1
     monkeypatch.setattr(change, "BLOCKS", {"one": [Command("true"), *change.BLOCKS["two"]]})
     with pytest.raises(InputError, match=r"^benchmarks/change\.json must be of the commands in .*; received others$"):
         change.block("one")
-    call()
+    call(change)
     assert len(clones) == 2
     monkeypatch.setattr(benchmark_files, "training_key", lambda: "another training")
     with pytest.raises(InputError, match=r"^benchmarks/change\.json must be of the training in dvc\.lock"):
@@ -83,7 +77,7 @@ def test_another_exit_status_than_the_page_tells_is_an_error(
 ) -> None:
     monkeypatch.setattr(change, "BLOCKS", {"one": [Command(line, status=status)]})
     with pytest.raises(InputError, match=rf"^{line} must end with {status}; received [03]$"):
-        call()
+        call(change)
     assert not change.RESULTS.exists()
 
 
@@ -133,7 +127,7 @@ def test_every_command_does_what_the_page_tells(
     clone = reproduced.copied(tmp_path / "clone")
     monkeypatch.chdir(clone.folder)
     monkeypatch.setattr(change, "BLOCKS", blocks)
-    call()
+    call(change)
     found: dict[str, Any] = json.loads(change.RESULTS.read_text("utf-8"))
     assert "Ran experiment(s): half" in found["half"][0]
     assert [line.split()[0] for line in found["fewer rows"][-1].splitlines()] == ["name", "HEAD", "half", "fewer-rows"]

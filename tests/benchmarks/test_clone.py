@@ -3,7 +3,6 @@
 import json
 import subprocess
 from pathlib import Path
-from unittest import mock
 
 from common.errors import InputError
 
@@ -11,6 +10,7 @@ import pytest
 
 import benchmark_files
 import clone
+from conftest import call
 
 MAKE = """#!/bin/sh
 echo "$@" >> "$CALLS"
@@ -44,31 +44,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call() -> None:
-    with mock.patch("sys.argv", ["clone.py"]):
-        clone.main()
-
-
 def test_seconds_and_disk_are_recorded_once(project: Path) -> None:
-    call()
+    call(clone)
     found = json.loads(clone.RESULTS.read_text("utf-8"))
     assert found["training"] == "this training"
     assert found["seconds"]["train"] == 42
     assert found["megabytes"]["environment"] == pytest.approx(5, abs=1)  # a file with two names counts once
     assert found["megabytes"]["all"] >= found["megabytes"]["environment"]
-    call()
+    call(clone)
     assert (project / "calls").read_text().splitlines() == [".venv/run", "repro"]
 
 
 def test_other_bytes_are_no_result(project: Path) -> None:
     (project / "says").write_text("stages\nOther bytes, same result\n")
     with pytest.raises(InputError, match=r"^make repro must end with Reproduced; received: Other bytes"):
-        call()
+        call(clone)
     assert not clone.RESULTS.exists()
 
 
 def test_an_edited_lock_is_refused(project: Path) -> None:
     Path("dvc.lock").write_text("edited")
     with pytest.raises(InputError, match=r"^dvc\.lock must be committed, .*; received an edited one$"):
-        call()
+        call(clone)
     assert not (project / "calls").exists()

@@ -320,9 +320,9 @@ def test_too_much_to_carry_is_refused(
         (["--data", "nowhere"], r"^nowhere must be there \(make repro writes it\); it is missing$"),
         (["--data", "here.npz"], r"^here\.npz must be as --pack writes it; received: .+"),
         (["--data", "."], r"^train/images\.npy must be there"),
-        (["--recipes", "nothing.yaml"], r"^nothing\.yaml must be a file of recipes; received: .+"),
-        (["--recipes", "empty.yaml"], r"^empty\.yaml must have base, fast, .+; base, fast, .+ is missing$"),
-        (["--recipes", "broken.yaml"], r"^broken\.yaml must be a file of recipes; received: .+"),
+        (["--recipes", "nothing.yaml"], r"^nothing\.yaml must be a file in the working directory; received: .+"),
+        (["--recipes", "few.yaml"], r"^few\.yaml must have base, fast, .+; fast, .+ is missing$"),
+        (["--recipes", "broken.yaml"], r"^broken\.yaml must be valid YAML in UTF-8; received .+"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(
@@ -330,7 +330,7 @@ def test_wrong_input_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here.npz").write_bytes(b"no archive")
-    Path("empty.yaml").touch()
+    Path("few.yaml").write_text("base: {}")
     Path("broken.yaml").write_text("base: [")
     monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
     with pytest.raises(InputError, match=rule) as refusal:

@@ -28,7 +28,7 @@ OTHERS = {
     "md5": "fedcba9876543210",
     "test": {"predictions changed": 1234, "accuracy": -0.0014},
 }
-NATIVE = {"imitated": "", "by": "", "rows": 6000, "epochs": 2, **PLACE}
+NATIVE: dict[str, Any] = {"imitated": "", "by": "", "rows": 6000, "epochs": 2, **PLACE}
 NATIVE |= {"outputs": {"models/model.keras": "aaaa", "metrics/val.json": "bbbb"}}
 IMITATED = NATIVE | {"imitated": "haswell", "by": "qemu-x86_64 -cpu Haswell-v4"}
 SAMENESS = {"training": "this training", "runs": [THE_SAME, OTHERS], "small": [NATIVE, IMITATED]}

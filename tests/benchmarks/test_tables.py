@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import benchmark_files
 import readme
 import tables
-from conftest import ROOT, Clone, squeezed, write_params
+from conftest import ROOT, Clone, call, squeezed, write_params
 
 PAGES_HERE = {
     "README.md": ("README.md", "clone"),
@@ -52,14 +51,9 @@ def page(folder: Path) -> str:
     return squeezed("".join((folder / page).read_text() for page, *_ in PAGES_HERE.values()))
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["tables.py", *words])
-    tables.main()
-
-
 def test_own_images_are_means_over_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "PAGES", {Path("README.md"): {"clone": tables.own_images_table}})
-    call(monkeypatch)
+    call(tables)
     assert "Not measured with this recipe (`python benchmarks/own_images.py`)." in page(folder)
     run = {"set": "digits", "train rows": 1200, "seconds": 70.4, "boosting": 0.9, "logistic": 0.8}
     runs = [
@@ -69,12 +63,12 @@ def test_own_images_are_means_over_seeds(folder: Path, monkeypatch: pytest.Monke
     ]
     recipe = params.load().train.model_dump(mode="json")
     write("benchmarks/own_images.json", {"training": "this training", "recipe": recipe, "runs": runs})
-    call(monkeypatch)
+    call(tables)
     assert "| digits | 1,200 | 3 | 72 | 92.0% ± 2.0% | 90.0% ± 0.0% | 80.0% ± 0.0% |" in page(folder)
     assert "on 2 cores: some processor." in page(folder)
     write_params(folder, {"train.least_steps": 1})  # of which the training's results may say nothing
     with pytest.raises(InputError, match=r"own_images\.json must be of the recipe in params\.yaml; received results"):
-        call(monkeypatch)
+        call(tables)
 
 
 def test_a_random_split_counts_for_the_model_it_is_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +91,7 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "PAGES", {Path("README.md"): {"clone": tables.verdicts_sentences}})
-    call(monkeypatch)
+    call(tables)
     assert "Not simulated (`python benchmarks/verdicts.py`)." in page(folder)
     wrong = [(0.01, 0.02), (0.03, 0.049), (0.04, 0.01)]
     cases = [
@@ -123,9 +117,9 @@ def test_verdicts_are_the_most_that_is_wrong_and_the_range_that_is_right(
         if noise is not None:
             write("metrics/noise.json", {name: {"accuracy": {"std": std}} for name, std in noise.items()})
         with pytest.raises(InputError, match=f"{refusal}{part}$"):
-            call(monkeypatch)
+            call(tables)
     write("metrics/noise.json", {part: {"accuracy": {"std": 0.001}} for part in ("val", "test")})
-    call(monkeypatch)
+    call(tables)
     said = page(folder)
     assert "In each of 3 cases, 2,000 pairs" in said
     assert "at most 4.9% were called" in said
@@ -188,10 +182,10 @@ def write_recipe(folder: Path, content: object) -> None:
     (folder / "benchmarks/recipe.json").write_text(json.dumps(content))
 
 
-def test_accuracies_are_means_over_seeds_and_seconds_the_fewest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracies_are_means_over_seeds_and_seconds_the_fewest(folder: Path) -> None:
     runs = [run_of("params.yaml", "float32", seed, 90 + 10 * seed) for seed in range(3)]
     write_recipe(folder, recipe_of(*runs, run_of("longer", "bfloat16", 1, 200)))
-    call(monkeypatch)
+    call(tables)
     text = page(folder)
     longer = "`train.epochs=28` `model.options.blocks.widths=[80, 160, 320]` `train.precision=bfloat16`"
     assert (
@@ -199,13 +193,13 @@ def test_accuracies_are_means_over_seeds_and_seconds_the_fewest(folder: Path, mo
         f"| {longer} | 200 (2 cores: some processor) | 10,000 | 91.00% (one seed) |\n"
     ) in text
     assert "(../benchmarks/recipe.svg)" in text
-    call(monkeypatch, "--check")
+    call(tables, "--check")
 
 
-def test_seconds_are_those_of_each_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_are_those_of_each_processor(folder: Path) -> None:
     runs = [run_of("params.yaml", "float32", seed, 100 * seed, f"processor {seed}") for seed in (1, 2)]
     write_recipe(folder, recipe_of(*runs))
-    call(monkeypatch)
+    call(tables)
     row = "| none | 100 (2 cores: processor 1)<br>200 (2 cores: processor 2) | 10,000<br>10,000 | 91.50% ± 0.71% (n = 2) |\n"
     assert row in page(folder)
 
@@ -227,18 +221,16 @@ def test_operations_are_those_of_the_fastest_run_on_their_machine(folder: Path) 
     assert tables.operations_table().startswith("Not measured with this recipe")
 
 
-def test_recipes_that_were_not_measured_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
+def test_recipes_that_were_not_measured_are_said_to_be(folder: Path) -> None:
+    call(tables)
     assert "Not measured with this recipe" in page(folder)
 
 
 @pytest.mark.parametrize("content", [recipe_of(run_of("longer", "float32", 0, 9)) | {"training": "another"}, {}, []])
-def test_recipes_of_another_training_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, content: object
-) -> None:
+def test_recipes_of_another_training_are_refused(folder: Path, content: object) -> None:
     write_recipe(folder, content)
     with pytest.raises(InputError, match=r"^benchmarks/recipe\.json must "):
-        call(monkeypatch)
+        call(tables)
 
 
 # --- a fresh clone --------------------------------------------------------------------------------
@@ -260,15 +252,15 @@ TAKES = (
 )
 
 
-def test_a_fresh_clone_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
+def test_a_fresh_clone_in_one_sentence(folder: Path) -> None:
+    call(tables)
     assert "How long it takes is not measured" in page(folder)
     measured(folder)
-    call(monkeypatch)
+    call(tables)
     assert f"In a fresh clone it takes {TAKES}" in page(folder)
 
 
-def test_the_first_make_repro_begins_with_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_make_repro_begins_with_it(folder: Path) -> None:
     for name in ("dvc", "python"):
         program = folder / "programs" / name
         program.parent.mkdir(exist_ok=True)
@@ -286,10 +278,10 @@ def test_the_first_make_repro_begins_with_it(folder: Path, monkeypatch: pytest.M
         assert done.stderr == ""
         return done.stdout.splitlines()
 
-    call(monkeypatch)
+    call(tables)
     assert said() == ["dvc", "python"]  # nothing was measured
     measured(folder)
-    call(monkeypatch)
+    call(tables)
     assert said() == [f"make repro takes, in a fresh clone, {TAKES}", "dvc", "python"]
     (folder / "models").mkdir()
     (folder / "models/model.keras").touch()
@@ -345,7 +337,7 @@ SPEED = {
 
 def test_speed(folder: Path) -> None:
     assert tables.speed_table().startswith("Not measured with this model")
-    write("benchmarks/inference.json", SPEED)
+    write("benchmarks/latency.json", SPEED)
     text = squeezed(tables.speed_table())
     assert "| keras | 10 ms | 700 ms | 4.0 s |\n| onnx | 0.25 ms | 250 ms | |" in text
     assert "2 cores: some." in text
@@ -356,8 +348,8 @@ def test_speed(folder: Path) -> None:
     [
         ("benchmarks/pictures.json", PICTURES | {"training": "another"}, tables.unlike_table),
         ("metrics/unlikeness.json", {}, tables.unlike_table),
-        ("benchmarks/inference.json", [], tables.speed_table),
-        ("benchmarks/inference.json", SPEED | {"training": "another"}, tables.speed_table),
+        ("benchmarks/latency.json", [], tables.speed_table),
+        ("benchmarks/latency.json", SPEED | {"training": "another"}, tables.speed_table),
     ],
 )
 def test_what_others_have_written_is_refused(folder: Path, path: str, content: Any, table: Any) -> None:

@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 
 import benchmark_files
 from analysis import dvc_lock
-from conftest import ROOT
 
 RESULTS = {"train": dvc_lock.MODEL, "evaluate": benchmark_files.PREDICTIONS}
 
@@ -46,7 +45,6 @@ def test_another_model_or_other_predictions_are_another_key(lock: dict[str, Any]
         write(lock)
         keys.append(benchmark_files.training_key())
     assert len(set(keys)) == 3
-    assert all(key.isalnum() for key in keys)  # they name folders
 
 
 def test_code_that_leaves_the_model_and_its_figures_leaves_the_key(lock: dict[str, Any]) -> None:
@@ -60,11 +58,6 @@ def test_code_that_leaves_the_model_and_its_figures_leaves_the_key(lock: dict[st
     with Path("dvc.lock").open("a") as file:
         file.write("# a comment\n")
     assert benchmark_files.training_key() == before
-
-
-def test_the_committed_lock_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert len(benchmark_files.training_key()) == 16
 
 
 @pytest.mark.parametrize("missing", ["train", "evaluate", "stages", "file"])

@@ -315,12 +315,11 @@ def test_an_architecture_that_needs_another_file_is_refused(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("name", ["json", "sqlite3", "scipy", "yaml"])
-def test_a_module_that_takes_the_place_of_another_is_refused(clone: Clone, name: str) -> None:
-    Path(f"src/{name}.py").touch()
+def test_a_module_that_takes_the_place_of_another_is_refused(clone: Clone) -> None:
+    Path("src/yaml.py").touch()
     said = clone.run("sh", "-c", "! python tools/check.py", fresh=True)
     rule = "a module in src/ must not have the name of a standard or installed one; received"
-    assert said == f"error: {rule} {name}\n"
+    assert said == f"error: {rule} yaml\n"
 
 
 def test_the_cause_of_other_results_comes_first_and_is_no_fault(

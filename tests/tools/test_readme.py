@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from common import arrays
@@ -12,7 +11,7 @@ import pytest
 
 import readme
 from analysis import figures
-from conftest import squeezed, write_params
+from conftest import call, squeezed, write_params
 
 
 def empty(*names: str) -> str:
@@ -48,32 +47,27 @@ def page(folder: Path) -> str:
     return squeezed((folder / "README.md").read_text())
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["readme.py", *words])
-    readme.main()
-
-
-def test_writes_the_figures_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
+def test_writes_the_figures_and_nothing_else(folder: Path) -> None:
+    call(readme)
     text = page(folder)
     assert "| val | 5,000 | 91.23% | 90.00% – 92.00% |" in text
     assert "\n| test" not in text  # it was not evaluated
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
-    call(monkeypatch, "--check")
-    call(monkeypatch)
+    call(readme, "--check")
+    call(readme)
     assert page(folder) == text
 
 
 @pytest.mark.parametrize("file", ["README.md", "metrics/val.json"])
-def test_an_edited_figure_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
-    call(monkeypatch)
+def test_an_edited_figure_is_refused(folder: Path, file: str) -> None:
+    call(readme)
     path = folder / file
     text = path.read_text()
     path.write_text(text.replace("91.23", "99.23").replace("0.91234", "0.99234"))
     assert path.read_text() != text
     with pytest.raises(InputError, match="must show the figures"):
-        call(monkeypatch, "--check")
+        call(readme, "--check")
 
 
 @pytest.mark.parametrize(
@@ -87,12 +81,10 @@ def test_an_edited_figure_is_refused(folder: Path, monkeypatch: pytest.MonkeyPat
         ("metrics/train.json", "{}"),
     ],
 )
-def test_what_is_missing_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: str | None
-) -> None:
+def test_what_is_missing_is_named(folder: Path, file: str, content: str | None) -> None:
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
     with pytest.raises(InputError, match=file.split("/", maxsplit=1)[0]):
-        call(monkeypatch)
+        call(readme)
 
 
 # --- over seeds -----------------------------------------------------------------------------------
@@ -133,13 +125,13 @@ def rows_of(folder: Path) -> dict[str, list[str]]:
     return {cells[0]: cells for cells in lines if len(cells) == 8}
 
 
-def test_without_noise_it_says_that_it_was_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(monkeypatch)
+def test_without_noise_it_says_that_it_was_not_measured(folder: Path) -> None:
+    call(readme)
     rows = rows_of(folder)
     assert rows["val"][rows["part"].index("over seeds")] == "not measured"
 
 
-def test_noise_is_shown_as_mean_deviation_and_count(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_shown_as_mean_deviation_and_count(measured: Path) -> None:
     # of test there are figures, and no noise
     (measured / "metrics/test.json").write_text(json.dumps(FIGURES))
     table = measured / "metrics/noise.csv"
@@ -150,29 +142,29 @@ def test_noise_is_shown_as_mean_deviation_and_count(measured: Path, monkeypatch:
     table = measured / "metrics/noise_classes.csv"
     table.write_text(table.read_text() + "0,test,1,0.91234\n1,test,1,0.91234\n")
     (measured / "metrics/noise.json").write_text(json.dumps(summary))
-    call(monkeypatch)
+    call(readme)
     rows = rows_of(measured)
     column = rows["part"].index("over seeds")
     assert rows["val"][column] == "91.23% ± 1.00% (n = 3)"
     assert rows["test"][column] == "91.23% ± 0.00% (n = 2)"
-    call(monkeypatch, "--check")
+    call(readme, "--check")
 
 
-def test_a_seed_twice_is_one_training(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_twice_is_one_training(measured: Path) -> None:
     """As after a merge of two branches."""
-    call(monkeypatch)
+    call(readme)
     before = (measured / "README.md").read_text()
     table = measured / "metrics/noise.csv"
     table.write_text(table.read_text() + "1,val,0.90234,0.3,0.9,0.01\n")
-    call(monkeypatch)
+    call(readme)
     assert (measured / "README.md").read_text() == before
 
 
-def assert_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def assert_refused(folder: Path, file: str) -> None:
     before = (folder / "README.md").read_text()
     for words in ([], ["--check"]):
         with pytest.raises(InputError, match=rf"^metrics/{file} must .*; received"):
-            call(monkeypatch, *words)
+            call(readme, *words)
     assert (folder / "README.md").read_text() == before
 
 
@@ -194,16 +186,14 @@ def edit(path: Path, old: str, new: str) -> None:
         ("test.json", "{}", json.dumps(FIGURES)),
     ],
 )
-def test_noise_of_another_training_is_refused(
-    measured: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str
-) -> None:
+def test_noise_of_another_training_is_refused(measured: Path, file: str, old: str, new: str) -> None:
     edit(measured / "metrics" / file, old, new)
-    assert_refused(measured, monkeypatch, r"noise\.csv")
+    assert_refused(measured, r"noise\.csv")
 
 
-def test_noise_around_another_seed_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_around_another_seed_is_refused(measured: Path) -> None:
     trained_with(measured, 1)
-    assert_refused(measured, monkeypatch, r"noise\.csv")
+    assert_refused(measured, r"noise\.csv")
 
 
 @pytest.mark.parametrize(
@@ -218,11 +208,9 @@ def test_noise_around_another_seed_is_refused(measured: Path, monkeypatch: pytes
         ("noise.json", '{"val"', '"val"'),
     ],
 )
-def test_noise_that_does_not_follow_from_its_runs_is_refused(
-    measured: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str
-) -> None:
+def test_noise_that_does_not_follow_from_its_runs_is_refused(measured: Path, file: str, old: str, new: str) -> None:
     edit(measured / "metrics" / file, old, new)
-    assert_refused(measured, monkeypatch, r"noise\.json")
+    assert_refused(measured, r"noise\.json")
 
 
 @pytest.mark.parametrize(
@@ -237,33 +225,31 @@ def test_noise_that_does_not_follow_from_its_runs_is_refused(
         ("2,val", "3,val"),
     ],
 )
-def test_recalls_of_other_seeds_or_another_training_are_refused(
-    measured: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
-) -> None:
+def test_recalls_of_other_seeds_or_another_training_are_refused(measured: Path, old: str, new: str) -> None:
     path = measured / "metrics/noise_classes.csv"
     path.write_text(path.read_text().replace(old, new))
-    assert_refused(measured, monkeypatch, r"noise_classes\.csv")
+    assert_refused(measured, r"noise_classes\.csv")
 
 
-def test_runs_and_their_summary_edited_alike_are_refused(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_their_summary_edited_alike_are_refused(measured: Path) -> None:
     """A larger spread would call every difference noise."""
     table, summary = measured / "metrics/noise.csv", measured / "metrics/noise.json"
     table.write_text(table.read_text().replace("0.90234", "0.89234").replace("0.92234", "0.93234"))
     summary.write_text(summary.read_text().replace('"std": 0.01', '"std": 0.02'))
-    assert_refused(measured, monkeypatch, r"noise_classes\.csv")
+    assert_refused(measured, r"noise_classes\.csv")
 
 
 @pytest.mark.parametrize("name", readme.NOISE)
-def test_noise_without_one_of_its_files_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_noise_without_one_of_its_files_is_refused(measured: Path, name: str) -> None:
     (measured / "metrics" / name).unlink()
-    assert_refused(measured, monkeypatch, re.escape(name))
+    assert_refused(measured, re.escape(name))
 
 
 @pytest.mark.parametrize("name", readme.NOISE)
-def test_one_file_of_noise_alone_is_refused(measured: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_one_file_of_noise_alone_is_refused(measured: Path, name: str) -> None:
     for other in {*readme.NOISE} - {name}:
         (measured / "metrics" / other).unlink()
-    assert_refused(measured, monkeypatch, r"noise\S*")
+    assert_refused(measured, r"noise\S*")
 
 
 # --- the picture ----------------------------------------------------------------------------------
@@ -290,38 +276,32 @@ def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int]
     return calls
 
 
-def test_the_picture_has_right_and_wrong_answers(
-    drawn: list[tuple[list[int], list[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call(monkeypatch)
+def test_the_picture_has_right_and_wrong_answers(drawn: list[tuple[list[int], list[str]]]) -> None:
+    call(readme)
     assert drawn == [([1, 8, 6], ["a\n70%", "b\n91%", "b\n52%, true: a"])]
     before = readme.ANSWERS.read_bytes()
-    call(monkeypatch, "--check")
+    call(readme, "--check")
     readme.ANSWERS.write_bytes(b"another")
     with pytest.raises(InputError, match=r"^docs/answers\.png must be of these predictions .*; received another one$"):
-        call(monkeypatch, "--check")
+        call(readme, "--check")
     assert readme.ANSWERS.read_bytes() == b"another"
-    call(monkeypatch)
+    call(readme)
     assert readme.ANSWERS.read_bytes() == before
 
 
-def test_a_picture_of_other_images_is_refused(
-    drawn: list[tuple[list[int], list[str]]], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_of_other_images_is_refused(drawn: list[tuple[list[int], list[str]]], folder: Path) -> None:
     for labels in (np.zeros(9, np.uint8), np.zeros(5, np.uint8)):
         arrays.save(folder / "data/prepared/train", np.zeros((len(labels), 4, 4, 1), np.uint8), labels)
         with pytest.raises(
             InputError, match=r"^data/prepared must have the images of the predictions .*; received others$"
         ):
-            call(monkeypatch)
+            call(readme)
     assert drawn == []
 
 
-def test_without_the_images_the_picture_stays(
-    drawn: list[tuple[list[int], list[str]]], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_images_the_picture_stays(drawn: list[tuple[list[int], list[str]]], folder: Path) -> None:
     shutil.rmtree(folder / "data")
-    call(monkeypatch)
-    call(monkeypatch, "--check")
+    call(readme)
+    call(readme, "--check")
     assert drawn == []
     assert not readme.ANSWERS.exists()

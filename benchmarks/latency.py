@@ -8,17 +8,17 @@
 Variants take turns, round by round, so that other load on the machine affects all of them; a figure is
 the median over the rounds. Start-up time is that of a whole program that predicts one picture.
 
-`python benchmarks/inference.py` (after `make repro`) prints a table and writes benchmarks/inference.json.
+`python benchmarks/latency.py` (after `make repro`) prints a table and writes benchmarks/latency.json.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common import arrays, files
@@ -37,7 +37,7 @@ from training.machine import cores, set_up
 from training.native_model import NativeModel
 from training.shards import Adder
 
-RESULTS = Path("benchmarks/inference.json")
+RESULTS = Path("benchmarks/latency.json")
 BATCHES = {1: 200, 1000: 1}  # images at once: how often in a round
 WITH_KERAS = """
 import os, sys
@@ -73,37 +73,30 @@ def onnx(threads: int) -> Answer:
     return lambda images: session.run(["probabilities"], {"pixels": images})[0]
 
 
-def milliseconds(variants: dict[str, Answer], images: np.ndarray, repeats: int, rounds: int) -> dict[str, float]:  # fmt: skip
-    """The time that one prediction of all `images` takes, by variant."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
+def medians(
+    calls: dict[str, Callable[[], object]], rounds: int, repeats: int = 1, unit: float = 1.0
+) -> dict[str, float]:
+    """The time that one call takes, by variant, in a unit of so many seconds."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):  # the first warms up and does not count
-        order = list(variants.items())
-        for name, answer in order if turn % 2 else reversed(order):
+        order = list(calls.items())
+        for name, call in order if turn % 2 else reversed(order):
             start = time.perf_counter()
             for _ in range(repeats):
-                answer(images)
+                call()
             if turn:
-                times[name].append(1000 * (time.perf_counter() - start) / repeats)
+                times[name].append((time.perf_counter() - start) / repeats / unit)
     return {name: round(statistics.median(each), 3) for name, each in times.items()}
 
 
-def start_up(image: np.ndarray, rounds: int) -> dict[str, float]:
+def start_up(image: np.ndarray) -> dict[str, float]:
     """Seconds that a program takes from start to end to predict one image, by variant."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
         Image.fromarray(image[..., 0]).save(picture)
-        programs: dict[str, list[str | Path]] = {
-            "keras": [sys.executable, "-c", WITH_KERAS, picture],
-            "onnx": [sys.executable, "src/predict.py", picture],
-        }
-        times: dict[str, list[float]] = {name: [] for name in programs}
-        for turn in range(rounds + 1):
-            for name, words in programs.items():
-                start = time.perf_counter()
-                subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ)
-                if turn:
-                    times[name].append(time.perf_counter() - start)
-    return {name: round(statistics.median(each), 3) for name, each in times.items()}
+        programs = {"keras": ("-c", WITH_KERAS), "onnx": ("src/predict.py",)}
+        run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)
+        return medians({name: partial(run, [sys.executable, *words, picture]) for name, words in programs.items()}, 5)
 
 
 def main() -> None:
@@ -111,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--again", action="store_true", help="measure this model once more")
     chosen = parser.parse_args()
-    if benchmark_files.is_measured("inference", chosen.again):
+    if benchmark_files.is_measured("latency", chosen.again):
         return
     rounds = chosen.rounds
     threads, here = cores(), machine()
@@ -127,19 +120,20 @@ def main() -> None:
             "onnx, all threads": onnx(threads),
         }
         measured = {
-            f"{count} at once": milliseconds(variants, images[:count], repeats, rounds)
+            f"{count} at once": medians(
+                {name: partial(answer, images[:count]) for name, answer in variants.items()},
+                rounds,
+                repeats,
+                unit=0.001,
+            )
             for count, repeats in BATCHES.items()
         }
-    start = start_up(images[0], 5)
+    start = start_up(images[0])
     result = {
         "machine": here | {"onnxruntime": onnxruntime.__version__},
         "training": benchmark_files.training_key(),
         "rounds": rounds,
         "milliseconds": measured,
-        "times as fast as keras": {
-            what: {name: round(each["keras"] / value, 2) for name, value in each.items()}
-            for what, each in measured.items()
-        },
         "seconds from start to answer": start,
     }
     files.write_json(RESULTS, result)
