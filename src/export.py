@@ -20,6 +20,7 @@ from training import model_file
 MODEL = Path("models/model.keras")
 SAMPLE = 10_000  # training images, from which distances are measured
 SHARE = 0.02  # of the val images above the limit
+AT_ONCE = 50_000  # distances between images and classes, each of which takes F values
 
 
 @locks.exclusive()
@@ -36,10 +37,10 @@ def main() -> None:
         of_val = model_file.predict(features, images[val_rows]) if len(val_rows) else of_sample
         torch.set_num_threads(1)  # and no ONNX Runtime, whose last bits depend on the processor
         distance = onnx_file.Distance(of_sample, labels[sample])
-        limit = round(float(np.quantile(distance(torch.from_numpy(of_val)).numpy(), 1 - SHARE)), 4)
+        pieces = torch.from_numpy(of_val).split(AT_ONCE // len(distance.means))
+        limit = round(float(np.quantile(torch.cat([distance(piece) for piece in pieces]).numpy(), 1 - SHARE)), 4)
         converted = onnx_file.convert(model, distance)
     result = {"distance_limit": limit, "train_images": len(sample), "val_images": len(val_rows)}
-
     metadata = {"class_names": json.dumps(class_names, ensure_ascii=False), "form": form, "distance_limit": str(limit)}
     onnx_file.save(converted, metadata, MODEL.with_suffix(".onnx"))
     files.write_json(Path("metrics/unlikeness.json"), result)

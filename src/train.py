@@ -158,11 +158,11 @@ def load_batches(device: str, order_seed: int, draw_seed: int) -> tuple[Batches,
 def make_resizing(training: Training) -> ProgressiveResizing:
     """As params.yaml has it, or none, with a warning, where the model takes one image size only."""
     settings = params.load().train
-    parts = [training.train, training.val]
-    resizing = ProgressiveResizing(**dict(settings.progressive_resizing), epochs=settings.epochs, parts=parts)
+    scale, parts = settings.progressive_resizing.scale, [training.train, training.val]
+    resizing = ProgressiveResizing(scale, settings.small_epochs, parts)
     if not resizing.epochs:
         return resizing
-    small = resized(torch.zeros_like(training.train.images[:1]), resizing.scale)  # (1, h, w, C)
+    small = resized(torch.zeros_like(training.train.images[:1]), scale)  # (1, h, w, C)
     try:
         with torch.no_grad(), keras.device(training.device):
             training.model.logits(small)

@@ -63,6 +63,25 @@ def test_a_model_of_other_images_or_with_other_names_is_refused(workspace: Path)
         assert not ONNX.exists()
 
 
+def test_distances_are_taken_in_pieces(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once would need memory for rows × classes × features."""
+    sizes = []
+    forward = onnx_file.Distance.forward
+
+    def seen(self: onnx_file.Distance, features: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(features))
+        return forward(self, features)
+
+    prepare(workspace)
+    export.main()
+    whole = result()
+    monkeypatch.setattr(onnx_file.Distance, "forward", seen)
+    monkeypatch.setattr(export, "AT_ONCE", 60)
+    export.main()
+    assert sizes[:3] == [20, 20, 10]  # 50 val rows, 3 classes
+    assert result() == whole | {"distance_limit": pytest.approx(whole["distance_limit"], abs=2e-4)}
+
+
 def test_the_limit_is_of_val_rows(workspace: Path) -> None:
     prepare(workspace)
     export.main()

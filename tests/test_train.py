@@ -573,7 +573,7 @@ def test_early_stopping_stops(run: Train) -> None:
 
 
 def test_early_stopping_waits_for_full_images(run: Train) -> None:
-    first_half = {"progressive_resizing.scale": 1.0, "progressive_resizing.share": 0.5}
+    first_half = {"progressive_resizing.scale": 0.99, "progressive_resizing.share": 0.5}
     last = run(epochs=6, optimizer="sgd", learning_rate=1e-12, early_stopping=1, **first_half)
     assert last["epochs"] == 3 + 2
 
@@ -589,7 +589,7 @@ def test_best_keeps_the_best_epoch(run: Train, small: int) -> None:
         warmup=1.0,
         optimizer="sgd",
         optimizer_options=options,
-        **{"progressive_resizing.scale": 1.0, "progressive_resizing.share": small / 6},
+        **{"progressive_resizing.scale": 0.99, "progressive_resizing.share": small / 6},
     )
     accuracies = val_curve()
     assert max(accuracies) > accuracies[-1]  # otherwise this would prove nothing
@@ -634,7 +634,7 @@ def test_a_plateau_is_one_of_full_images(run: Train, monkeypatch: pytest.MonkeyP
             bests.append((self.best, self.wait))
 
     monkeypatch.setattr(keras.callbacks, "ReduceLROnPlateau", Plateau)
-    small = {"progressive_resizing.scale": 1.0, "progressive_resizing.share": 0.5}
+    small = {"progressive_resizing.scale": 0.99, "progressive_resizing.share": 0.5}
     run(epochs=4, schedule="constant", warmup=0.0, reduce_on_plateau=3, **small)
     assert bests == [(0.1, 0), (0.1, 1), (0.48, 0), (0.47, 0)]
 

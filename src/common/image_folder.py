@@ -53,8 +53,8 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
     names = sorted(path.name for path in _visible(train) if path.is_dir())
     if not 2 <= len(names) <= MAX_CLASSES:
         raise InputError(f"{train} must hold 2 to {MAX_CLASSES} folders, one a class; received {len(names)}")
-    if odd := [name for name in names if name.encode(errors="ignore").decode() != name]:
-        raise InputError(f"{train} must hold folders with names in UTF-8; received {odd[0]!r}")
+    if odd := [name for name in names if "\r" in name or name.encode(errors="ignore").decode() != name]:
+        raise InputError(f"{train} must hold folders with names in UTF-8 without \\r; received {odd[0]!r}")
     for part in (train, test) if train != folder else ():
         if unknown := {path.name for path in _visible(part)} - set(names):
             raise InputError(f"{part} must hold folders of the classes in {train} alone; received {min(unknown)}")

@@ -114,6 +114,11 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
 
+    @property
+    def small_epochs(self) -> int:
+        """How many of the epochs, the first ones, have smaller images; of 90, a share of 0.7 is 63, not 62.99."""
+        return int(self.progressive_resizing.share * self.epochs + 1e-9) * (self.progressive_resizing.scale < 1)
+
     @pydantic.model_validator(mode="after")
     def _rate_fits(self) -> "Train":
         options = self.optimizer_options.get(self.optimizer, {})

@@ -58,13 +58,12 @@ class ProgressiveResizing(keras.callbacks.Callback):
 
     Args:
         scale: factor for height and width.
-        share: share of the epochs with smaller images.
+        epochs: with smaller images.
     """
 
-    def __init__(self, scale: float, share: float, epochs: int, parts: Sequence[Batches]):
+    def __init__(self, scale: float, epochs: int, parts: Sequence[Batches]):
         super().__init__()
-        self.scale, self.parts = scale, parts
-        self.epochs = int(share * epochs)
+        self.scale, self.epochs, self.parts = scale, epochs, parts
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         for part in self.parts:

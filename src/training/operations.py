@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
 from training.batches import Batches, resized
-from training.callbacks import ProgressiveResizing
 
 
 def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -> tuple[int, int]:
@@ -30,10 +29,9 @@ def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -
             F.cross_entropy(network(pixels, training=False), torch.zeros(1, dtype=torch.int64)).backward()
         return network.count_params(), counter.get_total_flops()
 
-    resizing = ProgressiveResizing(**dict(train.progressive_resizing), epochs=train.epochs, parts=())
-    small = min(resizing.epochs, epochs)
+    small = min(train.small_epochs, epochs)
     parameters, whole = of_image(1.0)
-    weights, reduced = of_image(resizing.scale) if small else (parameters, whole)
+    weights, reduced = of_image(train.progressive_resizing.scale) if small else (parameters, whole)
     reduced = reduced if weights == parameters else whole  # it takes one size only, so train leaves resizing out
     rows, ignored = np.zeros((images, 1, 1, 1), np.uint8), np.zeros(1)
     order = (train.batch_size, 1, "cpu", None, 0, train.data_pruning, train.least_steps)

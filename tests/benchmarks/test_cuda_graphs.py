@@ -97,7 +97,7 @@ def test_the_batches_of_an_epoch_do_not_wait(pruning: float) -> None:
         val = data(number)
         callbacks = [
             LearningRate(0.01, "linear", 0.2, 2 * number), Weights(0.5, "best"),
-            Progress(2, number, ProgressiveResizing(1.0, 0.0, 2, [])),
+            Progress(2, number, ProgressiveResizing(1.0, 0, [])),
         ]  # fmt: skip
         fit = partial(
             model.fit, batches.loader(), validation_data=val.loader(), epochs=2, callbacks=callbacks, verbose=0

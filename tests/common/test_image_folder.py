@@ -495,10 +495,13 @@ def test_train_without_test(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
-    for name in ("a", "b\udcff"):  # the byte 255
-        (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=r"must hold folders with names in UTF-8; received 'b\\udcff'$"):
-        image_folder.read(tmp_path, (8, 8, 1))
+    for name, said in (("b\udcff", r"'b\\udcff'"), ("b\r", r"'b\\r'")):  # the byte 255; what Windows ends lines with
+        for folder in ("a", name):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        rule = "must hold folders with names in UTF-8 without \\\\r"
+        with pytest.raises(InputError, match=f"{rule}; received {said}$"):
+            image_folder.read(tmp_path, (8, 8, 1))
+        (tmp_path / name).rmdir()
 
 
 def test_rows_are_in_the_order_of_class_and_file_name(tmp_path: Path) -> None:

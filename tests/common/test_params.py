@@ -359,6 +359,24 @@ def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str, key:
     assert f"train.{key} must come with train.schedule: constant; received {schedule}" in message
 
 
+@pytest.mark.parametrize(
+    ("scale", "share", "epochs", "expected"),
+    [
+        (0.7, 0.7, 26, 18),
+        (0.7, 0.7, 90, 63),
+        (0.7, 0.29, 100, 29),
+        (0.7, 0.999, 10, 9),
+        (0.7, 0.0, 26, 0),
+        (1.0, 0.7, 26, 0),
+    ],
+)
+def test_a_share_of_the_epochs_has_small_images(
+    tmp_path: Path, scale: float, share: float, epochs: int, expected: int
+) -> None:
+    resizing = {"train.progressive_resizing.scale": scale, "train.progressive_resizing.share": share}
+    assert params.load(changed(tmp_path, resizing | {"train.epochs": epochs})).train.small_epochs == expected
+
+
 # --- files that are no parameters ---------------------------------------------------------------
 
 

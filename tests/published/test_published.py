@@ -150,7 +150,7 @@ def flops_a_step(model: keras.Model) -> int:
 def flops(chosen: params.Params, images: int, epochs: int) -> int:
     """Of all images that the training sees."""
     train, options = chosen.train, chosen.model.options.get(chosen.model.architecture, {})
-    small = int(train.progressive_resizing.share * train.epochs)  # epochs
+    small = math.floor(train.progressive_resizing.share * train.epochs + 1e-9)  # epochs
     side = round(28 * train.progressive_resizing.scale) if small else 28
     of_small, of_whole = (
         flops_a_step(architectures.build(chosen.model.architecture, (size, size, 1), 10, options))

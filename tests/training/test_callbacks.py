@@ -291,7 +291,7 @@ def test_curves_need_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def progress(scale: float = 0.5, share: float = 0.5) -> Progress:
-    return Progress(EPOCHS, STEPS, ProgressiveResizing(scale, share, EPOCHS, []))
+    return Progress(EPOCHS, STEPS, ProgressiveResizing(scale, int(share * EPOCHS), []))
 
 
 def test_progress_is_one_plain_line_an_epoch_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:

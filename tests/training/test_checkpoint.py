@@ -80,7 +80,7 @@ def callbacks_of(kind: str, folder: Path) -> list[keras.callbacks.Callback]:
         Weights(0.7 if kind in ("average", "best average") else 0.0,
                 "best" if "best" in kind else "last"),
         Curves(folder),
-        Progress(EPOCHS, STEPS, ProgressiveResizing(1.0, 0.0, EPOCHS, [])),
+        Progress(EPOCHS, STEPS, ProgressiveResizing(1.0, 0, [])),
     ]  # fmt: skip
     if kind == "plateau":
         made.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.05))
@@ -104,7 +104,7 @@ def train(
         made = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, weight_decay=0.1)
     prepare(model, made, smoothing=0.1, shards=SHARDS, threads=threads)
     rows, val = batches(augmented=True), batches(augmented=False)
-    resizing = ProgressiveResizing(0.75, 0.5, EPOCHS, [rows, val])
+    resizing = ProgressiveResizing(0.75, EPOCHS // 2, [rows, val])
     callbacks = [resizing, *callbacks_of(kind, folder / "curves")]
     resume = Checkpoint(folder / "state", rows, callbacks, "cpu")
     begun = resume.epochs
