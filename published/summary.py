@@ -60,7 +60,8 @@ def measured(folder: Path) -> dict[str, Any]:
     chosen = params.load(folder / "params.yaml")
     trained, results = curve(folder, "train"), metric_files.by_part(folder / "metrics", (*INTERVAL, "images"))
     epochs = len(trained)
-    epoch = curve(folder, "val").iloc[chosen.train.small_epochs :].idxmax() if chosen.train.keep == "best" else epochs
+    small = params.small_epochs(chosen.train.progressive_resizing, chosen.train.epochs)
+    epoch = curve(folder, "val").iloc[small:].idxmax() if chosen.train.keep == "best" else epochs
     rows = metric_files.table(Path("metrics/data/classes.csv"), ("part", "class", "images"))
     rows = rows.loc[rows["part"] == "train", "images"]  # the first of all classes
     start, end = chosen.split.train_slice or (results.get("val", {}).get("images", 0), int(rows.iloc[0]))

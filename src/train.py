@@ -159,7 +159,7 @@ def make_resizing(training: Training) -> ProgressiveResizing:
     """As params.yaml has it, or none, with a warning, where the model takes one image size only."""
     settings = params.load().train
     scale, parts = settings.progressive_resizing.scale, [training.train, training.val]
-    resizing = ProgressiveResizing(scale, settings.small_epochs, parts)
+    resizing = ProgressiveResizing(scale, params.small_epochs(settings.progressive_resizing, settings.epochs), parts)
     if not resizing.epochs:
         return resizing
     small = resized(torch.zeros_like(training.train.images[:1]), scale)  # (1, h, w, C)

@@ -1,9 +1,8 @@
 """Trains a model with other seeds: `make replicate EXP=name SEEDS=5`.
 
-EXP is an experiment, a commit or the workspace. Each seed is a DVC experiment that differs from it in train.seed
-alone. `make compare`, `review` and `report` find these by their dvc.lock, whatever they are called, so a second
-call trains what is missing. A training that was interrupted goes on. `make compare` says beforehand what five seeds
-or more can tell. `make noise` does this for the workspace, and keeps the figures in git (--record).
+EXP is an experiment, a commit or the workspace. Each seed is a DVC experiment that differs from it in train.seed alone.
+`make compare`, `review` and `report` find these by their dvc.lock, whatever they are called, so a second call trains
+what is missing. `make noise` does this for the workspace, and keeps the figures in git (--record).
 """
 
 import argparse

@@ -82,7 +82,7 @@ def content(here: Revision) -> dict[str, Any]:
         "data": {
             "results": [{"part": part} | result for part, result in results.items()],
             "runs": [] if runs is None else runs.to_dict("records"),
-            "small_epochs": chosen.train.small_epochs,
+            "small_epochs": params.small_epochs(chosen.train.progressive_resizing, chosen.train.epochs),
             "curves": {measure: curves(here, measure) for measure in ("accuracy", "loss")},
             "tables": {part: tables(here, part) for part in results},
         },

@@ -114,11 +114,6 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
 
-    @property
-    def small_epochs(self) -> int:
-        """How many of the epochs, the first ones, have smaller images; of 90, a share of 0.7 is 63, not 62.99."""
-        return int(self.progressive_resizing.share * self.epochs + 1e-9) * (self.progressive_resizing.scale < 1)
-
     @pydantic.model_validator(mode="after")
     def _rate_fits(self) -> "Train":
         options = self.optimizer_options.get(self.optimizer, {})
@@ -161,6 +156,11 @@ class Params(Section):
             if is_set and train.schedule != "constant":
                 raise ValueError(f"train.{key} must come with train.schedule: constant; received {train.schedule}")
         return self
+
+
+def small_epochs(resizing: ProgressiveResizing, epochs: int) -> int:
+    """How many of the epochs, the first ones, have smaller images; of 90, a share of 0.7 is 63, not 62.99."""
+    return int(resizing.share * epochs + 1e-9) * (resizing.scale < 1)
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

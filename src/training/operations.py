@@ -29,7 +29,7 @@ def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -
             F.cross_entropy(network(pixels, training=False), torch.zeros(1, dtype=torch.int64)).backward()
         return network.count_params(), counter.get_total_flops()
 
-    small = min(train.small_epochs, epochs)
+    small = min(params.small_epochs(train.progressive_resizing, train.epochs), epochs)
     parameters, whole = of_image(1.0)
     weights, reduced = of_image(train.progressive_resizing.scale) if small else (parameters, whole)
     reduced = reduced if weights == parameters else whole  # it takes one size only, so train leaves resizing out

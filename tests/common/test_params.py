@@ -370,11 +370,8 @@ def test_a_plateau_needs_a_constant_schedule(tmp_path: Path, schedule: str, key:
         (1.0, 0.7, 26, 0),
     ],
 )
-def test_a_share_of_the_epochs_has_small_images(
-    tmp_path: Path, scale: float, share: float, epochs: int, expected: int
-) -> None:
-    resizing = {"train.progressive_resizing.scale": scale, "train.progressive_resizing.share": share}
-    assert params.load(changed(tmp_path, resizing | {"train.epochs": epochs})).train.small_epochs == expected
+def test_a_share_of_the_epochs_has_small_images(scale: float, share: float, epochs: int, expected: int) -> None:
+    assert params.small_epochs(params.ProgressiveResizing(scale=scale, share=share), epochs) == expected
 
 
 # --- files that are no parameters ---------------------------------------------------------------
