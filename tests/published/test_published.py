@@ -83,18 +83,23 @@ def test_subset20k_is_its_authors_code() -> None:
     assert (train.epochs, train.batch_size, train.keep) == (10, 32, "last")
 
 
-def test_heinit_has_the_published_parts() -> None:
-    expected = ["Conv2D", "BatchNormalization", "MaxPooling2D", "Dropout"] * 3
-    expected += ["Flatten", *["Dense", "BatchNormalization", "Dropout"] * 2, "Dense"]
-    assert kinds("heinit") == expected
-    assert of("heinit", keras.layers.Dense, "units") == [2048, 1028, 10]
-    assert of("heinit", keras.layers.Dropout, "rate") == [0.5] * 5
-    for initialiser in of("heinit", keras.layers.Conv2D, "kernel_initializer"):
-        assert isinstance(initialiser, keras.initializers.HeNormal)
+def test_heinit_is_its_authors_code() -> None:
+    assert shapes("heinit", "BatchNormalization", "Dropout") == [
+        *[(28, 28, 64)] * 2, (14, 14, 64), *[(14, 14, 128)] * 2, (7, 7, 128), *[(7, 7, 256)] * 2, (3, 3, 256),
+        (2304,), (2048,), (1028,), (10,),
+    ]  # fmt: skip
+    block = ["Conv2D", "Conv2D", "BatchNormalization", "MaxPooling2D", "Dropout"]
+    dense = ["Flatten", "Dense", "BatchNormalization", "Dropout", "Dense", "BatchNormalization", "Dense"]
+    assert kinds("heinit") == [*block * 3, *dense]
+    model = network("heinit")
+    assert model.count_params() == 7_995_654
+    assert sum(math.prod(weight.shape) for weight in model.trainable_weights) == 7_988_606
+    assert of("heinit", keras.layers.Dropout, "rate") == [0.5] * 4
+    initialisers = [type(found).__name__ for found in of("heinit", keras.layers.Conv2D, "kernel_initializer")]
+    assert initialisers == ["HeNormal", "GlorotUniform"] * 3
     train = settings("heinit").train
-    assert (train.epochs, train.batch_size, train.optimizer) == (50, 32, "adam")
-    assert train.reduce_on_plateau
-    assert train.early_stopping is None
+    assert (train.epochs, train.batch_size, train.keep, train.early_stopping) == (50, 32, "last", None)
+    assert (train.reduce_on_plateau, train.plateau_factor, train.plateau_floor) == (3, 0.2, 0.00001)
 
 
 def test_deep_is_its_authors_code() -> None:
