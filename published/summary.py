@@ -61,6 +61,7 @@ def measured(folder: Path) -> dict[str, Any]:
     trained, results = curve(folder, "train"), metric_files.by_part(folder / "metrics", (*INTERVAL, "images"))
     epochs = len(trained)
     small = params.small_epochs(chosen.train.progressive_resizing, chosen.train.epochs)
+    small = small if small < epochs else 0  # a training that ended before had none: its network takes one size only
     epoch = curve(folder, "val").iloc[small:].idxmax() if chosen.train.keep == "best" else epochs
     rows = metric_files.table(Path("metrics/data/classes.csv"), ("part", "class", "images"))
     rows = rows.loc[rows["part"] == "train", "images"]  # the first of all classes

@@ -288,6 +288,18 @@ def test_an_edited_figure_is_refused(scratch: Path, file: str, pattern: str, new
         summary.main()
 
 
+@pytest.mark.parametrize(("share", "epochs", "best"), [(0.0, 4, 1), (0.5, 4, 3), (0.9, 20, 1)])
+def test_the_best_epoch_is_one_that_training_may_keep(scratch: Path, share: float, epochs: int, best: int) -> None:
+    """The last case stopped before its images would have become full: its network took one size only."""
+    folder = scratch / "basic"
+    for part, accuracies in {"train": (0.1, 0.2, 0.3, 0.4), "val": (0.9, 0.5, 0.8, 0.7)}.items():
+        rows = [f"{step}\t{accuracy}\n" for step, accuracy in enumerate(accuracies, 1)]
+        (folder / f"metrics/curves/plots/metrics/{part}/accuracy.tsv").write_text("step\taccuracy\n" + "".join(rows))
+    resizing = {"train.progressive_resizing": {"scale": 0.7, "share": share}}
+    set_params(folder, resizing | {"train.keep": "best", "train.epochs": epochs})
+    assert summary.measured(folder)["train_accuracy"] == pytest.approx(best / 10)
+
+
 @pytest.mark.parametrize(("name", "claim", "why"), [("basic", "0.99", ""), ("basic", "0.5", "It is small.")])
 def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
     scratch: Path, name: str, claim: str, why: str
