@@ -146,7 +146,7 @@ def test_all_parts_in_small(
         heinit = parts["heinit"]
         assert heinit["test accuracy"] == accuracy_of_the_file(trained["heinit"], prepared, tmp_path)
         assert heinit["steps"] == 2 * 5  # epochs of 300 rows
-        assert trained["heinit"].network.count_params() == 4_583_878
+        assert trained["heinit"].network.count_params() == 7_995_654
 
 
 def test_the_test_accuracy_is_that_of_the_model_file(

@@ -42,9 +42,9 @@ def test_logits_are_those_of_stock_keras(name: str) -> None:
 def test_fifty_steps_are_those_of_stock_keras(name: str) -> None:
     shape = (16, 16, 1)  # on 28 × 28, subset20k has a dense layer of 29 million weights
     # Max-pooling makes training chaotic: at larger rates stock Keras does not even agree with itself
-    # when one weight is changed by a millionth. At this one rounding has no time to grow, or at a tenth
-    # of it, where dense layers are wide.
-    rate = 1e-5 if name in {"deep", "heinit"} else 1e-4
+    # when one weight is changed by a millionth. At these rounding has no time to grow. On its way heinit
+    # differs from itself by up to 0.15 (six orders of images).
+    rate, limit = {"deep": (1e-5, 0.1), "heinit": (1e-6, 0.2)}.get(name, (1e-4, 0.1))
     stock, native = twins(architecture(name, shape), fresh=True)
     for layer in [*stock.layers, *native.layers]:
         if isinstance(layer, layers.Dropout):
@@ -61,7 +61,7 @@ def test_fifty_steps_are_those_of_stock_keras(name: str) -> None:
     for weight in native.trainable_weights:
         way = np.linalg.norm(end[weight.path] - start[weight.path])
         error = np.linalg.norm(weight.numpy() - end[weight.path])
-        assert error < 0.1 * way, weight.path
+        assert error < limit * way, weight.path
 
 
 def test_the_default_architecture_never_waits_for_keras_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
