@@ -157,7 +157,11 @@ def measure(under: str) -> dict[str, str]:
     Raises:
         InputError: it fails.
     """
-    words = [*shlex.split(under), sys.executable, "-EB", __file__, "--print"]
+    try:
+        command = shlex.split(under)
+    except ValueError as error:
+        raise InputError(f"--under must be a command as a shell reads it; received {under}: {error}") from None
+    words = [*command, sys.executable, "-EB", __file__, "--print"]
     try:
         done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
     except FileNotFoundError:

@@ -1,11 +1,12 @@
 """Results of benchmarks/, read for the pages that show them."""
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from common import params
+from common import files, params
 from common.errors import InputError
 
 from analysis import dvc_lock, metric_files
@@ -33,14 +34,17 @@ def key_to_train() -> str:
     """`training_key`, for a program that trains with params.yaml.
 
     Raises:
-        InputError: dvc.lock has results of other parameters, with which new ones would be mixed up; or as there.
+        InputError: dvc.lock has results of other parameters or code, with which new ones would be mixed up; or as there.
     """
+    inputs = {key: value for stage in dvc_lock.read().values() for key, value in stage.inputs.items()}
+    there = {key or file: value for (file, key), value in inputs.items() if file.startswith(("params.yaml", "src/"))}
     here = dvc_lock.leaves(params.read_yaml(Path("params.yaml"), dict[str, Any]))
-    for stage in dvc_lock.read().values():
-        for (file, key), value in stage.inputs.items():
-            if file == "params.yaml" and here.get(key) != value:
-                rule = "params.yaml must be as dvc.lock has it (make repro, or git restore params.yaml)"
-                raise InputError(f"{rule}; received {key} {here.get(key)}, there {value}")
+    here |= {file: files.md5(Path(file)) for file, _ in inputs if file.startswith("src/")}
+    for key in there | here:
+        known, found = (values.get(key, "nothing") for values in (there, here))
+        if known != found:
+            rule = "params.yaml and src/ must be as dvc.lock has them (make repro, or git restore)"
+            raise InputError(f"{rule}; received {key} {found}, there {known}")
     return training_key()
 
 
@@ -100,6 +104,13 @@ def models() -> dict[str, str]:
     published = dvc_lock.parse((PUBLISHED / dvc_lock.LOCK).read_bytes(), f" of {PUBLISHED}")
     stages = {"default": dvc_lock.read()["train"], "deep": published["train@deep"]}
     return {name: stage.outputs[dvc_lock.MODEL] for name, stage in stages.items()}
+
+
+def positive(text: str) -> int:
+    """A number of rounds, pairs or seeds on the command line."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; received {text}")
+    return value
 
 
 def machine(found: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def main() -> None:
         raise InputError("dvc.lock must be committed, since the clone has the last commit; received an edited one")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "clone"
-        subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)
+        git("clone", "--quiet", ".", str(folder))
         environment, _ = seconds(folder, ".venv/run")
         pipeline, output = seconds(folder, "repro")
         if "\nReproduced" not in f"\n{output}":

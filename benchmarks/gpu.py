@@ -70,7 +70,7 @@ LIMIT = 48 * 2**20  # bytes of .gpu
 
 
 def pack(target: Path, data: Path) -> None:
-    """Writes the prepared arrays and the wheels that the other machine lacks into an emptied folder.
+    """Writes the prepared arrays and the wheels that the other machine lacks into `target`, in the place of those there.
 
     Args:
         data: as data/prepared.

@@ -101,7 +101,7 @@ def start_up(image: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=benchmark_files.positive, default=11)
     parser.add_argument("--again", action="store_true", help="measure this model once more")
     chosen = parser.parse_args()
     if benchmark_files.is_measured("latency", chosen.again):

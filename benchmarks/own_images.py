@@ -14,7 +14,6 @@ where it was stopped. About 40 minutes on two cores.
 """
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -24,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import files, idx, params
+from common import files, params
 
 import matplotlib
 import numpy as np
@@ -120,13 +119,6 @@ def write_pictures(pictures: Pictures) -> None:
         picture.save(path)
 
 
-def write_idx() -> None:
-    (FOLDER / "data/input").mkdir(parents=True)
-    for prefix, (images, labels) in zip(("train", "t10k"), digits().values(), strict=True):
-        (FOLDER / f"data/input/{prefix}-images-idx3-ubyte").write_bytes(idx.encode(images))
-        (FOLDER / f"data/input/{prefix}-labels-idx1-ubyte").write_bytes(idx.encode(labels))
-
-
 def shaped(side: int, channels: int) -> dict[str, Any]:
     return {"data.height": side, "data.width": side, "data.channels": channels}
 
@@ -137,7 +129,7 @@ NO_FLIP: dict[str, Any] = {"train.augmentation.flip": "none"}
 SETS: dict[str, tuple[Callable[[], None] | None, dict[str, Any]]] = {
     "shapes, 64 × 64": (lambda: write_pictures(shapes()), PICTURES | shaped(64, 3)),
     "digits, PNG": (lambda: write_pictures(digit_pictures()), PICTURES | NO_FLIP),
-    "digits, IDX, 8 × 8": (write_idx, {"data.source": "idx", **shaped(8, 1)} | NO_FLIP),
+    "digits, IDX, 8 × 8": (lambda: rerun.write_idx(FOLDER, digits()), {"data.source": "idx", **shaped(8, 1)} | NO_FLIP),
     "photographs, tiles": (lambda: write_pictures(tiles()), PICTURES | shaped(TILE, 3)),
     "Fashion-MNIST, 500 rows": (None, {"split.train_size": 500, "split.val_size": 500}),
 }
@@ -158,9 +150,7 @@ def lay_out(write: Callable[[], None] | None, changes: dict[str, Any]) -> None:
 
 def ours() -> dict[str, float]:
     """Accuracy on test of the stages, and the seconds of train."""
-    seconds = rerun.run_stage("train", FOLDER)
-    rerun.run_stage("evaluate", FOLDER)
-    found = json.loads((FOLDER / "metrics/test.json").read_text("utf-8"))
+    seconds, found = rerun.train_and_evaluate(FOLDER, "test")
     return {"ours": found.get("macro_accuracy", found["accuracy"]), "seconds": round(seconds, 1)}
 
 
@@ -193,7 +183,9 @@ def theirs(seed: int) -> dict[str, float | int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each set (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=benchmark_files.positive, default=SEEDS, help="of each set (default: %(default)s)"
+    )
     parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS), help="(default: all)")
     chosen = parser.parse_args()
     os.environ["CHECKPOINT_DIR"] = ".cache/checkpoints"  # in the run's own folder: none goes on from an earlier one

@@ -150,6 +150,8 @@ def main() -> None:
     class_names = Classifier(MODEL).class_names
     images, labels = arrays.load("train")
     rows = arrays.load_rows("val", len(images))
+    if not len(rows):
+        raise InputError("split.val_size must leave val images, which are made pictures of; received none")
     val, val_labels = images[rows][..., 0], labels[rows]  # (N, 28, 28), (N,)
     few, fewer, many = val[: drawn_pictures.COUNT], val[:ALTERED], val[:PHOTOGRAPHS]
 
@@ -168,7 +170,7 @@ def main() -> None:
     def inputs(found: list[Prediction | None]) -> np.ndarray:
         return np.stack([each.image for each in found if each])
 
-    def unlike(found: list[Prediction | None]) -> float:
+    def out_of_distribution(found: list[Prediction | None]) -> float:
         return round(sum(not each or each.out_of_distribution for each in found) / len(found), 4)
 
     no_garments = {kind: predictions(map(as_file, given)) for kind, given in drawn_pictures.no_garments().items()}
@@ -186,7 +188,7 @@ def main() -> None:
         altered[variant] = {
             "background by the authors' rule": authors,
             "here": accuracy(found),
-            "right answers called out of distribution": unlike(right(found)),
+            "right answers called out of distribution": out_of_distribution(right(found)),
         }
         print(f"{variant}: {altered[variant]}")
 
@@ -200,10 +202,10 @@ def main() -> None:
         print(f"{name}: {areas[name]}")
     results: dict[str, Any] = {
         "training": benchmark_files.training_key(),
-        "unlike": {
+        "out of distribution": {
             kind: {
                 "pictures": len(found),
-                "unlike": unlike(found),
+                "out of distribution": out_of_distribution(found),
                 "too little contrast": sum(each is None for each in found),
             }
             for kind, found in (no_garments | rare).items()
@@ -212,13 +214,13 @@ def main() -> None:
             "images": len(many),
             "accuracy": accuracy(direct),
             "accuracy as photographs": accuracy(again),
-            "unlike": unlike(direct),
-            "unlike as photographs": unlike(again),
+            "out of distribution": out_of_distribution(direct),
+            "out of distribution as photographs": out_of_distribution(again),
         },
         "altered": {"images": len(fewer), "shares": altered},
         "areas": areas,
     }
-    print(json.dumps(results["unlike"] | results["val"], indent=2))
+    print(json.dumps(results["out of distribution"] | results["val"], indent=2))
     files.write_json(RESULTS, results)
 
 

@@ -12,7 +12,6 @@ benchmarks/recipe.svg after each run, and continues where it was stopped, on any
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -45,10 +44,8 @@ def measure(run: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Trains and evaluates one run; gives it with its machine, seconds and accuracy."""
     before = fixed_step()
     rerun.prepare(RERUN, ALL_ROWS | changes | {"train.precision": run["precision"], "train.seed": run["seed"]})
-    seconds = rerun.run_stage("train", RERUN)
-    rerun.run_stage("evaluate", RERUN)
-    accuracy = json.loads((RERUN / "metrics/test.json").read_text("utf-8"))["accuracy"]
-    measured = {"accuracy": accuracy, "seconds": round(seconds, 1), "fixed_step_ms": round(1000 * before, 2)}
+    seconds, figures = rerun.train_and_evaluate(RERUN, "test")
+    measured = {"accuracy": figures["accuracy"], "seconds": round(seconds, 1), "fixed_step_ms": round(1000 * before, 2)}
     return run | {"changes": changes} | measured | {"machine": machine()}
 
 
@@ -98,7 +95,9 @@ def draw(runs: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=benchmark_files.positive, default=SEEDS, help="of each recipe (default: %(default)s)"
+    )
     parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES), help="(default: all)")
     chosen = parser.parse_args()
     # in the re-run's folder, which each run empties: else a training could continue an earlier one

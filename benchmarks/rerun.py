@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import files, params
+from common import files, idx, params
 from common.errors import InputError
 
+import numpy as np
 from ruamel.yaml import YAML
+
+from analysis import metric_files
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -44,6 +47,22 @@ def run_stage(name: str, folder: Path) -> float:
     if done.returncode:
         raise InputError(f"{name} must succeed in {folder}; it ended with {done.returncode}")
     return time.perf_counter() - start
+
+
+def train_and_evaluate(folder: Path, part: str) -> tuple[float, dict[str, Any]]:
+    """The seconds of train, and the metrics of `part`; errors are those of `run_stage`."""
+    seconds = run_stage("train", folder)
+    run_stage("evaluate", folder)
+    return seconds, metric_files.read(folder / f"metrics/{part}.json", ("accuracy",))
+
+
+def write_idx(folder: Path, parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Writes images (N, H, W) and labels (N,) of train and test, uint8, as IDX files into data/input of `folder`."""
+    (folder / "data/input").mkdir(parents=True)
+    for part, (images, labels) in parts.items():
+        prefix = {"train": "train", "test": "t10k"}[part]
+        (folder / f"data/input/{prefix}-images-idx3-ubyte").write_bytes(idx.encode(images))
+        (folder / f"data/input/{prefix}-labels-idx1-ubyte").write_bytes(idx.encode(labels))
 
 
 def write_params(path: Path, changes: dict[str, Any], base: Path = Path("params.yaml")) -> None:

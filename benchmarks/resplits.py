@@ -9,12 +9,11 @@ run, and continues where it was stopped.
 """
 
 import argparse
-import json
 import shutil
 from itertools import product
 from pathlib import Path
 
-from common import arrays, classes, files, idx
+from common import arrays, classes, files
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -36,10 +35,8 @@ def write_split(folder: Path, seed: int) -> None:
     images, labels = (np.concatenate(both) for both in zip(*parts, strict=True))
     test_size = len(parts[1][1])
     rows = train_test_split(np.arange(len(labels)), test_size=test_size, random_state=seed, stratify=labels)
-    (folder / "data/input").mkdir(parents=True)
-    for prefix, chosen in zip(("train", "t10k"), rows, strict=True):
-        (folder / f"data/input/{prefix}-images-idx3-ubyte").write_bytes(idx.encode(images[chosen, :, :, 0]))
-        (folder / f"data/input/{prefix}-labels-idx1-ubyte").write_bytes(idx.encode(labels[chosen]))
+    split = zip(("train", "test"), rows, strict=True)
+    rerun.write_idx(folder, {part: (images[chosen, :, :, 0], labels[chosen]) for part, chosen in split})
     (folder / "data/input/classes.txt").write_text("\n".join(classes.FASHION_MNIST), "utf-8")
     (folder / "data/raw").mkdir()
 
@@ -51,9 +48,9 @@ def measure(system: str, seed: int) -> float:
     parameters, precision = SYSTEMS[system]
     changes = {"data.source": "idx", "train.precision": precision}
     rerun.write_params(FOLDER / "params.yaml", changes, parameters / "params.yaml")
-    for stage in ("prepare", "split", "train", "evaluate"):
+    for stage in ("prepare", "split"):
         rerun.run_stage(stage, FOLDER)
-    return json.loads((FOLDER / "metrics/test.json").read_text("utf-8"))["accuracy"]
+    return rerun.train_and_evaluate(FOLDER, "test")[1]["accuracy"]
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from random import SystemRandom
 from typing import Any
 from unittest import mock
 
-from common import files, seal
+from common import files, locks, seal
 from common.errors import InputError
 
 import torch
@@ -130,11 +130,6 @@ def place() -> dict[str, str]:
     }
 
 
-def md5_hash(content: bytes) -> str:
-    """As in dvc.lock."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
 def read() -> dict[str, Any]:
     """The results of this training so far.
 
@@ -151,9 +146,10 @@ def is_known(section: str, identity: dict[str, Any]) -> bool:
 
 
 def add(section: str, result: dict[str, Any]) -> None:
-    known = read()
-    known[section].append(result)
-    files.write_json(RESULTS, known)
+    with locks.exclusive(FOLDER / "results.lock"):  # other runs may end at the same time
+        known = read()
+        known[section].append(result)
+        files.write_json(RESULTS, known)
 
 
 def is_committed(run: dict[str, Any]) -> bool:
@@ -187,7 +183,7 @@ def repeat(run: Run, folder: Path) -> dict[str, str]:
             run.before(folder)
         rerun.run_stage("train", folder)
         rerun.run_stage("evaluate", folder)
-    return {"md5": md5_hash((folder / dvc_lock.MODEL).read_bytes())}
+    return {"md5": str(files.md5(folder / dvc_lock.MODEL))}
 
 
 def on_test(one: Path, other: Path) -> dict[str, float]:
@@ -251,31 +247,31 @@ def run_stages(folder: Path, rows: int, epochs: int, under: Sequence[str] = (), 
 def hashes(folder: Path) -> dict[str, str]:
     """The MD5 hash of every output, by path."""
     paths = sorted(path for top in OUTPUTS for path in (folder / top).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): md5_hash(path.read_bytes()) for path in paths}
+    return {str(path.relative_to(folder)): str(files.md5(path)) for path in paths}
 
 
-def one_hash(of_outputs: dict[str, str]) -> str:
-    return md5_hash(repr(sorted(of_outputs.items())).encode())
+def one_hash(outputs: dict[str, str]) -> str:
+    return hashlib.md5(repr(sorted(outputs.items())).encode(), usedforsecurity=False).hexdigest()
 
 
-def without_paths(command: str) -> str:
-    return re.sub(r"[^\s=]*/", "", command)
+def without_paths(command: list[str]) -> str:
+    return re.sub(r"[^\s=]*/", "", " ".join(command))
 
 
-def measure_small(rows: int, epochs: int, under: str, name: str, stages: Sequence[str] = STAGES) -> None:
+def measure_small(rows: int, epochs: int, under: list[str], name: str, stages: Sequence[str] = STAGES) -> None:
     """Runs the small pipeline here, then on the imitated processor where there is one, or these stages of it.
 
     Raises:
         InputError: an output has other bytes than in the first run with as many rows and epochs, now or earlier.
     """
     some = "" if {*stages} == {*STAGES} else f", {' and '.join(stages)} alone"
-    for command, processor in [("", ""), (under, name)][: 2 if under else 1]:
+    for command, processor in [([], ""), (under, name)][: 2 if under else 1]:
         identity: dict[str, Any] = {"imitated": processor, "by": without_paths(command) + (some if command else "")}
         identity |= {"rows": rows, "epochs": epochs} | place()
         if not is_known("small", identity):
             print(f"all stages: {processor or 'native'}", flush=True)
             folder = FOLDER / f"small {processor or 'native'}"
-            run_stages(folder, rows, epochs, shlex.split(command), stages)
+            run_stages(folder, rows, epochs, command, stages)
             found = hashes(folder)
             add("small", identity | {"outputs": found})
             print(f"{one_hash(found)}, {len(found)} outputs", flush=True)
@@ -291,14 +287,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=RUNS, metavar="RUN", help=f"of: {', '.join(RUNS)}")
     parser.add_argument("--small", action="store_true", help="all stages on few rows")
-    parser.add_argument("--under", default="", metavar="COMMAND", help="starts the interpreter of each stage")
+    parser.add_argument(
+        "--under", type=shlex.split, default=[], metavar="COMMAND", help="starts the interpreter of each stage"
+    )
     parser.add_argument("--name", default="", help="of the processor that COMMAND imitates")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="under COMMAND (default: all)")
     parser.add_argument("--rows", type=int, default=6000, help="for training (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="(default: %(default)s)")
     chosen = parser.parse_args()
     if chosen.under and not (chosen.small and chosen.name):
-        raise InputError(f"--under must come with --small and --name; received {chosen.under}")
+        raise InputError(f"--under must come with --small and --name; received {shlex.join(chosen.under)}")
     if chosen.small:
         measure_small(chosen.rows, chosen.epochs, chosen.under, chosen.name, chosen.stages)
     else:

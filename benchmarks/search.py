@@ -1,6 +1,6 @@
 """What `make sweep` proposes (TPE), and a Gaussian process, beside random search at the same number of trials.
 
-Five sweeps of each, with the space, metric and trials of sweep.yaml, on a small setting: `plain`, 6,000 training rows of
+Five sweeps of each, with the space and trials of sweep.yaml, by accuracy, on a small setting: `plain`, 6,000 training rows of
 the data that is prepared here, two epochs, val alone. All begin with the same trial, and with the same seeds. What counts is the best val accuracy after each trial.
 
 `python benchmarks/search.py` (after `make repro`) writes benchmarks/search.json after each trial, and continues where
@@ -8,7 +8,6 @@ it was stopped. 180 short trainings: about 45 minutes on two idle cores.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,18 +45,16 @@ SAMPLERS = {
 
 def accuracy(changes: dict[str, Any]) -> float:
     rerun.prepare(RERUN, changes)
-    rerun.run_stage("train", RERUN)
-    rerun.run_stage("evaluate", RERUN)
-    return json.loads((RERUN / "metrics/val.json").read_text())["accuracy"]
+    return rerun.train_and_evaluate(RERUN, "val")[1]["accuracy"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", type=int, default=5, help="of each sampler")
+    parser.add_argument("--sweeps", type=benchmark_files.positive, default=5, help="of each sampler")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     current = params.changed(params.load(), SETTING)
-    search = search_space.load(current)
+    search = search_space.load(current).model_copy(update={"metric": "accuracy"})
     baseline = search.encoded(dvc_lock.leaves(current.model_dump()))
     key = {"machine": machine(), "setting": SETTING, "search": search.model_dump(mode="json")}
     results: dict[str, Any] = benchmark_files.earlier(RESULTS, **key) or key | {"runs": []}

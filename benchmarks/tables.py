@@ -86,7 +86,7 @@ def operations_table() -> str:
 NO_PICTURES = "Not measured with this model (`python benchmarks/pictures.py`)."
 
 
-def unlike_table() -> str:
+def out_of_distribution_table() -> str:
     """How often pictures are called out of distribution; errors are those of `benchmark_files.results`."""
     limit = metric_files.read(Path("metrics/unlikeness.json"), ("train_images", "val_images"))
     part, count = ("val", limit["val_images"]) if limit["val_images"] else ("training", limit["train_images"])
@@ -94,10 +94,12 @@ def unlike_table() -> str:
     note = f"Others: {NO_PICTURES[0].lower()}{NO_PICTURES[1:]}"
     if found := benchmark_files.results("pictures", of_this_training=True):
         again = found["val"]
-        shares[f"val images made photographs again ({again['images']:,})"] = f"{again['unlike as photographs']:.1%}"
-        for kind, pictures in found["unlike"].items():
+        shares[f"val images made photographs again ({again['images']:,})"] = (
+            f"{again['out of distribution as photographs']:.1%}"
+        )
+        for kind, pictures in found["out of distribution"].items():
             refused = pictures["too little contrast"] / pictures["pictures"]
-            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['unlike']:.1%}" + (
+            shares[f"{kind} ({pictures['pictures']:,})"] = f"{pictures['out of distribution']:.1%}" + (
                 f" ({refused:.1%}: too little contrast)" if refused else ""
             )
         note = (
@@ -268,7 +270,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     Path("published/README.md"): {"resplits": resplits_table},
     Path("MODEL_CARD.md"): {
         "altered": altered_table,
-        "unlike": unlike_table,
+        "out of distribution": out_of_distribution_table,
         "scores": scores_table,
         "speed": speed_table,
     },

@@ -264,7 +264,7 @@ def ratios(speeds: pd.DataFrame) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=benchmark_files.positive, default=11)
     parser.add_argument("--images", type=int, default=2048, help="trained in a round (default: %(default)s)")
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[128, 256, 512])
     chosen = parser.parse_args()

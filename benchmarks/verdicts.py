@@ -28,23 +28,25 @@ from pathlib import Path
 from typing import Any
 
 from common import files
+from common.errors import InputError
 
 import numpy as np
 import pandas as pd
 
 import benchmark_files
-from analysis import comparison
+from analysis import comparison, metric_files
 from analysis.seeds import Seeds
 
 RESULTS = Path("benchmarks/verdicts.json")
 BARS = {"test": (10_000, 0.0030), "val": (5_000, 0.0050)}  # images, and the true difference to be told
 CHURN = 0.021  # share of the images on which two seeds disagree
 ACCURACY = 0.94
-NUMBERS = {  # of seeds of both models, and how many are known of the first one by their accuracy alone
-    "one training beside five known": ((5, 1), 5),
-    "one training beside two known": ((2, 1), 2),
-    "two seeds on each side": ((2, 2), 0),
-    "five seeds on each side": ((5, 5), 0),
+DISAGREEMENTS = (0.0, 0.005, 0.01, 0.02)
+NUMBERS = {  # of seeds of both models
+    "one training beside five known": (5, 1),
+    "one training beside two known": (2, 1),
+    "two seeds on each side": (2, 2),
+    "five seeds on each side": (5, 5),
 }
 
 
@@ -88,18 +90,19 @@ def simulate(
     return sides[0], sides[1]
 
 
-def rates(pairs: int, key: list[Any], known: int = 0, **case: Any) -> dict[str, float]:
+def rates(pairs: int, key: list[Any], **case: Any) -> dict[str, float]:
     """The share of each verdict.
+
+    Beside a single training, all but one seed of the first model are known by their accuracy alone, as from noise.csv.
 
     Args:
         key: makes the random numbers of a case its own.
-        known: number of seeds of the first model of which only the accuracy is known, as from noise.csv.
     """
     rng = np.random.default_rng([int(1e6 * value) for value in key])
     found: Counter[str] = Counter()
     for _ in range(pairs):
         before, after = simulate(rng, **case)
-        if known:
+        if case["seeds"][1] == 1:
             before = Seeds(before.accuracy, before.right[[0]], before.labels)
         found[comparison.difference(before, after).verdict] += 1
     return {verdict: round(found[verdict] / pairs, 4) for verdict in ("better", "worse", "within noise")}
@@ -109,11 +112,11 @@ def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, 
     """Wrong verdicts of equal models, and right ones at the bar of `part`."""
     images, gain = BARS[part]
     found = []
-    for (kind, std), common, disagreement in itertools.product(spreads.items(), (0.0, 0.5), (0.0, 0.005, 0.01, 0.02)):
+    for (kind, std), common, disagreement in itertools.product(spreads.items(), (0.0, 0.5), DISAGREEMENTS):
         case: dict[str, Any] = {"images": images, "std": std, "common": common, "disagreement": disagreement}
         key = [images, std, common, disagreement]
         equal = rates(pairs, [*key, 0], seeds=(5, 5), gain=0.0, **case)
-        single = rates(pairs, [*key, 1], known=5, seeds=(5, 1), gain=0.0, **case)
+        single = rates(pairs, [*key, 1], seeds=(5, 1), gain=0.0, **case)
         row = {"part": part, "spread": kind, "std": round(std, 6), "common": common, "disagreement": disagreement}
         row |= {"wrong of equal": round(1 - equal["within noise"], 4)}
         row |= {"wrong of equal, one training beside five known": round(1 - single["within noise"], 4)}
@@ -127,12 +130,12 @@ def measure(pairs: int, spreads: dict[str, float], part: str) -> list[dict[str, 
 def limits(pairs: int, spreads: dict[str, float]) -> list[dict[str, Any]]:
     """The most wrong verdicts of equal models, by numbers of seeds and ratio of spreads, on the test images."""
     images, found = BARS["test"][0], []
-    for (numbers, (seeds, known)), ratio in itertools.product(NUMBERS.items(), (1.0, 2.0, 3.0)):
+    for (numbers, seeds), ratio in itertools.product(NUMBERS.items(), (1.0, 2.0, 3.0)):
         wrong = []
         for std, coherent, disagreement in itertools.product(spreads.values(), (0.5, 0.9), (0.0, 0.005)):
             key = [images, std, coherent, disagreement, 3, *seeds, ratio]
             case: dict[str, Any] = {"std": std, "coherent": coherent, "disagreement": disagreement, "ratio": ratio}
-            equal = rates(pairs, key, known, images=images, seeds=seeds, common=0.0, gain=0.0, **case)
+            equal = rates(pairs, key, images=images, seeds=seeds, common=0.0, gain=0.0, **case)
             wrong.append(round(1 - equal["within noise"], 4))
         found.append({"seeds": numbers, "ratio of spreads": ratio, "wrong of equal": max(wrong)})
         print(json.dumps(found[-1]), flush=True)
@@ -141,15 +144,25 @@ def limits(pairs: int, spreads: dict[str, float]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000, help="simulated pairs of models in a case")
+    parser.add_argument(
+        "--pairs", type=benchmark_files.positive, default=2000, help="simulated pairs of models in a case"
+    )
     parser.add_argument("--again", action="store_true", help="simulate this spread over seeds once more")
     chosen = parser.parse_args()
     pairs = chosen.pairs
-    noise = json.loads(Path("metrics/noise.json").read_text("utf-8"))
+    noise = metric_files.read(Path("metrics/noise.json"), tuple(BARS))
     spreads = {
         part: {"committed": noise[part]["accuracy"]["std"], "wider": np.sqrt(CHURN / 2 / images)}
         for part, (images, _) in BARS.items()
     }
+    for part, (images, _) in BARS.items():
+        # of a wider one more images are open than this accuracy leaves (`simulate`)
+        most = np.sqrt((2 * (1 - ACCURACY) - DISAGREEMENTS[-1]) / (6 * images))
+        if spreads[part]["committed"] > most:
+            raise InputError(
+                f"the standard deviation over seeds must be at most {most:.5f} on {part}, for an accuracy of "
+                f"{ACCURACY}; received {spreads[part]['committed']:.5f} in metrics/noise.json"
+            )
     earlier = benchmark_files.earlier(RESULTS)
     stds = {case["part"]: case["std"] for case in earlier.get("cases", []) if case["spread"] == "committed"}
     is_same = stds == {part: round(each["committed"], 6) for part, each in spreads.items()}

@@ -54,6 +54,8 @@ def test_a_command_that_is_missing_or_fails_is_one_line() -> None:
         arithmetic.measure("no-such-program")
     with pytest.raises(InputError, match=r"^all operations must be computed under false; it ended with 1$"):
         arithmetic.measure("false")
+    with pytest.raises(InputError, match=r"^--under must be a command as a shell reads it; received '"):
+        arithmetic.measure("'")
 
 
 @pytest.mark.slow

@@ -296,27 +296,27 @@ def test_the_first_make_repro_begins_with_it(folder: Path) -> None:
 
 PICTURES = {
     "training": "this training",
-    "unlike": {
-        "letters": {"pictures": 1234, "unlike": 0.456, "too little contrast": 0},
-        "gradients": {"pictures": 100, "unlike": 0.8, "too little contrast": 25},
+    "out of distribution": {
+        "letters": {"pictures": 1234, "out of distribution": 0.456, "too little contrast": 0},
+        "gradients": {"pictures": 100, "out of distribution": 0.8, "too little contrast": 25},
     },
-    "val": {"images": 5000, "accuracy": 0.9, "accuracy as photographs": 0.8, "unlike as photographs": 0.1},
+    "val": {"images": 5000, "accuracy": 0.9, "accuracy as photographs": 0.8, "out of distribution as photographs": 0.1},
     "altered": {"images": 1000, "shares": {"one speck": {"corners' colour": 0.85, "here": 0.94}}},
     "areas": {"energy": {"letters": 0.75, "noise": 0.85}, "distance": {"letters": 0.95, "noise": 1.0}},
 }
 
 
-def test_what_is_called_unlike(folder: Path) -> None:
-    before = squeezed(tables.unlike_table())
+def test_what_is_called_out_of_distribution(folder: Path) -> None:
+    before = squeezed(tables.out_of_distribution_table())
     assert "| val images, which set the limit (5,000) | 2 in 100, by definition |" in before
     assert "Others: not measured with this model" in before
     write("benchmarks/pictures.json", PICTURES)
-    text = squeezed(tables.unlike_table())
+    text = squeezed(tables.out_of_distribution_table())
     assert "| val images made photographs again (5,000) | 10.0% |" in text
     assert "| letters (1,234) | 45.6% |\n| gradients (100) | 80.0% (25.0%: too little contrast) |" in text
     assert "80.00% are classified correctly, 90.00% as they are." in text
     write("metrics/unlikeness.json", {"distance_limit": 0.0, "train_images": 9, "val_images": 0})
-    assert "| training images, which set the limit (9) |" in squeezed(tables.unlike_table())
+    assert "| training images, which set the limit (9) |" in squeezed(tables.out_of_distribution_table())
 
 
 def test_scores_and_altered_pictures(folder: Path) -> None:
@@ -346,8 +346,8 @@ def test_speed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "content", "table"),
     [
-        ("benchmarks/pictures.json", PICTURES | {"training": "another"}, tables.unlike_table),
-        ("metrics/unlikeness.json", {}, tables.unlike_table),
+        ("benchmarks/pictures.json", PICTURES | {"training": "another"}, tables.out_of_distribution_table),
+        ("metrics/unlikeness.json", {}, tables.out_of_distribution_table),
         ("benchmarks/latency.json", [], tables.speed_table),
         ("benchmarks/latency.json", SPEED | {"training": "another"}, tables.speed_table),
     ],

@@ -97,13 +97,25 @@ def test_a_model_is_measured_once_and_it_must_be_the_one_in_dvc_lock(
     assert not benchmark_files.is_measured("speed of it", again=False)
 
 
-def test_nothing_is_trained_under_the_key_of_other_parameters(lock: dict[str, Any]) -> None:
+def test_nothing_is_trained_under_the_key_of_other_parameters_or_code(lock: dict[str, Any]) -> None:
     own = {name: {"seed": 0, "rate": 0.5, "parts": ["val"]} for name in lock["stages"]}
-    Path("params.yaml").write_text(json.dumps(own | {"other": 1}))  # which no stage has
-    assert benchmark_files.key_to_train() == benchmark_files.training_key()
-    own["train"]["rate"] = 0.4
+    Path("src").mkdir()
+    for name in lock["stages"]:
+        Path(f"src/{name}.py").write_text(name)
+        lock["stages"][name]["deps"][0]["md5"] = files.md5(Path(f"src/{name}.py"))
+    write(lock)
     Path("params.yaml").write_text(json.dumps(own))
-    with pytest.raises(
-        InputError, match=r"^params.yaml must be as dvc.lock has it .*; received train.rate 0.4, there 0.5$"
+    assert benchmark_files.key_to_train() == benchmark_files.training_key()
+    for train, received in (
+        ({"rate": 0.4}, "train.rate 0.4, there 0.5"),
+        ({"new": {"deeper": 3}}, "train.new.deeper 3, there nothing"),
     ):
+        Path("params.yaml").write_text(json.dumps(own | {"train": own["train"] | train}))
+        with pytest.raises(
+            InputError, match=rf"^params.yaml and src/ must be as dvc.lock has them .*; received {received}$"
+        ):
+            benchmark_files.key_to_train()
+    Path("params.yaml").write_text(json.dumps(own))
+    Path("src/train.py").write_text("edited")
+    with pytest.raises(InputError, match=r"; received src/train\.py \w{32}, there \w{32}$"):
         benchmark_files.key_to_train()

@@ -1,10 +1,12 @@
 """Pairs of models are simulated with the spread, the difference and the disagreement that a case names."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from common import files
+from common.errors import InputError
 
 import numpy as np
 import pytest
@@ -53,6 +55,25 @@ def test_a_committed_share_follows_from_the_code_and_the_noise_of_today() -> Non
     assert row["wrong of equal"] == round(1 - found["within noise"], 4) > 0
 
 
+def test_a_spread_that_no_such_accuracy_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["verdicts.py"])
+    monkeypatch.setattr(verdicts, "measure", lambda *_: [])
+    monkeypatch.setattr(verdicts, "limits", lambda *_: [])
+    (tmp_path / "benchmarks").mkdir()
+    most = 0.00129  # on test; val has fewer images
+    for std, message in (
+        (most, ""),
+        (most + 0.0001, rf"^the standard deviation .* at most {most} on test, .*; received"),
+    ):
+        files.write_json(Path("metrics/noise.json"), {part: {"accuracy": {"std": std}} for part in verdicts.BARS})
+        with pytest.raises(InputError, match=message) if message else nullcontext():
+            verdicts.main()
+    widest: dict[str, Any] = {"images": 10_000, "std": most, "common": 0.0, "disagreement": max(verdicts.DISAGREEMENTS)}
+    verdicts.simulate(np.random.default_rng(0), seeds=(1, 1), gain=0.0, **widest)
+
+
 def test_a_spread_is_simulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "metrics").mkdir()
@@ -67,7 +88,7 @@ def test_a_spread_is_simulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(verdicts, "limits", lambda pairs, spreads: [])
     for std, words, simulated in (
         (0.001, [], True), (0.001, [], False), (0.001, ["--again"], True), (0.001, ["--pairs", "3000"], True),
-        (0.001, [], False), (0.002, [], True),
+        (0.001, [], False), (0.0011, [], True),
     ):  # fmt: skip
         calls.clear()
         files.write_json(Path("metrics/noise.json"), {part: {"accuracy": {"std": std}} for part in verdicts.BARS})
