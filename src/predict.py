@@ -59,7 +59,7 @@ def as_object(path: Path, prediction: Prediction) -> dict[str, object]:
 
 
 def as_row(path: Path, prediction: Prediction) -> dict[str, object]:
-    classes = (cell for name, probability in prediction.likeliest for cell in (name, f"{probability:.4f}"))
+    classes = (cell for name, probability in prediction.likeliest for cell in (one_line(name), f"{probability:.4f}"))
     texts = (f"'{text}" if text.startswith(FORMULA) else text for text in (printable(path), *classes))
     row: dict[str, object] = dict(zip(COLUMNS, texts, strict=False))
     return row | {"distance": f"{prediction.distance:.4f}", "out_of_distribution": prediction.out_of_distribution}

@@ -185,7 +185,7 @@ def main() -> None:
         print(f"classes are unequal, from {sizes.min():,} to {sizes.max():,} images: macro figures come first")
 
     found = recognise_release(rows) if shape == (28, 28, 1) else release.UNKNOWN
-    with (  # all outputs are complete before the first one appears
+    with (
         files.atomic_folder(arrays.PREPARED / "train") as train,
         files.atomic_folder(arrays.PREPARED / "test") as test,
         files.atomic_folder(Path("metrics/data")) as tables,

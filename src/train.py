@@ -67,6 +67,7 @@ def make_optimizer(name: str, learning_rate: float | None, options: dict) -> tup
 class Training(NamedTuple):
     """What a training has before its first step."""
 
+    settings: params.Train  # as read once: params.yaml may be edited meanwhile
     fingerprint: str  # of everything that its bytes depend on
     device: str
     train: Batches
@@ -98,7 +99,7 @@ def set_up(precision: str | None = None) -> Training:
     # one seed, one independent stream for each purpose
     seeds = np.random.SeedSequence(settings.seed).generate_state(2 + settings.shards)
     init_seed, order_seed, augmentation_seed, *shard_seeds = (int(word) for word in seeds)
-    train, val, mean, std = load_batches(device, order_seed, augmentation_seed)
+    train, val, mean, std = load_batches(settings, device, order_seed, augmentation_seed)
     class_names = arrays.load_class_names()
     name = chosen.model.architecture
     shape, options = tuple(train.images.shape[1:]), chosen.model.options.get(name, {})
@@ -135,12 +136,13 @@ def set_up(precision: str | None = None) -> Training:
             "all machines must have the same parameters, data, code and libraries, and the same processor where "
             "arithmetic is not portable; received machines that differ"
         )
-    return Training(fingerprint, device, train, val, mean, std, class_names, network, model, learning_rate)
+    return Training(settings, fingerprint, device, train, val, mean, std, class_names, network, model, learning_rate)
 
 
-def load_batches(device: str, order_seed: int, draw_seed: int) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
+def load_batches(
+    settings: params.Train, device: str, order_seed: int, draw_seed: int
+) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
     """Of train and val; with the mean and standard deviation (C,) that normalise both."""
-    settings = params.load().train
     images, labels = arrays.load("train")
     train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     train_images = images[train_rows]
@@ -157,12 +159,11 @@ def load_batches(device: str, order_seed: int, draw_seed: int) -> tuple[Batches,
 
 def make_resizing(training: Training) -> ProgressiveResizing:
     """As params.yaml has it, or none, with a warning, where the model takes one image size only."""
-    settings = params.load().train
-    scale, parts = settings.progressive_resizing.scale, [training.train, training.val]
-    resizing = ProgressiveResizing(scale, params.small_epochs(settings.progressive_resizing, settings.epochs), parts)
+    progressive, parts = training.settings.progressive_resizing, [training.train, training.val]
+    resizing = ProgressiveResizing(progressive.scale, params.small_epochs(progressive, training.settings.epochs), parts)
     if not resizing.epochs:
         return resizing
-    small = resized(torch.zeros_like(training.train.images[:1]), scale)  # (1, h, w, C)
+    small = resized(torch.zeros_like(training.train.images[:1]), progressive.scale)  # (1, h, w, C)
     try:
         with torch.no_grad(), keras.device(training.device):
             training.model.logits(small)
@@ -185,7 +186,7 @@ def fit(
     Args:
         reporters: callbacks that write or print how the training goes.
     """
-    settings = params.load().train
+    settings = training.settings
     first = resizing.epochs  # with full images
     weights = Weights(settings.averaging, settings.keep, first)
     callbacks = [training.learning_rate, resizing, weights, *reporters]
@@ -216,10 +217,9 @@ def fit(
 
 
 def main() -> None:
-    settings = params.load().train
-    wanted = machine.number("TRAIN_PROCESSES", processes.count())
-    if wanted > settings.shards:
-        raise InputError(f"TRAIN_PROCESSES must be at most train.shards, {settings.shards}; received {wanted}")
+    shards, wanted = params.load().train.shards, machine.number("TRAIN_PROCESSES", processes.count())
+    if wanted > shards:
+        raise InputError(f"TRAIN_PROCESSES must be at most train.shards, {shards}; received {wanted}")
     if processes.should_launch(wanted):
         processes.launch(wanted, Path(__file__))
         return
@@ -228,7 +228,7 @@ def main() -> None:
         raise InputError(f"TRAIN_PROCESSES must be as many as torchrun starts, {processes.count()}; received {wanted}")
     start = time.monotonic()
     training = set_up()
-    resizing = make_resizing(training)
+    settings, resizing = training.settings, make_resizing(training)
     if processes.rank():  # the first process writes for all
         fit(training, resizing, [], Path())
         return

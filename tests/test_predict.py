@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import arrays, synthetic
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 import numpy as np
 import pandas as pd
@@ -323,7 +323,8 @@ def test_names_are_data(exported: Path, tmp_path: Path, monkeypatch: pytest.Monk
     rows = [*csv.reader(io.StringIO(program("--csv", "--model", model, path, cwd=tmp_path).stdout))]
     assert [len(row) for row in rows] == [9, 9]
     assert rows[1][0] == "'=1+�[2J 1.png"
-    known = {f"'{name}" if name.startswith(predict.FORMULA) else name for name in names}
+    shown = [*map(one_line, names)]
+    known = {f"'{name}" if name.startswith(predict.FORMULA) else name for name in shown}
     assert {*rows[1][1:7:2]} <= known
     said = program("--model", model, path, cwd=tmp_path).stdout
     assert len(said.splitlines()) == 1

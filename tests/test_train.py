@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-from common import arrays, params
+from common import arrays, locks, params
 from common.errors import InputError
 
 import keras
@@ -437,6 +438,25 @@ def test_what_the_parameters_say_is_what_trains(
     assert found.val.augmentation is None
 
 
+def test_parameters_edited_while_it_waits_are_not_those_that_train(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exclusive = locks.exclusive
+    run(epochs=2)
+    expected = written(tmp_path)
+    (tmp_path / "models/model.keras").unlink()
+
+    @contextmanager
+    def awaited(*paths: Path) -> Iterator[None]:
+        write_params(tmp_path, SMALL | {"train.epochs": 4, "train.averaging": 0.9, "train.keep": "best"})
+        with exclusive(*paths):
+            yield
+
+    monkeypatch.setattr(locks, "exclusive", awaited)
+    run(epochs=2)
+    assert written(tmp_path) == expected
+
+
 @pytest.mark.parametrize(
     ("optimizer", "options", "exact"),
     [
@@ -535,7 +555,7 @@ def test_cutout_is_smaller_on_small_images(workspace: Path, height: int, width: 
     arrays.save(arrays.PREPARED / "train", np.zeros((4, height, width, 1), np.uint8), np.arange(4, dtype=np.uint8))
     for name, rows in (("train", [0, 1, 2]), ("val", [3])):
         arrays.save_array(arrays.SPLIT / f"{name}.npy", np.array(rows))
-    train_part, *_ = train.load_batches("cpu", 0, 0)
+    train_part, *_ = train.load_batches(params.load().train, "cpu", 0, 0)
     assert train_part.augmentation
     assert train_part.augmentation.cutout == cutout
 

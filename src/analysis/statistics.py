@@ -23,7 +23,7 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     of_label = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
     bins = _bins(labels, probabilities)
     gap = (bins["accuracy"] - bins["confidence"]).abs()
-    counted = counts(labels, predicted, np.arange(probabilities.shape[1]))
+    counted = counts(labels, predicted)
     macro = ("macro_accuracy", "macro_f1") if "macro_accuracy" in counted else ()
     return {
         **{name: counted[name] for name in (*macro, "accuracy", "accuracy_low", "accuracy_high")},
@@ -34,16 +34,12 @@ def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     }
 
 
-def counts(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> dict[str, float | int]:
-    """Those figures of `summary` that follow from the predicted classes alone.
-
-    Args:
-        labels, predicted: (N,), each one of `classes`.
-    """
+def counts(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float | int]:
+    """Those figures of `summary` that follow from the predicted classes (N,) alone; macro: of classes that have images."""
     correct = int((predicted == labels).sum())
     interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
-    f1 = f1_score(labels, predicted, labels=classes, average="macro", zero_division=np.nan)  # of a class without rows
-    recall = recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    scores, classes = (f1_score, recall_score), np.unique(labels)
+    f1, recall = (score(labels, predicted, labels=classes, average="macro") for score in scores)
     return ({"macro_accuracy": round(float(recall), 4)} if unequal(labels) else {}) | {
         "accuracy": round(correct / len(labels), 6),
         "accuracy_low": round(float(interval.low), 4),

@@ -13,7 +13,9 @@ import numpy as np
 import pydantic
 
 PREPARED = Path("data/prepared")
-NEAR_DUPLICATES = PREPARED / "near_duplicates.npy"  # (N,) int64: one number for each group of near-duplicates in train
+NEAR_DUPLICATES = (
+    PREPARED / "near_duplicates.npy"
+)  # (N,) int64: one number for each group of near-duplicates, of train rows
 SPLIT = Path("data/split")
 
 

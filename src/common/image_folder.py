@@ -56,7 +56,7 @@ def read(folder: Path, shape: Shape) -> tuple[list[str], dict[str, tuple[np.ndar
     if odd := [name for name in names if "\r" in name or name.encode(errors="ignore").decode() != name]:
         raise InputError(f"{train} must hold folders with names in UTF-8 without \\r; received {odd[0]!r}")
     for part in (train, test) if train != folder else ():
-        if unknown := {path.name for path in _visible(part)} - set(names):
+        if unknown := {path.name for path in _visible(part) if path.name not in names or not path.is_dir()}:
             raise InputError(f"{part} must hold folders of the classes in {train} alone; received {min(unknown)}")
     return names, {"train": _read_part(train, names, shape), "test": _read_part(test, names, shape)}
 

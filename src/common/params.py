@@ -94,7 +94,7 @@ class Train(Section):
     batch_size: Count
     least_steps: Count = 1
     optimizer: Optimizer
-    optimizer_options: dict[Optimizer, dict[str, bool | float | None]]
+    optimizer_options: dict[Optimizer, dict[str, Annotated[float | bool | None, Field(union_mode="left_to_right")]]]
     learning_rate: Annotated[float, Field(gt=0)] | None  # None: as the optimizer's options or Keras have it
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
@@ -208,11 +208,11 @@ def set_keys(content: Any, changes: dict[str, Any]) -> None:
 def first_rule(error: pydantic.ValidationError) -> str:
     """The first broken rule, with its key and the value received."""
     first = error.errors()[0]
-    rule = first["msg"].removeprefix("Value error, ")
+    rule = first["msg"].removeprefix("Value error, ").replace("tuple", "list")  # as YAML calls it
     rule = rule[0].lower() + rule[1:]
     if not first["loc"]:  # a rule over several sections names its keys itself
         return rule
-    key = ".".join(repr(str(part))[1:-1] for part in first["loc"])
+    key = ".".join(repr(str(part))[1:-1] for part in first["loc"] if part != "float")  # of a union
     # a rule over several keys of one section has already said what it received
     complete = first["type"] == "missing" or "; received " in rule
     return f"{key}: {rule}" if complete else f"{key}: {rule}; received {shorten(first['input'])}"

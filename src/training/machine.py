@@ -137,7 +137,5 @@ def _known_step() -> str:
         x = F.silu(F.batch_norm(F.conv2d(images, kernel, padding=1), None, None, training=True))
         log_probabilities = F.linear(x.amax((2, 3)), dense).log_softmax(-1)
         gradients = torch.autograd.grad(log_probabilities.square().mean(), (kernel, dense))
-    digest = hashlib.sha256(log_probabilities.detach().numpy().tobytes())
-    for gradient in gradients:
-        digest.update(gradient.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    found = [tensor.contiguous().numpy().tobytes() for tensor in (log_probabilities.detach(), *gradients)]
+    return hashlib.sha256(b"".join(found)).hexdigest()[:16]

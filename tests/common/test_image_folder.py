@@ -616,6 +616,12 @@ def test_a_wrong_tree_is_refused(
     assert folder_refusal(tmp_path, where) == message.format(folder=tmp_path)
 
 
+def test_a_file_of_test_with_the_name_of_a_class_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {f"train/{name}": 1 for name in TREE} | {"test/cat/a.png": 1})
+    (tmp_path / "test/dog").write_text("no folder")
+    assert folder_refusal(tmp_path, "test").endswith("; received dog")
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_one_wrong_file_among_others_is_named(tmp_path: Path, part: str) -> None:
     fill(tmp_path / "train", TREE)

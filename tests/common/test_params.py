@@ -287,6 +287,23 @@ def test_options_are_keyed_by_the_name_that_they_belong_to(tmp_path: Path, key: 
     assert_names(refusal(changed(tmp_path, {key: 5})), key, 5)
 
 
+@pytest.mark.parametrize("value", ["abc", "0.6", [1]])
+def test_an_option_is_a_number_or_a_switch(tmp_path: Path, value: Any) -> None:
+    key = "train.optimizer_options.muon.momentum"
+    for right in (1, 0.5, True, None):
+        momentum = params.load(changed(tmp_path, {key: right})).train.optimizer_options["muon"]["momentum"]
+        assert momentum == right
+        assert type(momentum) is (float if type(right) is int else type(right))
+    assert refusal(changed(tmp_path, {key: value})).endswith(
+        f": {key}: input should be a valid number; received {value!r}"
+    )
+
+
+def test_parts_are_a_list(tmp_path: Path) -> None:
+    message = refusal(changed(tmp_path, {"evaluate.parts": "val"}))
+    assert message.endswith(": evaluate.parts: input should be a valid list; received 'val'")
+
+
 def test_a_scaled_loss_is_refused(tmp_path: Path) -> None:
     options = {"train.optimizer": "sgd", "train.optimizer_options.sgd": {"loss_scale_factor": 128.0}}
     with pytest.raises(InputError, match=r"loss_scale_factor must be null: no loss is scaled here; received 128.0"):
