@@ -2,9 +2,8 @@
 
 Where results here are not as committed, it first says why, as `make repro` does. That alone is no fault. It names every
 fault, then fails: dvc.lock that is not up to date, figures that do not follow from the predictions, an architecture
-that needs another file, and files in git that are compiled or too large. A module of src/ that takes the place of
-another one ends it, as every script. With --data it also holds data/ and models/, as far as dvc.lock has them, and
-each object of DVC's cache against its hash. (tests/test_pipeline.py does so for dvc.yaml and what its stages read.)
+that needs another file, and files in git that are compiled or too large. With --data it also holds data/ and models/, as
+far as dvc.lock has them, and each object of DVC's cache against its hash. (tests/test_pipeline.py checks dvc.yaml.)
 """
 
 import argparse
@@ -90,7 +89,7 @@ def _follows(table: Path, classes: Path) -> tuple[dict[str, float | int], str]:
     if not len(labels) or min(*labels, *predicted) < 0:
         raise InputError(f"{table} must have images, all of classes that {classes} has; received others")
     by_class = statistics.per_class(labels, np.eye(len(known))[predicted], list(known))
-    return statistics.counts(labels, predicted, np.arange(len(known))), by_class.to_csv(index=False)
+    return statistics.counts(labels, predicted), by_class.to_csv(index=False)
 
 
 def architecture_problems() -> Iterator[str]:
@@ -115,6 +114,21 @@ def file_problems() -> Iterator[str]:
             yield f"{name} is in git with {path.stat().st_size:,} bytes; what is large belongs to DVC"
 
 
+def problems(with_data: bool) -> Iterator[str]:
+    for found in (lock_problems, figure_problems, architecture_problems, file_problems):
+        yield from found()
+    if CLAIMS.exists() and (source := params.load().data.source) in OWN:
+        theirs = "README.md, MODEL_CARD.md, published/, and figures in benchmarks/"
+        yield f"{theirs} are Fashion-MNIST's; make adopt removes them (data.source is {source})"
+    if with_data:
+        with Repo() as repo:
+            damaged = list(dvc_lock.damaged_objects(Path(repo.cache.local_cache_dir)))
+        yield from (f"{path} is damaged (remove it; dvc pull or dvc repro makes it again)" for path in damaged)
+        remedy = "remove it, then dvc repro" if damaged else "dvc checkout --force {} brings back what dvc.lock says"
+        differences = dvc_lock.differences(("data/", "models/"))
+        yield from (f"{path} {fault} ({remedy.format(path)})" for path, fault in differences)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", action="store_true", help="also every byte of data/, models/ and DVC's cache")
@@ -122,21 +136,12 @@ def main() -> None:
     results = reproduction.Results.read()
     for cause in reproduction.causes(results) if results else ():
         print(f"the results are not as committed: {cause.why}. {cause.advice}.", file=sys.stderr, flush=True)
-    problems = [*lock_problems(), *figure_problems(), *architecture_problems(), *file_problems()]
-    if CLAIMS.exists() and (source := params.load().data.source) in OWN:
-        theirs = "README.md, MODEL_CARD.md, published/, and figures in benchmarks/"
-        problems.append(f"{theirs} are Fashion-MNIST's; make adopt removes them (data.source is {source})")
-    if with_data:
-        with Repo() as repo:
-            damaged = list(dvc_lock.damaged_objects(Path(repo.cache.local_cache_dir)))
-        problems += [f"{path} is damaged (remove it; dvc pull or dvc repro makes it again)" for path in damaged]
-        remedy = "remove it, then dvc repro" if damaged else "dvc checkout --force {} brings back what dvc.lock says"
-        differences = dvc_lock.differences(("data/", "models/"))
-        problems += [f"{path} {fault} ({remedy.format(path)})" for path, fault in differences]
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        raise InputError(f"what is committed must belong together; received {len(problems)} faults")
+    count = 0
+    for problem in problems(with_data):
+        print(problem, file=sys.stderr, flush=True)
+        count += 1
+    if count:
+        raise InputError(f"what is committed must belong together; received {count} faults")
     print("every dvc.lock, metrics/ and the files in git belong together")
 
 

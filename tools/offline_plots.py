@@ -21,8 +21,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     with files.atomic_file(TEMPLATE) as part:
         part.write_text(pages.ENVIRONMENT.get_template("plots.html.j2").render(bundle=pages.vega(VEGA_LITE)), "utf-8")
-    config = ["dvc", "config", "--local", "plots.html_template"]
-    subprocess.run([*config, str(TEMPLATE.relative_to(".dvc"))], check=True)
+    subprocess.run(["dvc", "config", "--local", "plots.html_template", TEMPLATE.relative_to(".dvc")], check=True)
 
 
 if __name__ == "__main__":

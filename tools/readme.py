@@ -46,8 +46,8 @@ def noise() -> dict[str, dict[str, Any]]:
     columns = {"seed": int, "part": str, "class": str, "recall": float}
     classes = metric_files.table(METRICS / NOISE[2], tuple(columns), dtype=columns)
     own = classes[classes["seed"] == seed].to_dict("records")
-    of = [table[["seed", "part"]].drop_duplicates().to_numpy().tolist() for table in (classes, runs)]
-    if own != seeds.recalls(revisions.HERE) or of[0] != of[1]:
+    recorded = [table[["seed", "part"]].drop_duplicates().to_numpy().tolist() for table in (classes, runs)]
+    if own != seeds.recalls(revisions.HERE) or recorded[0] != recorded[1]:
         raise InputError(f"{METRICS}/{NOISE[2]} must belong to noise.csv (make noise); received other recalls")
     for (part, one), recalls in classes.groupby(["part", "seed"]):
         images = metric_files.table(METRICS / f"classes/{part}.csv", ("class", "images")).set_index("class")["images"]

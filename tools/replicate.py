@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="with its own (default: 5)")
     parser.add_argument("--record", action="store_true", help="write the figures of all seeds to metrics/noise.*")
     arguments = parser.parse_args()
+    if arguments.record and arguments.name != revisions.WORKSPACE:
+        raise InputError(f"--record must come without EXP: metrics/noise.* is not its own; received {arguments.name}")
     if arguments.seeds < 2:
         raise InputError(f"seeds must be 2 or more; received {arguments.seeds}")
     model = revisions.resolve(arguments.name)

@@ -59,7 +59,7 @@ def mistakes(here: Revision, part: str) -> list[dict[str, Any]]:
     for (label, predicted), rows in wrong.groupby(["label", "predicted"], sort=False):
         surest = rows.head(PICTURES).itertuples()
         shown = [] if images is None else [(pages.data_url(images[row.id]), row.confidence) for row in surest]
-        found.append({"label": label, "predicted": predicted, "count": len(rows), "of": sizes[label], "shown": shown})
+        found.append({"label": label, "predicted": predicted, "count": len(rows), "size": sizes[label], "shown": shown})
     return sorted(found, key=lambda kind: -kind["count"])[:KINDS]
 
 

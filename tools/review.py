@@ -41,9 +41,9 @@ def metric_changes(before: Revision, after: Revision) -> pd.DataFrame:
     return table.assign(difference=(numbers["after"] - numbers["before"]).map("{:+.4g}".format, na_action="ignore"))
 
 
-def curves(*revisions: Revision) -> list[list[float]]:
-    """Accuracy on val by epoch (%), of each revision that has a curve."""
-    tables = [revision.table(VAL_CURVE, "accuracy", sep="\t", dtype={"accuracy": float}) for revision in revisions]
+def curves(*models: Revision) -> list[list[float]]:
+    """Accuracy on val by epoch (%), of each model that has a curve."""
+    tables = [model.table(VAL_CURVE, "accuracy", sep="\t", dtype={"accuracy": float}) for model in models]
     points = [table["accuracy"] for table in tables if table is not None and len(table)]
     return [(100 * accuracy.clip(0, 1).fillna(0)).round(2).tolist() for accuracy in points]
 

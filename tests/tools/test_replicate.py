@@ -158,6 +158,14 @@ def test_one_seed_has_no_spread(made: Trainings, call: Callable[..., str]) -> No
         call("--seeds", "1")
 
 
+def test_the_seeds_of_an_experiment_are_not_recorded_as_those_of_the_workspace(
+    made: Trainings, call: Callable[..., str]
+) -> None:
+    with pytest.raises(InputError, match=r"^--record must come without EXP.*; received HEAD$"):
+        call("HEAD", "--seeds", "3", "--record")
+    assert made.seeds == []
+
+
 @pytest.mark.slow
 def test_a_real_experiment_and_its_seeds_decide(reproduced: Clone, tmp_path: Path) -> None:
     clone = reproduced.copied(tmp_path / "clone")

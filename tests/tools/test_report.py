@@ -122,7 +122,7 @@ def test_the_commonest_mistakes_come_first_and_their_surest_images(here: Path, m
     table.loc[coats[:3], "confidence"] = 0.3, 0.7, 0.3
     table.to_csv("metrics/predictions/test.csv", index=False)
     first, second = report.mistakes(revisions.HERE, "test")
-    assert (first["label"], first["predicted"], first["count"], first["of"]) == ("Coat", "Dress", 3, len(coats))
+    assert (first["label"], first["predicted"], first["count"], first["size"]) == ("Coat", "Dress", 3, len(coats))
     order = [coats[1], coats[0], coats[2]]
     assert first["shown"] == [
         (pages.data_url(images[row]), share) for row, share in zip(order, (0.7, 0.3, 0.3), strict=True)
