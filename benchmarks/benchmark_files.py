@@ -34,7 +34,7 @@ def key_to_train() -> str:
     """`training_key`, for a program that trains with params.yaml.
 
     Raises:
-        InputError: dvc.lock has results of other parameters or code, with which new ones would be mixed up; or as there.
+        InputError: dvc.lock has results of other parameters or code, which new ones would join; or as there.
     """
     inputs = {key: value for stage in dvc_lock.read().values() for key, value in stage.inputs.items()}
     there = {key or file: value for (file, key), value in inputs.items() if file.startswith(("params.yaml", "src/"))}

@@ -1,7 +1,8 @@
 """What `make sweep` proposes (TPE), and a Gaussian process, beside random search at the same number of trials.
 
-Five sweeps of each, with the space and trials of sweep.yaml, by accuracy, on a small setting: `plain`, 6,000 training rows of
-the data that is prepared here, two epochs, val alone. All begin with the same trial, and with the same seeds. What counts is the best val accuracy after each trial.
+Five sweeps of each, with the space and trials of sweep.yaml, on a small setting: `plain`, 6,000 training rows of the
+data that is prepared here, two epochs, val alone. All begin with the same trial, and with the same seeds. What counts
+is the best val accuracy after each trial, whatever metric sweep.yaml names.
 
 `python benchmarks/search.py` (after `make repro`) writes benchmarks/search.json after each trial, and continues where
 it was stopped. 180 short trainings: about 45 minutes on two idle cores.
