@@ -13,9 +13,7 @@ import numpy as np
 import pydantic
 
 PREPARED = Path("data/prepared")
-NEAR_DUPLICATES = (
-    PREPARED / "near_duplicates.npy"
-)  # (N,) int64: one number for each group of near-duplicates, of train rows
+NEAR_DUPLICATES = PREPARED / "near_duplicates.npy"  # (N,) int64: one number for each group of near-duplicates in train
 SPLIT = Path("data/split")
 
 
