@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import runpy
 import subprocess
+import sys
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import rerun
+from conftest import ROOT
 
 NAMES = [f"class {label}" for label in range(10)]
 
@@ -171,3 +174,11 @@ def test_a_parameter_that_a_stage_refuses_ends_the_run(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: split.val_size must be ")
     assert "git restore" not in line
+
+
+def test_a_rerun_needs_nothing_that_a_machine_with_a_gpu_lacks() -> None:
+    """benchmarks/gpu.py takes few packages there."""
+    code = "import common, rerun, sys; print({'dvc', 'pandas', 'sklearn'} & {*sys.modules})"
+    paths = os.pathsep.join(str(ROOT / name) for name in ("src", "benchmarks"))
+    words = [sys.executable, "-c", code]
+    assert subprocess.check_output(words, text=True, env=os.environ | {"PYTHONPATH": paths}) == "set()\n"
