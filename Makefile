@@ -16,7 +16,7 @@ $(foreach name,$(VARIABLES),$(if $(value $(name)),$(eval override $(name) := $$(
 .PHONY: help repro duration rebuild noise measure sweep replicate compare experiments watch review data-diff report export demo published adopt gpu-files test test-all lint audit check readme site lock lock-torch clean repository
 
 help: ## lists the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 repro: duration .venv/run ## everything from raw images to metrics, as far as needed; ends with a verdict
 	dvc repro
@@ -57,7 +57,7 @@ sweep: .venv/run ## JOBS=1 CONFIRM=0: searches the space of sweep.yaml; each tri
 replicate: .venv/run ## EXP=... SEEDS=5: trains an experiment, a commit or the workspace with other seeds
 	@python tools/replicate.py $${SEEDS:+--seeds="$$SEEDS"} -- $${EXP:+"$$EXP"}
 
-compare: .venv/run ## A=HEAD B=workspace (or commits, experiments) PART=val FAIL_IF=worse: which model is better
+compare: .venv/run ## A=HEAD B=workspace (or commits, experiments) PART=val FAIL_IF=worse TOLERANCE=0 DIFFERENCE=0.3: which model is better
 	@python tools/compare.py $${PART:+--part="$$PART"} $${FAIL_IF:+--fail-if="$$FAIL_IF"} \
 		$${TOLERANCE:+--tolerance="$$TOLERANCE"} $${DIFFERENCE:+--difference="$$DIFFERENCE"} \
 		-- "$${A:-HEAD}" $${B:+"$$B"}
@@ -100,7 +100,7 @@ adopt: .venv/run ## once data.source is folder or idx: removes what belongs to F
 gpu-files: .venv/run ## .gpu: what benchmarks/gpu.py needs on a machine with a GPU and without network
 	@python benchmarks/gpu.py --pack .gpu
 
-test: .venv/dev ## the test suite
+test: .venv/dev ## WORKERS=logical: the test suite
 	pytest -n "$${WORKERS:-logical}" --dist worksteal
 
 test-all: .venv/dev ## the slow tests too, and 10 times as much fuzzing
@@ -166,7 +166,7 @@ lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of Py
 	grep '^torch==' requirements.txt | $(compile) --no-config --generate-hashes --constraints requirements.txt \
 		--output-file locks/cuda.txt -
 
-clean: ## removes the environment and .cache (checkpoints, trials of sweeps); DVC's cache stays
+clean: ## removes the environment and .cache (checkpoints, unfinished sweeps); DVC's cache and experiments stay
 	rm -rf data/.*.part data/.*.old .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots site
 
 # An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.

@@ -1,4 +1,4 @@
-"""Pictures that are not images of the dataset: things that are no garments, and val images made photographs."""
+"""Pictures that are not images of the dataset: things that are no garments, and val images turned into photographs."""
 
 import string
 from collections.abc import Iterator
@@ -155,7 +155,7 @@ def white_on_white(images: np.ndarray) -> Iterator[Image.Image]:
 
 
 VARIANTS = (
-    "as they are", "one speck of 2 × 2 pixels", "two specks", "a shadow beside the garment", "light from one side",
+    "without a change", "one speck of 2 × 2 pixels", "two specks", "a shadow beside the garment", "light from one side",
     "dark corners", "on wood", "without a margin", "on their side",
 )  # fmt: skip
 

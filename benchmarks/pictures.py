@@ -2,7 +2,7 @@
 
 - How often it calls them out of distribution: things that are not garments, and garments that are upside
   down or on their side.
-- How well several scores tell things that are not garments from val images made photographs: the area under the ROC
+- How well several scores tell things that are not garments from val images turned into photographs: the area under the ROC
   curve. src/inference/onnx_file.py has the best one that fits into the model's file.
 - Its accuracy on val images turned back into photographs: enlarged, on the shop's light grey, as JPEG. That
   measures what the conversion to 28 × 28 costs; it says nothing about real photographs.

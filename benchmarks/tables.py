@@ -94,7 +94,7 @@ def out_of_distribution_table() -> str:
     note = f"Others: {NO_PICTURES[0].lower()}{NO_PICTURES[1:]}"
     if found := benchmark_files.results("pictures", of_this_training=True):
         again = found["val"]
-        shares[f"val images made photographs again ({again['images']:,})"] = (
+        shares[f"val images turned into photographs ({again['images']:,})"] = (
             f"{again['out of distribution as photographs']:.1%}"
         )
         for kind, pictures in found["out of distribution"].items():
@@ -103,8 +103,9 @@ def out_of_distribution_table() -> str:
                 f" ({refused:.1%}: too little contrast)" if refused else ""
             )
         note = (
-            "Val images made photographs again (enlarged, on #fdfdfd, JPEG): "
-            f"{again['accuracy as photographs']:.2%} are classified correctly, {again['accuracy']:.2%} as they are."
+            "Val images turned into photographs (enlarged, on #fdfdfd, JPEG): "
+            f"{again['accuracy as photographs']:.2%} are classified correctly, "
+            f"{again['accuracy']:.2%} of the 28 × 28 images themselves."
         )
     table = pd.DataFrame(shares.items(), columns=["pictures", "called out of distribution"])
     return f"{markdown(table)}\n\n{note}"

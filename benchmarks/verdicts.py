@@ -8,9 +8,9 @@ Each pair has images and seeds of its own, and goes through the code that compar
   holds the true difference, which may be 0;
 - all others are right or wrong with every seed of both models.
 
-The spread over seeds is the committed one (metrics/noise.json), which five seeds know badly, or a wider one: that
-of a model of which two seeds disagree on 2.1 % of the images (`CHURN`); two trainings in other arithmetic
-  differ on about as many (benchmarks/sameness.json).
+The spread over seeds is the committed one (metrics/noise.json), of which five seeds give a rough estimate, or a wider
+one: that of a model of which two seeds disagree on 2.1 % of the images (`CHURN`), about as many as two trainings in
+other arithmetic (benchmarks/sameness.json).
 Half of its variance, or none, is a seed's effect that all its images share.
 
 Beside these cases `limits` are simulated, of equal models: few seeds, half or nine tenths of whose variance is coherent,

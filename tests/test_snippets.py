@@ -6,6 +6,7 @@ committed results. `NOT_RUN` lists the lines that are not run, why, and what is 
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from dvc.cli import parse_args
 
 from conftest import ROOT, Clone, made_once, of_fashion_mnist, untrained, with_forks
 
 PAGES = [ROOT / "README.md", ROOT / "data/input/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHER_PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "published/README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SHOWN = {"text", "ini", "mermaid"}  # nothing to run
 
@@ -152,6 +155,19 @@ def run(folder: Path, environment: dict[str, str], *words: str) -> None:
 @of_fashion_mnist
 def test_what_is_not_run_is_still_there() -> None:
     assert NOT_RUN.keys() - {snippet.code for snippet in SNIPPETS} == set()
+
+
+def inline_commands() -> list[str]:
+    """Each command of dvc inside a sentence or a table."""
+    texts = (BLOCK.sub("", page.read_text("utf-8")) for page in [*PAGES, *OTHER_PAGES])
+    found = {code for text in texts for code in re.findall(r"(?<!`)`(dvc [a-z][^`]*)`", text)}
+    assert "dvc exp remove --queue" in found
+    return sorted(found)
+
+
+@pytest.mark.parametrize("line", inline_commands())
+def test_dvc_knows_commands_inside_sentences(line: str) -> None:
+    parse_args([*shlex.split(line)[1:]])
 
 
 @pytest.mark.parametrize("language", sorted({snippet.language for snippet in SNIPPETS}))

@@ -131,7 +131,7 @@ def problems(with_data: bool) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", action="store_true", help="also every byte of data/, models/ and DVC's cache")
+    parser.add_argument("--data", action="store_true", help="also every byte of models/, data/raw … and DVC's cache")
     with_data = parser.parse_args().data
     results = reproduction.Results.read()
     for cause in reproduction.causes(results) if results else ():

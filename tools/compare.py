@@ -18,8 +18,8 @@ from analysis.git import git
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("before", metavar="A")
-    parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
+    parser.add_argument("before", metavar="A", help="a commit, an experiment or workspace")
+    parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE, help="(default: workspace)")
     parser.add_argument("--part", choices=metric_files.PARTS, help="default: the output says which and why")
     parser.add_argument("--fail-if", choices=["worse"], help="exit with 1 if B is worse, 2 if not decided or stale")
     parser.add_argument("--tolerance", type=float, default=0.0, help="points that do not matter (default: 0)")

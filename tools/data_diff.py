@@ -111,8 +111,8 @@ def content(before: Revision, after: Revision, page: Path | None) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", metavar="A")
-    parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE)
+    parser.add_argument("before", metavar="A", help="a commit, an experiment or workspace")
+    parser.add_argument("after", metavar="B", nargs="?", default=revisions.WORKSPACE, help="(default: workspace)")
     parser.add_argument("--out", type=pages.file_name, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
     before, after = (revisions.resolve(name) for name in (arguments.before, arguments.after))

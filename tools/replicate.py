@@ -62,7 +62,7 @@ def record(models: Collection[Revision], parts: Collection[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="EXP", nargs="?", default=revisions.WORKSPACE)
+    parser.add_argument("name", metavar="EXP", nargs="?", default=revisions.WORKSPACE, help="(default: workspace)")
     parser.add_argument("--seeds", type=int, default=5, help="with its own (default: 5)")
     parser.add_argument("--record", action="store_true", help="write the figures of all seeds to metrics/noise.*")
     arguments = parser.parse_args()

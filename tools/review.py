@@ -109,7 +109,7 @@ def review(base: str, page: Path | None = None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("base", metavar="BASE")
+    parser.add_argument("base", metavar="BASE", help="the branch or commit that this one left")
     parser.add_argument("--out", type=pages.file_name, metavar="FILE", help="write it here, not to the terminal")
     arguments = parser.parse_args()
     content = review(arguments.base, arguments.out)

@@ -176,8 +176,8 @@ def test_a_parameter_that_a_stage_refuses_ends_the_run(
     assert "git restore" not in line
 
 
-def test_a_rerun_needs_nothing_that_a_machine_with_a_gpu_lacks() -> None:
-    """benchmarks/gpu.py takes few packages there."""
+def test_a_rerun_starts_without_dvc_pandas_and_scikit_learn() -> None:
+    """A machine with a GPU has no dvc, and a process of benchmarks/gpu.py has seconds."""
     code = "import common, rerun, sys; print({'dvc', 'pandas', 'sklearn'} & {*sys.modules})"
     paths = os.pathsep.join(str(ROOT / name) for name in ("src", "benchmarks"))
     words = [sys.executable, "-c", code]

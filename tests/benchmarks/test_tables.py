@@ -312,9 +312,9 @@ def test_what_is_called_out_of_distribution(folder: Path) -> None:
     assert "Others: not measured with this model" in before
     write("benchmarks/pictures.json", PICTURES)
     text = squeezed(tables.out_of_distribution_table())
-    assert "| val images made photographs again (5,000) | 10.0% |" in text
+    assert "| val images turned into photographs (5,000) | 10.0% |" in text
     assert "| letters (1,234) | 45.6% |\n| gradients (100) | 80.0% (25.0%: too little contrast) |" in text
-    assert "80.00% are classified correctly, 90.00% as they are." in text
+    assert "80.00% are classified correctly, 90.00% of the 28 × 28 images themselves." in text
     write("metrics/unlikeness.json", {"distance_limit": 0.0, "train_images": 9, "val_images": 0})
     assert "| training images, which set the limit (9) |" in squeezed(tables.out_of_distribution_table())
 
