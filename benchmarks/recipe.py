@@ -1,7 +1,7 @@
 """The committed recipe with fewer and with more epochs: test accuracy against the seconds of training.
 
-Each is trained on every row, in both precisions, with five seeds. `params.yaml` was chosen on val (LOG.md), and these
-differ from it in `train.epochs` alone. Nothing is chosen by the test images, which are evaluated here.
+Each is trained on every row, in both precisions, with five seeds; else it differs from `params.yaml`, which was chosen
+on val (LOG.md), in `train.epochs` alone. Nothing is chosen by the test images, which are evaluated here.
 
 Seconds are those of the whole train stage, start-up included; of the runs of a recipe the fastest counts, since other
 programs on the machine can only add to them. Processors differ: beside each run stands the time of a fixed step of

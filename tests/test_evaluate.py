@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 from common import arrays
 from common.errors import InputError
@@ -14,6 +15,7 @@ import pytest
 
 import architectures
 import evaluate
+from analysis import figures
 from conftest import TINY, write_params
 from training import machine, model_file
 
@@ -90,6 +92,18 @@ def test_figures_are_what_numpy_computes(stage: Path, part: str) -> None:
     np.testing.assert_allclose(classes["f1"], f1, atol=1e-4)
     reliability = pd.read_csv(evaluate.METRICS / "reliability" / f"{part}.csv")
     assert reliability["images"].sum() == len(labels)
+    right = (reliability["accuracy"] * reliability["images"]).sum()
+    assert right == pytest.approx((predicted == labels).sum(), abs=0.1)
+
+
+def test_the_mistakes_are_drawn_with_their_own_images(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "mistakes", drawn := Mock())
+    evaluate.main()
+    rows = {"val": arrays.load("train")[0][VAL_ROWS], "test": arrays.load("test")[0]}
+    for (part, images), call in zip(rows.items(), drawn.call_args_list, strict=True):
+        np.testing.assert_array_equal(call.args[0], images)
+        np.testing.assert_array_equal(call.args[1], probabilities(part)[0])
+        assert call.args[-1].name == f"{part}.png"
 
 
 def test_a_part_that_is_not_asked_for_leaves_nothing_of_a_run_before(stage: Path) -> None:

@@ -116,7 +116,8 @@ def test_many_rows_are_sampled_evenly_and_val_may_be_empty(workspace: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("source", "shape", "form"), [("folder", (40, 30, 3), "fitted"), ("idx", (28, 28, 1), "fitted")]
+    ("source", "shape", "form"),
+    [("folder", (40, 30, 3), "fitted"), ("idx", (28, 28, 1), "fitted"), ("csv", (28, 28, 1), "fashion-mnist")],
 )
 def test_pictures_are_brought_to_the_form_of_their_source(
     workspace: Path, source: str, shape: tuple[int, int, int], form: str

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from common import idx
+from common import idx, synthetic
 from common.errors import InputError
 
 import pytest
@@ -449,6 +449,7 @@ def test_synthetic_images_are_drawn_only_when_asked_for_and_said_to_be_so(
         "t10k-images-idx3-ubyte": (20, 28, 28),
         "t10k-labels-idx1-ubyte": (20,),
     }
+    assert state(fetch.RAW) == synthetic.draw_idx(30, 20, seed=5)
     output = capsys.readouterr().out
     assert "seed 5" in output
     assert "not Fashion-MNIST" in output

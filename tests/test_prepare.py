@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from common import arrays, classes, idx, release
 from common.errors import InputError
@@ -148,6 +149,9 @@ def test_all_sources_of_the_same_images_give_the_same_bytes(workspace: Path) -> 
         loaded_images, loaded_labels = arrays.load(part)
         np.testing.assert_array_equal(loaded_images, images[..., None], strict=True)
         np.testing.assert_array_equal(loaded_labels, labels, strict=True)
+        rows = pd.read_csv(f"metrics/data/{part}_rows.csv", dtype={"image": str})
+        assert rows["image"].tolist() == release.short(release.hashes(images))
+        assert rows["label"].tolist() == labels.tolist()
     assert json.loads(expected["data/prepared/classes.json"]) == list(classes.FASHION_MNIST)
 
     write_idx(INPUT, parts)
@@ -157,6 +161,19 @@ def test_all_sources_of_the_same_images_give_the_same_bytes(workspace: Path) -> 
         found = run({"data.source": source})
         assert json.loads(found.pop("data/prepared/source.json")) == {"source": source, "release": "unknown"}
         assert found == {path: content for path, content in expected.items() if not path.endswith("source.json")}
+
+
+def test_images_are_drawn_with_their_own_classes(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titled, means = Mock(), Mock()
+    for name, drawn in (("titled", titled), ("class_means", means), ("class_counts", Mock())):
+        monkeypatch.setattr(figures, name, drawn)
+    write_both_csv(random_parts())
+    run({"data.source": "csv"})
+    images, labels = arrays.load("train")
+    np.testing.assert_array_equal(titled.call_args.args[0], images[:9])
+    assert titled.call_args.args[1] == [classes.FASHION_MNIST[label] for label in labels[:9]]
+    np.testing.assert_array_equal(means.call_args.args[0], images)
+    np.testing.assert_array_equal(means.call_args.args[1], labels)
 
 
 def test_a_second_run_gives_the_same_bytes_in_another_process(workspace: Path) -> None:
@@ -575,6 +592,7 @@ def test_a_release_is_recognised_by_images_and_labels(
     assert released(turned, capsys) == (release.CHANGED, "")
     relabelled = {part: (images, labels[::-1]) for part, (images, labels) in today.items()}
     assert released(relabelled, capsys) == (release.CHANGED, "")
+    assert released(today | {"train": relabelled["train"]}, capsys) == (release.CHANGED, "")
     first = {part: (images, labels.copy()) for part, (images, labels) in today.items()}
     first["train"][1][:3] = 2, 9, 6
     assert released(first, capsys)[0] != release.FIRST  # test has others
@@ -582,6 +600,7 @@ def test_a_release_is_recognised_by_images_and_labels(
     assert released(first, capsys) == (release.FIRST, "")
     foreign = {part: (255 - images, labels) for part, (images, labels) in today.items()}
     assert released(foreign, capsys) == (release.UNKNOWN, "")
+    assert released(today | {"train": foreign["train"]}, capsys) == (release.UNKNOWN, "")
     assert (
         released({part: (images[1:], labels[1:]) for part, (images, labels) in today.items()}, capsys)[0] == "unknown"
     )
@@ -591,6 +610,15 @@ def test_a_release_is_recognised_by_images_and_labels(
     assert found == release.UNKNOWN
     count = len(today["test"][1])
     assert warning.startswith(f"warning: {count:,} rows of train are test images of the release of {release.TODAY}: ")
+
+
+def test_the_release_is_written_beside_the_source(
+    workspace: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "recognise", lambda rows: release.FIRST)
+    write_both_csv(random_parts())
+    written = run({"data.source": "csv"})
+    assert json.loads(written["data/prepared/source.json"]) == {"source": "csv", "release": release.FIRST}
 
 
 @pytest.mark.slow

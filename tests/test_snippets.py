@@ -23,9 +23,9 @@ OTHER_PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "publishe
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SHOWN = {"text", "ini", "mermaid"}  # nothing to run
 
-TRAINS, INSTALLS, NETWORK, NAME, ENDLESS, CACHE = (
+TRAINS, INSTALLS, NETWORK, NAME, ENDLESS, CACHE, ONE_AFTER_ANOTHER = (
     "it trains", "it installs", "it needs a network", "it names what the reader has", "it does not end",
-    "the copy has no cache",
+    "the copy has no cache", "it needs the tag of the line before, or is that line",
 )  # fmt: skip
 HELP = "dvc exp run --help"
 NOT_RUN = {
@@ -74,9 +74,8 @@ NOT_RUN = {
     "git merge --no-ff --no-edit half-the-epochs": (NAME, "git merge --no-ff --no-edit main"),
     "dvc checkout": (CACHE, "dvc checkout --help"),
     "dvc exp remove half fewer-rows": (NAME, "dvc exp remove --help"),
-    "uvx gto register classifier --version v1.0.0": (NETWORK, "grep '^  classifier:$' dvc.yaml"),
-    "uvx gto assign classifier --version v1.0.0 --stage prod": (NETWORK, "grep '^artifacts:$' dvc.yaml"),
-    "uvx gto show": (NETWORK, "uvx --help"),
+    "gto register classifier --version v1.0.0": (ONE_AFTER_ANOTHER, "gto register --help && grep '^  classifier:$' dvc.yaml"),
+    "gto assign classifier --version v1.0.0 --stage prod": (ONE_AFTER_ANOTHER, "gto assign --help"),
     "dvc artifacts get . classifier --rev v1.0.0 -o version.keras": ("it needs a remote", "dvc artifacts get --help"),
     "dvc artifacts get . classifier --stage prod -o prod.keras": ("it needs a remote", "dvc artifacts get --help"),
 }  # fmt: skip

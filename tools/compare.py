@@ -46,7 +46,7 @@ def main() -> None:
         print(f"{comparison.remedy(before, after)}\n")
     print(f"{found.summary}\n\n{found.power(max(5, *found.seeds), arguments.difference / 100)}\n")
     print(
-        f"recall by class; p: how well chance explains the difference, corrected for {len(classes)} classes; "
+        f"recall by class; p: how often chance alone makes as large a difference, corrected for {len(classes)} classes; "
         f"counts: p is below {comparison.LEVEL}, and the spread of the recall over seeds is measured"
     )
     formats = {"before": "{:.1%}", "after": "{:.1%}", "difference": "{:+.1%}", "p": "{:.2g}"}

@@ -21,10 +21,12 @@ CLASSES = "seed,part,class,recall\n0,val,1,0.5\n1,val,1,0.7\n0,test,1,0.1\n1,tes
 PREDICTIONS = "id,label,predicted,confidence\n0,1,1,0.9\n1,1,2,0.9\n"
 
 
-def lock(seed: int = 0, code: str = "c", data: str = "d", epochs: int = 2, parts: str = "val") -> dict[str, Any]:
+def lock(
+    seed: int = 0, code: str = "c", data: str = "d", epochs: int = 2, parts: str = "val", test: str = "t"
+) -> dict[str, Any]:
     deps = [{"path": "src/train.py", "md5": code}, {"path": "data/split", "md5": data}]
     train = {"deps": deps, "params": {"params.yaml": {"train": {"seed": seed, "epochs": epochs}}}}
-    deps = [{"path": "models/model.keras", "md5": f"{seed}{code}{epochs}"}, {"path": "src/evaluate.py", "md5": "e"}]
+    deps = [{"path": "models/model.keras", "md5": f"{seed}{code}{epochs}"}, {"path": "data/prepared/test", "md5": test}]
     return {
         "stages": {"train": train, "evaluate": {"deps": deps, "params": {"params.yaml": {"evaluate.parts": [parts]}}}}
     }
@@ -95,8 +97,8 @@ def test_the_seed_and_the_parts_alone_leave_the_training() -> None:
 
     assert training() is not None
     assert training() == training(seed=3) == training(parts="test")
-    others = [training(), training(code="x"), training(data="x"), training(epochs=3)]
-    assert len(set(others)) == 4
+    others = [training(), training(code="x"), training(data="x"), training(epochs=3), training(test="x")]
+    assert len(set(others)) == 5
     assert seeds.training(written(**{"dvc.lock": "stages: {}"})) is None
 
 

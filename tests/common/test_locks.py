@@ -7,12 +7,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
-from common import locks
+from common import locks, params
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+import evaluate
+import export
+import fetch
+import prepare
+import split
 from conftest import ROOT
 
 HOLDER = f"""
@@ -117,3 +123,15 @@ def test_it_is_free_again_after_an_error_and_as_a_decorator(workspace: Path, cap
     with locks.exclusive():
         assert locks.STAGE.read_text() == str(os.getpid())
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stage", [fetch, prepare, split, evaluate, export], ids=lambda stage: stage.__name__)
+def test_every_stage_holds_the_lock_before_it_reads(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, stage: ModuleType
+) -> None:
+    def load() -> None:
+        FileLock(locks.STAGE).acquire(timeout=0)
+
+    monkeypatch.setattr(params, "load", load)
+    with pytest.raises(Timeout):
+        stage.main()

@@ -311,6 +311,13 @@ def test_a_reason_is_there_exactly_where_a_claim_was_not_reached(
         summary.main()
 
 
+def test_a_claim_at_the_end_of_the_interval_is_reached(scratch: Path) -> None:
+    content = YAML(typ="safe").load(scratch / "claims.yaml")
+    content["basic"]["test"] = json.loads((scratch / "basic/metrics/test.json").read_text())["accuracy_high"]
+    YAML().dump(content, scratch / "claims.yaml")
+    assert summary.results()["basic"]["verdict"] == "reached"
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -50,7 +50,7 @@ def page(folder: Path) -> str:
 def test_writes_the_figures_and_nothing_else(folder: Path) -> None:
     call(readme)
     text = page(folder)
-    assert "| val | 5,000 | 91.23% | 90.00% – 92.00% |" in text
+    assert "| val | 5,000 | 91.23% | 90.00% – 92.00% | not measured | 0.3000 | 0.9000 | 0.0100 |" in text
     assert "\n| test" not in text  # it was not evaluated
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")

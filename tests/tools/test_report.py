@@ -117,6 +117,7 @@ def test_the_commonest_mistakes_come_first_and_their_surest_images(here: Path, m
     bags, coats = (np.flatnonzero(labels == names.index(name)) for name in ("Bag", "Coat"))
     table = pd.DataFrame({"id": range(len(labels)), "label": [names[label] for label in labels], "confidence": 0.5})
     table["predicted"] = table["label"]
+    table = table.drop(index=labels.tolist().index(names.index("Dress")))  # else all classes have one size
     table.loc[bags[:1], ["predicted", "confidence"]] = "Shirt", 0.9
     table.loc[coats[:3], "predicted"] = "Dress"
     table.loc[coats[:3], "confidence"] = 0.3, 0.7, 0.3
@@ -137,6 +138,14 @@ def test_the_commonest_mistakes_come_first_and_their_surest_images(here: Path, m
     arrays.save(arrays.PREPARED / "test", images, np.roll(labels, 1))
     with pytest.raises(InputError, match=r"^data/prepared must have the images of the predictions \(make repro\); "):
         report.main()
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_uncommitted_changes_are_said(here: Path, monkeypatch: pytest.MonkeyPatch, is_changed: bool) -> None:
+    if not is_changed:
+        Clone(here).commit("what the fixture has changed")
+    text = write_page(monkeypatch)
+    assert f"<tr><td>uncommitted changes</td><td><code>{is_changed}</code></td></tr>" in text
 
 
 def test_an_image_in_the_page_is_the_image() -> None:

@@ -71,7 +71,7 @@ def test_says_what_changed(branch: Clone) -> None:
     page = squeezed(said)
     assert re.match(r"## Not decided\n\n\S", page)
     assert "Compared on test, since nothing is chosen" in page
-    assert "Before: main (" in page
+    assert f"Before: main ({branch.git('rev-parse', 'main~1')[:7]})" in page  # where the branch left it
     assert "After: HEAD (" in page
     assert "dvc.lock is up to date." in page
     parameters = [line for line in section(page, "Parameters").splitlines() if "`" in line]

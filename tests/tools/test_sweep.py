@@ -233,10 +233,12 @@ def test_a_database_that_is_lost_is_one_line(
 def test_another_search_is_another_sweep(runs: Runs, workspace: Path, other: dict[str, Any]) -> None:
     sweep.main()
     write(workspace, **other)
+    before = runs.values(RATE)
     runs.made.clear()
     sweep.main()
     assert len(optuna.get_all_study_summaries(sweep.open_storage())) == 2
     assert len(runs.made) == 8
+    assert "seed" not in other or runs.values(RATE)[1:] != before[1:]  # the first is params.yaml as it is
 
 
 def test_where_the_space_does_not_hold_params_yaml_all_trials_are_proposals(
