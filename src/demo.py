@@ -113,7 +113,7 @@ def answer_to(content: BinaryIO, classifier: Classifier) -> JSONResponse:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/model.onnx"))
+    parser.add_argument("--model", type=Path, default=Path("models/model.onnx"), help="(default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
     chosen = parser.parse_args()
     if not 0 <= chosen.port < 65536:

@@ -28,9 +28,11 @@ FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet lets a formula begin
 MARK = " (out of distribution: unlike the training images)"
 
 
-def find_pictures(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each picture, and its path below the given folder, or its bare name; so too a folder that is not looked into."""
-    for path in paths:
+def find_pictures(paths: list[str]) -> Iterator[tuple[Path, Path]]:
+    """Each picture with its path below the given folder, or its bare name; also a folder that is not looked into."""
+    if "" in paths:
+        raise InputError("PICTURE must name a file or a folder; received ''")
+    for path in map(Path, paths):
         if not os.path.isdir(path):  # which no name makes fail
             yield path, Path(path.name)
             continue
@@ -72,7 +74,7 @@ def as_line(path: Path, prediction: Prediction) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file or a folder")
     parser.add_argument("--model", type=Path, default="models/model.onnx", help="of make export (default: %(default)s)")
     parser.add_argument("--save-inputs", type=Path, metavar="FOLDER", help="write there what the model sees")
     form = parser.add_mutually_exclusive_group()
@@ -86,7 +88,8 @@ def main() -> None:
         raise InputError("pictures must have unique names for --save-inputs; received some twice")
     if lost := {*map(os.path.realpath, targets.values())} & {*map(os.path.realpath, targets)}:
         raise InputError(f"--save-inputs must overwrite no given picture; received {printable(Path(min(lost)))}")
-    table = csv.DictWriter(sys.stdout, COLUMNS, restval="", lineterminator="\n")
+    output = sys.stdout or sys.exit("error: the output must go somewhere; received a closed one")
+    table = csv.DictWriter(output, COLUMNS, restval="", lineterminator="\n")
     if chosen.csv:
         table.writeheader()
     objects, failed = [], False

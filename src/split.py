@@ -1,6 +1,6 @@
 """Stage 3: which rows of the prepared training images are for training and which for validation.
 
-Both sets are stratified by class and drawn with `split.seed`. The outputs are sorted row numbers.
+Both are drawn with `split.seed`, stratified by class, but for a train that is all other rows or `split.train_slice`.
 """
 
 from common import arrays, files, inputs, locks, params
@@ -19,6 +19,8 @@ def draw(labels: np.ndarray, size: int, seed: int, name: str) -> np.ndarray:
     rows = np.arange(len(labels))
     if size in (0, len(labels)):
         return rows[:size]
+    if 1 in (counts := [*np.bincount(labels)]):
+        raise InputError(f"{name} must find 2 rows of each class or more; received 1 of label {counts.index(1)}")
     try:
         _, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
     except ValueError as error:
@@ -35,7 +37,7 @@ def split(
     train_slice: tuple[int, ...] | None = None,
     groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint row numbers for train and for val.
+    """Row numbers for train and for val: disjoint, sorted, int64.
 
     Args:
         labels: (N,) of all rows.
@@ -45,7 +47,7 @@ def split(
         groups: (N,) rows of one number stay on one side, so that val has about `val_size`; None: each row by itself.
 
     Raises:
-        InputError: there are too few rows.
+        InputError: there are too few rows, or `train_slice` is outside of them.
     """
     is_share = 0 < val_size < 1
     size = round(val_size * len(labels)) if is_share else int(val_size)

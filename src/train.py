@@ -142,7 +142,7 @@ def set_up(precision: str | None = None) -> Training:
 def load_batches(
     settings: params.Train, device: str, order_seed: int, draw_seed: int
 ) -> tuple[Batches, Batches, np.ndarray, np.ndarray]:
-    """Of train and val; with the mean and standard deviation (C,) that normalise both."""
+    """Batches of train and of val, and the mean and standard deviation (C,) of raw train pixels that normalise both."""
     images, labels = arrays.load("train")
     train_rows, val_rows = (arrays.load_rows(name, len(images)) for name in ("train", "val"))
     train_images = images[train_rows]

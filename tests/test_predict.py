@@ -207,7 +207,7 @@ def test_a_folder_whose_files_only_have_names_is_named(
 
     monkeypatch.setattr(os, "stat", refuse)
     monkeypatch.setattr(os, "lstat", refuse)
-    assert [str(name) for _, name in predict.find_pictures([tmp_path])] == ["b.png", "closed/a.png"]
+    assert [str(name) for _, name in predict.find_pictures([str(tmp_path)])] == ["b.png", "closed/a.png"]
 
 
 # --- photographs ------------------------------------------------------------------------------------
@@ -290,6 +290,19 @@ def test_a_small_file_has_no_large_bill(exported: Path, tmp_path: Path, name: st
     assert "must" in said
     assert megabytes < hostile.MEGABYTES
     assert seconds < hostile.SECONDS
+
+
+def test_a_picture_without_a_name_and_an_output_that_is_closed_are_refused(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picture = str(save(tmp_path / "a.png"))
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--model", str(exported), picture, ""])
+    with pytest.raises(InputError, match=r"^PICTURE must name a file or a folder; received ''$"):
+        predict.main()
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--model", str(exported), picture])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit, match=r"^error: the output must go somewhere; received a closed one$"):
+        predict.main()
 
 
 def test_what_may_never_end_gets_one_line_and_the_others_go_on(call: Call, tmp_path: Path) -> None:

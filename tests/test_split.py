@@ -30,10 +30,15 @@ def test_rows_are_disjoint_sorted_and_stratified(labels: np.ndarray, train_size:
     assert set(train) | set(val) <= set(range(len(labels)))
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.1, 100), (0.25, 250), (0.3333, 333)])
+@pytest.mark.parametrize(("share", "rows"), [(0.1, 100), (0.25, 250), (0.3333, 333), (0.1417, 142)])
 def test_val_may_be_a_share_of_all_rows(share: float, rows: int) -> None:
     for one, other in zip(split.split(EVEN, None, share, 0), split.split(EVEN, None, rows, 0), strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
+
+
+def test_a_share_is_of_all_rows_beside_a_slice_too() -> None:
+    train, val = split.split(EVEN, None, 0.1, 0, (200, 500))
+    assert (len(train), len(val)) == (300, 100)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,18 @@ def test_the_seed_decides() -> None:
         assert not np.array_equal(one, three)
 
 
+def test_the_seed_decides_which_of_the_rows_that_val_leaves_train_has() -> None:
+    (first, _), (other, _) = (split.split(EVEN, 300, 0, seed) for seed in (0, 1))
+    assert not np.array_equal(first, other)
+
+
+def test_a_row_for_a_class_that_val_lacks_is_drawn_with_the_seed() -> None:
+    labels = np.repeat(np.arange(11), [300, *[8] * 10])
+    first, again = (split.split(labels, None, 0.08334, 0) for _ in range(2))
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, two, strict=True)
+
+
 def test_val_does_not_depend_on_train_size() -> None:
     rows = [split.split(EVEN, train_size, 200, seed=0)[1] for train_size in (None, 100, 800)]
     np.testing.assert_array_equal(rows[0], rows[1])
@@ -130,14 +147,7 @@ SINGLE = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.uint8)
             "split.train_size must leave a row of each class on both sides; received 9: "
             "The test_size = 9 should be greater or equal to the number of classes = 10",
         ),
-        (
-            SINGLE,
-            None,
-            4,
-            "split.val_size must leave a row of each class on both sides; received 4: "
-            "The least populated classes in y have only 1 member, which is too few. The minimum number of groups for "
-            "any class cannot be less than 2. Classes with too few members are: [2]",
-        ),
+        (SINGLE, None, 4, "split.val_size must find 2 rows of each class or more; received 1 of label 2"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
@@ -152,6 +162,12 @@ def test_a_set_without_a_rare_class_is_refused() -> None:
     # Two rows in proportion to 98 and 2 are two of the one and none of the other.
     with pytest.raises(InputError, match=r"^split\.val_size "):
         split.split(RARE, None, 2, seed=0)
+
+
+def test_a_slice_without_a_class_is_refused() -> None:
+    message = r"^split\.train_size must leave a row of each class .*; received 100, with none of label 1$"
+    with pytest.raises(InputError, match=message):
+        split.split(np.repeat([0, 1], 100), None, 0, 0, (0, 100))
 
 
 PAIRS = np.array([(row, row + 500) for row in range(0, 400, 2)] + [(0, 2), (2, 4)])
@@ -199,11 +215,12 @@ def test_groups_that_are_apart_are_said(
     assert (apart > 0) is not together
 
 
-def test_groups_of_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [999, 1001])
+def test_groups_of_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, {})
-    write_prepared(EVEN, GROUPS[1:])
-    message = r"near_duplicates\.npy must have a number a label \(1,000\); received 999$"
+    write_prepared(EVEN, np.resize(GROUPS, count))
+    message = rf"near_duplicates\.npy must have a number a label \(1,000\); received {count:,}$"
     with pytest.raises(InputError, match=message):
         split.main()
 
@@ -226,3 +243,11 @@ def test_the_stage_writes_the_rows(
     np.testing.assert_array_equal(arrays.load_rows("val", 10_000), val, strict=True)
     assert sorted(path.name for path in arrays.SPLIT.iterdir()) == ["train.npy", "val.npy"]
     assert capsys.readouterr().out == "300 of 1,000 rows for training, 200 for validation\n"
+
+
+def test_the_stage_takes_train_from_its_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"split.val_size": 200, "split.train_slice": [200, 500]})
+    write_prepared(EVEN, np.arange(1000))
+    split.main()
+    assert arrays.load_rows("train", 1000).tolist() == list(range(200, 500))

@@ -1,8 +1,7 @@
 """Lets `dvc plots show` write a page that needs no network.
 
-DVC's own page loads Vega from a content delivery network. This command writes a page template with
-the same libraries inlined, taken from the installed vl-convert, and tells this clone's DVC to use
-it (`plots.html_template` in .dvc/config.local). `make` runs it when it installs.
+DVC's own page loads Vega from a content delivery network. The template that this writes, and names in .dvc/config.local
+(`plots.html_template`), has it from the installed vl-convert. `make` runs it when it installs.
 """
 
 import argparse

@@ -31,11 +31,11 @@ class Difference:
         is_paired: whether these have the same seeds.
         gained, lost: images that only the second model, or only the first, classified correctly; of the two
             models themselves, without their other seeds.
-        value: difference of the means over seeds.
-        of_images, of_seeds: its variance from the choice of images, and from the seeds; None: not measured.
+        value: difference of the mean accuracies over seeds, as a share: 0.01 is one point.
+        of_images, of_seeds: variance of `value` from the choice of images, and from the seeds; None: not measured.
         estimated: `of_seeds` by the spread over seeds alone, which may be less than the interaction with images makes.
         freedom: degrees of freedom of `estimated`.
-        tolerance: a difference up to this does not matter.
+        tolerance: a difference up to this share does not matter.
     """
 
     images: int

@@ -36,11 +36,12 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, options: dict, 
             if isinstance(model, keras.Sequential):
                 model.build((None, *input_shape))
                 model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+            model(keras.ops.zeros((1, *input_shape)), training=False)  # Keras' idea of a layer's shape may be wrong
             return model
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last for want of memory
         # Keras puts the layer first, then the cause in bold
         lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).split("\n\n")
-        reason = " ".join(" ".join(lines[:2]).split())
+        reason = " ".join(" ".join(lines[:2]).split()).partition(" Exception raised from")[0]  # PyTorch's stack
         raise InputError(
             f"model.options.{name} must fit src/architectures/{name}.py; received {options}: {reason}"
         ) from error

@@ -111,11 +111,10 @@ def opened(source: str | Path | BinaryIO | Image.Image, name: str = "") -> Itera
             warnings.simplefilter("ignore")  # Pillow's notes on odd but readable files
             with Image.open(_Bounded(file, name), formats=FORMATS) as image:
                 _refuse_costly(image, file, name)
-                form = [getattr(image, "tag_v2", {BITS: (16,), PHOTOMETRIC: 1}).get(tag) for tag in (BITS, PHOTOMETRIC)]
-                if image.mode in ("I", "F") or (image.mode.startswith("I;16") and form != [(16,), 1]):
-                    raise InputError(
-                        f"{name} must have 8 bits, or in PNG and TIFF 16, 0 black; received {image.mode}, {form}"
-                    )
+                tags = getattr(image, "tag_v2", {})
+                form = [image.mode, *(tags[tag] for tag in (BITS, PHOTOMETRIC) if tag in tags)]
+                if image.mode in ("I", "F") or (image.mode.startswith("I;16") and form[1:] not in ([], [(16,), 1])):
+                    raise InputError(f"{name} must have 8 bits, or in PNG and TIFF 16, 0 black; received {form}")
                 if image.mode == "L" and "transparency" in image.info:  # which Pillow leaves as it is in the file
                     image.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
                 image.getexif()  # stays; Pillow would write it anew when it turns the picture, and often cannot
@@ -219,9 +218,9 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Without this, Pillow would clip 16 bits to white."""
+    """Without this, Pillow would clip 16 bits to white, and refuse to make LAB grey."""
     if not picture.mode.startswith("I;16"):
-        return picture
+        return picture.convert("RGB") if picture.mode == "LAB" else picture
     deep = np.asarray(picture)  # (H, W) uint16
     visible = deep != picture.info.get("transparency")
     picture = Image.fromarray((deep // 257).astype(np.uint8))

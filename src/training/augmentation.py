@@ -33,7 +33,7 @@ class Augmentation:
         self.flipped_first = torch.rand(rows, generator=self.generator, device=device) < 0.5
 
     def __call__(self, images: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
-        """images (B, H, W, C) of any type, their row numbers (B,), and the epoch from 0."""
+        """images (B, H, W, C) of any type, their row numbers (B,), and the number of passes before this one."""
         if self.flip != "none":
             images = self._flip(images, rows, epoch)
         if self.rotation or self.zoom:

@@ -45,10 +45,10 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 class Muon(keras.optimizers.SGD):
     """SGD, except for the kernels of convolutions, whose steps are orthogonal matrices.
 
-    A kernel is a matrix with one row for each filter. After every step the rows have the norm 1 in the
-    mean, so that `kernel_rate` times the learning rate is the change of a kernel relative to its size
-    (Muon, https://kellerjordan.github.io/posts/muon/, as airbench94_muon has it:
-    https://github.com/KellerJordan/cifar10-airbench). Suits kernels that batch normalisation follows.
+    A kernel is a matrix with one row for each filter. Before every step it is scaled so that the root mean square of
+    the rows' norms is 1: `kernel_rate` times the learning rate is then its change relative to its size. Suits kernels
+    that batch normalisation follows. (Muon, https://kellerjordan.github.io/posts/muon/, as in airbench94_muon,
+    https://github.com/KellerJordan/cifar10-airbench.)
 
     Args:
         momentum: of the other weights, as `options`.

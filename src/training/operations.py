@@ -12,7 +12,7 @@ from training.batches import Batches, resized
 
 
 def of_training(chosen: params.Params, classes: int, images: int, epochs: int) -> tuple[int, int]:
-    """The network's parameters, and the operations for all images that a training sees, in their size.
+    """How many parameters the network has, and operations all images of a training take, each in the size it then has.
 
     Those of convolutions and matrix products, both ways; a multiply-add is two (torch.utils.flop_counter).
 

@@ -1,3 +1,4 @@
+import json
 import math
 from collections import Counter
 
@@ -47,6 +48,13 @@ def test_equal_models_differ_by_nothing() -> None:
     for found in (single(100, 90, 0, 0), single(100, 90, 0, 0, std=None)):
         assert (found.value, found.verdict) == (0, "within noise")
         assert found.reason == "Both models classify the same images correctly."
+
+
+def test_models_that_agree_in_one_seed_of_two_do_not_classify_the_same() -> None:
+    one, other = right(100, 90, 0, 5)
+    found = difference(model(one, one), model(one, other))
+    assert (found.gained, found.lost, found.is_none) == (0, 0, False)
+    assert "the same images" not in found.reason
 
 
 def test_a_model_beside_itself_differs_by_nothing_and_tells_no_power() -> None:
@@ -320,6 +328,19 @@ def test_a_class_may_be_called_na() -> None:
 def test_other_images_are_refused(after: Written, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         comparison.predictions(written("x", ["a", "b"]), after, "val")
+
+
+def test_on_test_the_images_of_test_must_be_the_same() -> None:
+    sides = []
+    for md5 in "12":
+        outs = [{"path": "data/prepared/train", "md5": "1"}, {"path": "data/prepared/test", "md5": md5}]
+        side = written(md5, ["a", "b"], files={"dvc.lock": json.dumps({"stages": {"prepare": {"outs": outs}}})})
+        side.files["metrics/predictions/test.csv"] = side.files["metrics/predictions/val.csv"]
+        sides.append(side)
+    one, other = sides
+    assert len(comparison.predictions(one, other, "val")) == 2
+    with pytest.raises(InputError, match="data/prepared/test 1 and 2"):
+        comparison.predictions(one, other, "test")
 
 
 def table_of(before: str, after: str, label: str) -> pd.DataFrame:

@@ -99,7 +99,9 @@ def test_the_seed_and_the_parts_alone_leave_the_training() -> None:
     assert training() == training(seed=3) == training(parts="test")
     others = [training(), training(code="x"), training(data="x"), training(epochs=3), training(test="x")]
     assert len(set(others)) == 5
-    assert seeds.training(written(**{"dvc.lock": "stages: {}"})) is None
+    for missing in ("train", "evaluate"):
+        stages = {name: stage for name, stage in lock()["stages"].items() if name != missing}
+        assert seeds.training(written(**{"dvc.lock": json.dumps({"stages": stages})})) is None
 
 
 def test_a_confidence_that_is_no_number_is_refused() -> None:
@@ -131,6 +133,7 @@ def test_experiments_that_differ_in_the_seed_alone_are_the_same_model() -> None:
     both = seeds.trainings(model, "val")
     assert both.right.columns.tolist() == [0, 1, 3]
     assert both.accuracy.to_dict() == {0: 0.5, 1: 1.0, 3: 1.0}
+    assert seeds.trainings(model, "val", own_only=True).accuracy.to_dict() == {0: 0.5}
 
 
 def test_figures_are_one_row_a_part_with_the_measures_alone() -> None:
@@ -147,8 +150,19 @@ def test_a_class_may_have_any_name() -> None:
 
 
 def test_a_seed_twice_counts_once() -> None:
-    model = written(**{"metrics/noise.csv": NOISE + "1,val,0.91,0.3,0.89,0.01\n"})
-    assert seeds.trainings(model, "val").accuracy.tolist() == [0.5, 0.91]
+    for again in ("1,val,0.91,0.3,0.89,0.01\n", "1,val,0.95,0.3,0.89,0.01\n"):  # the same figures, or others
+        model = written(**{"metrics/noise.csv": NOISE + again})
+        assert seeds.trainings(model, "val").accuracy.tolist() == [0.5, 0.91]
+
+
+def test_figures_are_those_of_the_part() -> None:
+    evaluated = {
+        "metrics/test.json": json.dumps(FIGURES | {"accuracy": 0.8}),
+        "metrics/predictions/test.csv": PREDICTIONS,
+    }
+    found = seeds.trainings(written(**evaluated), "test")
+    assert found.accuracy.to_dict() == {0: 0.5, 1: 0.7}
+    assert found.of_class("1").accuracy.to_dict() == {0: 0.5, 1: 0.2}
 
 
 def test_a_recall_that_is_no_number_is_one_line() -> None:

@@ -115,6 +115,8 @@ def test_an_unknown_option_is_refused_by_name(name: str) -> None:
         ("blocks", "widths", [0]),
         ("blocks", "widths", None),
         ("blocks", "activation", "nosuch"),
+        ("blocks", "activation", "glu"),  # which halves the channels, but Keras believes otherwise
+        ("plain", "widths", [10**40]),
         *(("blocks", "logit_scale", value) for value in ("high", None, [1, 2], 10**400)),
         ("plain", "widths", [10**9]),  # more than any memory
     ],
@@ -126,6 +128,7 @@ def test_an_impossible_option_is_refused_in_one_line(name: str, option: str, val
     assert f"model.options.{name}" in message
     assert str({option: value}) in message
     assert "\n" not in message
+    assert "frame #" not in message  # a stack of PyTorch
 
 
 @pytest.mark.parametrize("name", ["nosuch", "", "blocks.py", "__init__", "../train"])

@@ -135,8 +135,15 @@ def test_a_transparent_shade_of_few_bits(tmp_path: Path, depth: int, white: int)
 
 def test_16_bits_in_other_forms_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 2 2 65535\n" + bytes(8))
-    with pytest.raises(InputError, match=r"a\.pgm must have 8 bits, or in PNG and TIFF 16, 0 black; received I"):
+    with pytest.raises(InputError, match=r"a\.pgm must have 8 bits, or in PNG and TIFF 16, 0 black; received \['I'\]$"):
         to_array(tmp_path / "a.pgm", GREY)
+
+
+def test_a_picture_in_lab_becomes_grey_too(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), ORANGE).convert("LAB").save(tmp_path / "a.tiff")
+    for shape in (COLOUR, GREY):
+        grey = np.array([299, 587, 114]) @ ORANGE / 1000
+        assert_filled(to_array(tmp_path / "a.tiff", shape), shape, ORANGE if shape == COLOUR else grey, 2)
 
 
 def test_16_bit_colour(tmp_path: Path) -> None:

@@ -102,6 +102,27 @@ def test_heinit_is_its_authors_code() -> None:
     assert (train.reduce_on_plateau, train.plateau_factor, train.plateau_floor) == (3, 0.2, 0.00001)
 
 
+def falls(folder: Path, patience: int) -> tuple[int, ...]:
+    """The epochs after which the learning rate falls by Keras' ReduceLROnPlateau, from the val losses of a training."""
+    found: list[int] = []
+    best, waited = math.inf, 0
+    losses = pd.read_csv(folder / "metrics/curves/plots/metrics/val/loss.tsv", sep="\t")["loss"]
+    for epoch, loss in enumerate(losses, 1):
+        best, waited = (loss, 0) if loss < best - 1e-4 else (best, waited + 1)
+        if waited == patience:
+            found, waited = [*found, epoch], 0
+    return tuple(found)
+
+
+def test_heinit_all_is_heinit_on_all_rows_with_the_rates_of_heinit() -> None:
+    ours, first = settings("heinit_all"), settings("heinit")
+    assert ours.train.rate_falls == falls(FOLDER / "heinit", 3)[:3]  # 0.001, 0.0002, 0.00004, then the floor
+    assert (ours.split.val_size, ours.evaluate.parts) == (0, ("test",))
+    same = ours.model_copy(update={"split": first.split, "evaluate": first.evaluate})
+    rates = {"rate_falls": (), "reduce_on_plateau": 3}
+    assert same.model_copy(update={"train": ours.train.model_copy(update=rates)}) == first
+
+
 def test_deep_is_its_authors_code() -> None:
     block = ["Conv2D", "BatchNormalization", "Conv2D", "MaxPooling2D", "Dropout"]
     assert kinds("deep") == [*block * 2, "Flatten", "Dense", "Dropout", "Dense"]
