@@ -1,7 +1,6 @@
 """The published systems side by side: published/results.json, a picture and the tables of the pages.
 
-`python published/summary.py` writes them from the committed metrics; `--check` fails if they differ from
-the metrics. Nothing is trained and no image is needed.
+`python published/summary.py` writes them from the committed metrics alone; `--check` fails if they differ from these.
 """
 
 import argparse
@@ -146,16 +145,17 @@ def write(systems: dict[str, dict[str, Any]], folder: Path) -> None:
     files.write_json(folder / "results.json", systems)
     plt.rcParams["svg.hashsalt"] = "curves.svg"  # the same bytes for the same figures
     names = [name for name in systems if name != "default"]
-    figure, grid = plt.subplots(1, len(names), figsize=(2.2 * len(names) + 1, 3), sharey=True, layout="constrained")
-    for axes, name in zip(grid, names, strict=True):
+    figure, grid = plt.subplots(-(-len(names) // 4), 4, figsize=(10, 5.5), sharey=True, layout="constrained")
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(grid.flat, names, strict=False):
         for part in PARTS if systems[name].get("val_images") else PARTS[:1]:
-            accuracy = curve(PUBLISHED / name, part)
-            axes.plot(accuracy.index, 100 * accuracy, label=part)
+            axes.plot(100 * curve(PUBLISHED / name, part), label=part)
         axes.set(title=name, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    grid[0].set_ylabel("accuracy (%)")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center")
+    figure.supylabel("accuracy (%)")
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right center")
     with files.atomic_file(folder / "curves.svg") as unfinished:
         figure.savefig(unfinished, format="svg", metadata={"Date": None})
     plt.close(figure)
