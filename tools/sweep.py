@@ -194,7 +194,7 @@ def show(sweep: Sweep, seeds: int) -> None:
     for model in pair:
         replicate.replicate(model, seeds)
     found, _ = comparison.compare(pair[0], pair[1], "val")
-    print(f"beside params.yaml as it is: {found.verdict}: {found.reason} {found.summary}")
+    print(f"beside params.yaml, on the val images that chose it: {found.verdict}: {found.reason} {found.summary}")
 
 
 def main() -> None:

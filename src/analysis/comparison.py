@@ -111,7 +111,7 @@ class Difference:
                 "chance in the seeds is not measured for either training."
             )
         tolerance = f" and the tolerance of {100 * self.tolerance:.2f} points" if self.tolerance else ""
-        spread = f"{', if both models spread alike' if 1 in self.seeds else ''} (p = {self.p:.2g})."
+        spread = f"{', if both models spread alike' * (self.seeds[0] != self.seeds[1])} (p = {self.p:.2g})."
         if self.verdict == "within noise":
             return f"Chance in images and seeds{tolerance} explains {points}{spread}"
         return f"{points} are more than chance in images and seeds{tolerance} explains{spread}"

@@ -57,6 +57,15 @@ def test_models_that_agree_in_one_seed_of_two_do_not_classify_the_same() -> None
     assert "the same images" not in found.reason
 
 
+@pytest.mark.parametrize(("seeds", "is_said"), [(1, True), (2, True), (5, False)])
+def test_what_a_spread_with_fewer_seeds_assumes_is_said(seeds: int, is_said: bool) -> None:
+    before, after = right(1000, 900, 20, 10)
+    known = [0.9, 0.92, 0.91, 0.93]
+    found = difference(model(before, known=known), model(after, known=known[: seeds - 1], first=7))
+    assert found.seeds == (5, seeds)
+    assert (", if both models spread alike (p = " in found.reason) is is_said
+
+
 def test_a_model_beside_itself_differs_by_nothing_and_tells_no_power() -> None:
     itself = model(right(100, 90, 2, 5)[0], known=[0.9, 0.93])
     found = difference(itself, itself)

@@ -192,7 +192,10 @@ def test_the_best_is_confirmed_with_all_epochs_and_more_seeds(
     names = [*runs.made][-2:]
     assert trained == [(names[0], 3), (names[1], 3)]
     assert verdicts.pairs == [names]
-    assert "beside params.yaml as it is: not decided: +0.60 points have p = " in capsys.readouterr().out
+    assert (
+        "beside params.yaml, on the val images that chose it: not decided: +0.60 points have p = "
+        in capsys.readouterr().out
+    )
 
 
 def test_a_second_call_has_nothing_to_do_and_more_trials_are_added(runs: Runs, workspace: Path) -> None:
