@@ -167,7 +167,7 @@ lock-torch: .venv/dev ## after another torch in pyproject.toml: the hashes of Py
 		--output-file locks/cuda.txt -
 
 clean: ## removes the environment and .cache (checkpoints, unfinished sweeps); DVC's cache and experiments stay
-	rm -rf data/.*.part data/*/.*.part data/.*.old metrics/.*.part plots/.*.part models/.*.part .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots site
+	rm -rf data/.*.part data/prepared/.*.part data/.*.old metrics/.*.part plots/.*.part models/.*.part .venv .cache published/*/.cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots site
 
 # An environment that was moved, lost its pip, or has another Python than it was made with, is made anew.
 state := .venv/bin/python -Ic 'import os, pip, sys; print(os.path.realpath(pip.__path__[0]), sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))'
